@@ -1,0 +1,1 @@
+"""What the daemons share as programs: options, logs, errors, signals."""

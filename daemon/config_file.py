@@ -1,0 +1,49 @@
+"""YAML configuration files: a file's keys are known, or an error with a suggestion."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+
+def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """Return the file's mapping.
+
+    Raises:
+        StartupError: it cannot be read, is not YAML, not a mapping, or has a key that is not *known*.
+
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"cannot read the configuration file {path}: {error}") from error
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise StartupError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise StartupError(f"{path} must hold a mapping of keys to values, not a {type(content).__name__}")
+    check_keys(content, known, str(path))
+    return content
+
+
+def check_keys(mapping: dict[Any, Any], known: Collection[str], where: str) -> None:
+    """Refuse keys of *mapping* that are not *known*.
+
+    Raises:
+        StartupError: one is not; the message suggests the nearest.
+
+    """
+    for key in mapping:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+            raise StartupError(f"{where}: unknown key {key!r}; {hint}")

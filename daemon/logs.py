@@ -1,0 +1,76 @@
+"""Where a daemon's log goes: a rotating file, the console, or both.
+
+Options, variable and defaults are the reference's: EBPF_NET_LOG_FILE_PATH, /var/log/ebpf_net.log, 5 files of 1 MiB.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOG_FILE_VARIABLE = "EBPF_NET_LOG_FILE_PATH"
+DEFAULT_LOG_FILE = "/var/log/ebpf_net.log"
+ROTATED_BYTES = 1 << 20
+ROTATED_FILES = 5
+TRACE = 5
+# From the most to the least verbose: of several given on the command line the first here wins.
+LEVELS = {
+    "trace": TRACE,
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the log options to a click command, which passes them to `configure_logs` as `**log_arguments`."""
+    for level in reversed(LEVELS):
+        command = click.option(f"--{level}", is_flag=True, help=f"Log messages of level {level} and above.")(command)
+    command = click.option("--no-log-file", is_flag=True, help=f"Do not log to the file (${LOG_FILE_VARIABLE}).")(command)
+    return click.option("--log-console", "--console-log", is_flag=True, help="Log to the console.")(command)
+
+
+def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> None:
+    """Send the log of this process where the options say.
+
+    Raises:
+        StartupError: the log file cannot be written.
+
+    """
+    logging.addLevelName(TRACE, "TRACE")
+    handlers: list[logging.Handler] = []
+    if log_console:
+        handlers.append(logging.StreamHandler(sys.stdout))
+    if not no_log_file:
+        handlers.append(_file_handler(Path(os.environ.get(LOG_FILE_VARIABLE, DEFAULT_LOG_FILE))))
+    formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers = handlers or [logging.NullHandler()]
+    root.setLevel(next((number for name, number in LEVELS.items() if levels.get(name)), logging.INFO))
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    try:
+        return RotatingFileHandler(path, maxBytes=ROTATED_BYTES, backupCount=ROTATED_FILES)
+    except OSError as error:
+        raise StartupError(
+            f"cannot write the log file {path}: {error.strerror}; "
+            f"set {LOG_FILE_VARIABLE} to a file that can be written, or give --no-log-file"
+        ) from error

@@ -1,0 +1,1 @@
+"""The BPF objects, compiled from bpf/ by the build."""
