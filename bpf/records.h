@@ -1,0 +1,47 @@
+/* What the kernel hands up: the only definition of each record. Python derives its numpy dtypes from these structs by
+ * the BTF of the compiled object (kernel_collector/records.py). Times are bpf_ktime_get_boot_ns(), addresses network
+ * byte order with IPv4 as ::ffff:a.b.c.d, ports host byte order. */
+#pragma once
+
+enum tcp_record_kind {
+	TCP_RECORD_LIVE = 0,        /* read by an iterator */
+	TCP_RECORD_CONNECT = 1,     /* to SYN_SENT; the local port may not be chosen yet */
+	TCP_RECORD_ESTABLISHED = 2, /* from SYN_SENT to ESTABLISHED: the connecting end only */
+	TCP_RECORD_LISTENING = 3,   /* to LISTEN; the local port is 0 where listen() is to choose it */
+	TCP_RECORD_CLOSED = 4,      /* to CLOSE: the final counters */
+};
+
+struct tcp_record {
+	u64 cookie;
+	u64 time_ns;
+	u64 bytes_sent; /* each time it was sent */
+	u64 bytes_retrans;
+	u64 bytes_received; /* one more once a FIN was received */
+	u64 process_start_ns; /* of the process pid, since boot; 0 where there is none */
+	u32 pid;              /* of the process (thread group); 0 where unknown */
+	u32 network_namespace;
+	u32 segs_out;
+	u32 segs_in;
+	u32 total_retrans;
+	u32 srtt_us;
+	u32 min_rtt_us; /* ~0 where the kernel has none yet */
+	u16 local_port;
+	u16 remote_port;
+	u8 kind;
+	u8 state;     /* new state of an event, present state of a live socket */
+	u8 old_state; /* of an event */
+	u8 error;     /* sk_err */
+	u8 fin_received;
+	u8 padding[3];
+	u8 local_address[16];
+	u8 remote_address[16];
+	char comm[16]; /* of the process's first thread */
+};
+
+struct exec_record {
+	u64 process_start_ns;
+	u32 pid;
+	u32 arguments_length; /* bytes in arguments */
+	char comm[16];
+	char arguments[256]; /* each ends with NUL; cut at the end */
+};

@@ -1,0 +1,1 @@
+"""The collector of a node: reads the kernel, turns socket counters into rows, sends them."""

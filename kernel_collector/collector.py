@@ -1,0 +1,200 @@
+"""The daemon: reads the probes at intervals, and has the rows sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+
+from daemon.errors import StartupError
+from daemon.version import VERSION
+from intake.client import IntakeClient
+from intake.clock import SECOND_NS
+from kernel_collector import preflight
+from kernel_collector.btf import BtfError
+from kernel_collector.execs import ExecProbe
+from kernel_collector.hidden_sockets import HiddenSockets
+from kernel_collector.host import describe_host
+from kernel_collector.libbpf import LibbpfError
+from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
+from kernel_collector.processes import ProcessTable
+from kernel_collector.sockets import SocketTable
+from kernel_collector.structured import concatenated
+from kernel_collector.tcp import TcpProbe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intake.columns import Columns
+    from kernel_collector.options import Settings
+
+_LOGGER = logging.getLogger(__name__)
+# The second poll comes soon after the first, which only says what was there before.
+FIRST_INTERVAL_NS = SECOND_NS // 2
+WALK_INTERVAL_NS = 60 * SECOND_NS
+# No socket is orphaned for so long: the kernel gives up sending after 8 tries (tcp_orphan_retries).
+ABANDONED_NS = 15 * 60 * SECOND_NS
+# At most a fiftieth of one core goes into polls: where they take long, they come less often.
+POLL_BUDGET = 50
+FINISH_TIMEOUT_S = 5.0
+# How soon a new poll interval in the reducer's welcome takes effect.
+LONGEST_SLEEP_NS = SECOND_NS // 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def collect(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        StartupError: this machine does not allow it; the message says why and what to do.
+
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    with contextlib.ExitStack() as stack:
+        named = [stack.enter_context(each) for each in named_network_namespaces(settings.network_namespaces)]
+        try:
+            execs = stack.enter_context(ExecProbe())
+            tcp = stack.enter_context(TcpProbe(frozenset(each.inode for each in named)))
+        except (LibbpfError, BtfError) as error:
+            raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
+        await KernelCollector(settings, tcp, execs, named).run(stopping)
+
+
+class KernelCollector:
+    """The probes, the tables and the client, put together.
+
+    Args:
+        settings: of the operator.
+        tcp: attached.
+        execs: attached before.
+        named: the network namespaces to which *tcp* is limited; none: it sees all.
+
+    """
+
+    def __init__(self, settings: Settings, tcp: TcpProbe, execs: ExecProbe, named: list[NetworkNamespace]) -> None:
+        self._tcp = tcp
+        self._execs = execs
+        self._hidden = HiddenSockets(tcp, settings.proc, named)
+        self._processes = ProcessTable(settings.proc, time.time_ns() - _now_ns())
+        hello = intake_pb2.Hello(
+            kind=intake_pb2.COLLECTOR_KIND_KERNEL,
+            version=VERSION,
+            host=describe_host(settings.labels, [each.fd for each in named]),
+        )
+        self._client = IntakeClient(
+            settings.intake_host, settings.intake_port, hello, self._processes.snapshot, settings.credentials
+        )
+        self._events_lost = 0
+        self._poll_cost_ns = 0
+        self._told_slow = False
+        self._polled_ns = self._walked_ns = _now_ns()
+        live = tcp.poll()
+        walk = self._hidden.walk(live, np.empty(0, np.uint32))
+        self._sockets = SocketTable(baseline_ns=_now_ns())
+        self._submit(self._take([live, *walk.records]))
+        _LOGGER.info("watching %s: %d sockets are open", hello.host.name, len(self._sockets))
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Poll at intervals until *stopping*; then once more, and give the reducer some seconds to take all."""
+        loop = asyncio.get_running_loop()
+        connection = asyncio.create_task(self._client.run())
+        connection.add_done_callback(lambda _: stopping.set())
+        for probe in (self._tcp, self._execs):
+            loop.add_reader(probe.wakeup_fd, self._drain)
+        await self._pause(stopping, lambda: FIRST_INTERVAL_NS)
+        while not stopping.is_set():
+            self._poll()
+            await self._pause(stopping, self._interval_ns)
+        for probe in (self._tcp, self._execs):
+            loop.remove_reader(probe.wakeup_fd)
+        if connection.done():
+            connection.result()
+        self._poll()
+        if not await self._client.finish(FINISH_TIMEOUT_S):
+            _LOGGER.warning("the reducer did not take all within %.0f s: what it did not is lost", FINISH_TIMEOUT_S)
+        connection.cancel()
+        await asyncio.gather(connection, return_exceptions=True)
+
+    async def _pause(self, stopping: asyncio.Event, interval_ns: Callable[[], int]) -> None:
+        """Wait until the interval since the last poll, which may change meanwhile, has passed, or until *stopping*."""
+        while not stopping.is_set() and (left_ns := self._polled_ns + interval_ns() - _now_ns()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(left_ns, LONGEST_SLEEP_NS) / SECOND_NS)
+
+    def _interval_ns(self) -> int:
+        wanted, least = self._client.poll_interval_ns, self._poll_cost_ns * POLL_BUDGET
+        if least > wanted and not self._told_slow:
+            self._told_slow = True
+            _LOGGER.warning(
+                "a poll takes %.3f s of CPU: to stay below 2%% of a core, it comes each %.1f s instead of %.1f s",
+                *(ns / SECOND_NS for ns in (self._poll_cost_ns, least, wanted)),
+            )
+        return max(least, wanted)
+
+    def _poll(self) -> None:
+        """Read all that the probes have, and submit the rows; now and then look for what polls cannot see."""
+        started_ns, cpu_ns = _now_ns(), time.thread_time_ns()
+        live = self._tcp.poll()
+        self._poll_cost_ns = time.thread_time_ns() - cpu_ns
+        if started_ns - self._walked_ns < WALK_INTERVAL_NS:
+            self._submit(self._take([live]))
+        else:
+            self._walked_ns = started_ns
+            walk = self._hidden.walk(live, self._sockets.missing(self._polled_ns))
+            self._submit(self._take([live, *walk.records]))
+            self._submit(self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS))
+            self._processes.retire(self._sockets.processes().tolist(), self._client.acknowledged)
+        self._polled_ns = started_ns
+
+    def _drain(self) -> None:
+        """Make room in a ring that fills between two polls."""
+        self._submit(self._take([]))
+
+    def _take(self, live: list[np.ndarray]) -> Columns:
+        """Return the rows of what iterators gave and of the events since."""
+        events = self._tcp.drain()
+        self._processes.executed(self._execs.drain())  # after the events: what they tell of was executed before
+        if self._tcp.events_lost > self._events_lost:
+            self._events_lost = self._tcp.events_lost
+            self._sockets.roles_uncertain_until_ns = _now_ns() + 2 * self._interval_ns()
+        records = concatenated([events, *live])
+        return self._sockets.update(records, self._processes.identify(records))
+
+    def _submit(self, rows: Columns) -> None:
+        statistics = intake_pb2.CollectorStatistics(
+            events_lost=self._tcp.events_lost + self._execs.events_lost,
+            sockets_untracked=self._sockets.untracked,
+            sockets_tracked=len(self._sockets),
+            processes_tracked=len(self._processes),
+            poll_duration_ns=self._poll_cost_ns,
+            cpu_time_ns=time.process_time_ns(),
+            resident_bytes=_resident_bytes(),
+        )
+        number = self._client.submit(time.time_ns(), self._processes.take_changes(), rows, statistics)
+        self._processes.submitted(np.unique(rows["process"]).tolist(), number)
+
+
+def _now_ns() -> int:
+    """Return the time by the clock of the kernel's records."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

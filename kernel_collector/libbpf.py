@@ -1,0 +1,285 @@
+"""Loads BPF objects with the system's libbpf, by ctypes: programs, maps, iterators, and what programs cost.
+
+Every error carries what libbpf and the kernel's verifier said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import itertools
+import mmap
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+
+from kernel_collector.btf import Btf, BtfError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+SONAME = "libbpf.so.1"
+ITERATOR_READ_BYTES = 8 * mmap.PAGESIZE  # the most that bpf_seq_read() gives at once
+
+_P, _I, _U32, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p
+_FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
+    "libbpf_set_print": (_P, [_P]),
+    "libbpf_version_string": (_S, []),
+    "bpf_object__open_file": (_P, [_S, _P]),
+    "bpf_object__btf": (_P, [_P]),
+    "bpf_object__load": (_I, [_P]),
+    "bpf_object__close": (None, [_P]),
+    "bpf_object__next_program": (_P, [_P, _P]),
+    "bpf_object__find_program_by_name": (_P, [_P, _S]),
+    "bpf_object__find_map_by_name": (_P, [_P, _S]),
+    "bpf_program__set_autoload": (_I, [_P, ctypes.c_bool]),
+    "bpf_program__attach": (_P, [_P]),
+    "bpf_program__fd": (_I, [_P]),
+    "bpf_link__fd": (_I, [_P]),
+    "bpf_link__destroy": (_I, [_P]),
+    "bpf_map__fd": (_I, [_P]),
+    "bpf_map__max_entries": (_U32, [_P]),
+    "bpf_map__initial_value": (_P, [_P, _P]),
+    "bpf_map_update_elem": (_I, [_I, _S, _S, ctypes.c_uint64]),
+    "bpf_iter_create": (_I, [_I]),
+    "bpf_obj_get_info_by_fd": (_I, [_I, _P, _P]),
+    "btf__raw_data": (_P, [_P, _P]),
+}
+_WARNING = 0
+_OWN_ERRORS = 4000  # from here on libbpf's own: what it prints tells them
+_Printer = ctypes.CFUNCTYPE(_I, _I, _P, _P)
+_said: deque[str] = deque(maxlen=100)
+
+
+class LibbpfError(OSError):
+    """An operation of libbpf or of the kernel failed; the message has the line of what libbpf said that tells why.
+
+    Attributes:
+        said: the last lines that libbpf printed, the verifier's as well.
+
+    """
+
+    def __init__(self, number: int, what: str, said: tuple[str, ...] = ()) -> None:
+        reason = f": {os.strerror(number)}" if 0 < number < _OWN_ERRORS else ""
+        cause = _cause(said)
+        super().__init__(number, f"{what}{reason}{f' ({cause})' if cause else ''}")
+        self.said = said
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class ProgramCost(NamedTuple):
+    """What a program cost: counted by the kernel while the sysctl kernel.bpf_stats_enabled is 1."""
+
+    run_count: int
+    run_time_ns: int
+
+
+class BpfObject:
+    """A compiled object file: open from the start, its programs in the kernel from `load` to `close`.
+
+    Raises:
+        LibbpfError: there is no libbpf, or it cannot read the file.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lib = library()
+        self._name = path.name
+        self._links: list[int] = []
+        self._pointer = _call(f"cannot open {path}", self._lib.bpf_object__open_file, os.fsencode(path), None)
+        btf = _call(f"{path} has no BTF", self._lib.bpf_object__btf, self._pointer)
+        size = ctypes.c_uint32()
+        data = _call(f"{path} has no BTF", self._lib.btf__raw_data, btf, ctypes.byref(size))
+        self.btf = Btf(ctypes.string_at(data, size.value))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach and unload everything; a second call does nothing."""
+        while self._links:
+            self._lib.bpf_link__destroy(self._links.pop())
+        if self._pointer:
+            self._lib.bpf_object__close(self._pointer)
+            self._pointer = 0
+
+    def set_constant(self, name: str, value: bytes) -> None:
+        """Set a `const volatile` global variable, before `load`.
+
+        Raises:
+            BtfError: there is none of this name and size.
+
+        """
+        place = self.btf.variables(".rodata").get(name)
+        if place is None or place.size != len(value):
+            raise BtfError(f"{self._name} has no constant {name} of {len(value)} bytes")
+        size = ctypes.c_size_t()
+        start = _call("no .rodata", self._lib.bpf_map__initial_value, self._map(".rodata"), ctypes.byref(size))
+        ctypes.memmove(start + place.offset, value, place.size)
+
+    def load(self, only: str | None = None) -> None:
+        """Make the maps and load the programs, or *only* the named one.
+
+        Raises:
+            LibbpfError: the kernel refused, or there is no such program.
+
+        """
+        if only is not None:
+            chosen = self._program(only)
+            program = self._lib.bpf_object__next_program(self._pointer, None)
+            while program:
+                self._lib.bpf_program__set_autoload(program, program == chosen)
+                program = self._lib.bpf_object__next_program(self._pointer, program)
+        _call(f"cannot load {self._name}", self._lib.bpf_object__load, self._pointer)
+
+    def attach(self, program: str) -> int:
+        """Attach a program to what its section names; return the link's file descriptor, which this object owns.
+
+        Raises:
+            LibbpfError: the kernel refused, or there is no such program.
+
+        """
+        what = f"cannot attach {program} of {self._name}"
+        link = _call(what, self._lib.bpf_program__attach, self._program(program))
+        self._links.append(link)
+        return _call(what, self._lib.bpf_link__fd, link)
+
+    def map_fd(self, name: str) -> int:
+        """Return the file descriptor of a map, which this object owns."""
+        return _call(f"no file descriptor of {name}", self._lib.bpf_map__fd, self._map(name))
+
+    def map_size(self, name: str) -> int:
+        """Return the most entries of a map; for a ring buffer its bytes."""
+        return int(self._lib.bpf_map__max_entries(self._map(name)))
+
+    def update(self, name: str, key: bytes, value: bytes) -> None:
+        """Set an element of a map.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        _call(f"cannot set an element of {name}", self._lib.bpf_map_update_elem, self.map_fd(name), key, value, 0)
+
+    def variables(self) -> Mapping[str, np.ndarray]:
+        """Return the global variables in `.bss`, after `load`: each an array of one unsigned integer.
+
+        They are the memory that the programs read and write, and stay mapped as long as one of them is referred to.
+        """
+        places = self.btf.variables(".bss")
+        memory = mmap.mmap(self.map_fd(".bss"), mmap.PAGESIZE)
+        return {name: np.frombuffer(memory, f"<u{place.size}", 1, place.offset) for name, place in places.items()}
+
+    def cost(self, program: str) -> ProgramCost:
+        """Return what a loaded program cost so far.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        info = _ProgramInfo()
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        descriptor = _call("the program is not loaded", self._lib.bpf_program__fd, self._program(program))
+        what = f"cannot read the statistics of {program}"
+        _call(what, self._lib.bpf_obj_get_info_by_fd, descriptor, ctypes.byref(info), ctypes.byref(size))
+        return ProgramCost(info.run_cnt, info.run_time_ns)
+
+    def _program(self, name: str) -> int:
+        what = f"{self._name} has no program {name}"
+        return _call(what, self._lib.bpf_object__find_program_by_name, self._pointer, name.encode())
+
+    def _map(self, name: str) -> int:
+        what = f"{self._name} has no map {name}"
+        return _call(what, self._lib.bpf_object__find_map_by_name, self._pointer, name.encode())
+
+
+def open_iterator(link: int) -> int:
+    """Return a file descriptor from which one run of the iterator attached by *link* is read; the caller closes it.
+
+    Raises:
+        LibbpfError: the kernel refused.
+
+    """
+    return _call("cannot open an iterator", library().bpf_iter_create, link)
+
+
+def read_iterator(iterator: int) -> bytes:
+    """Run an iterator to its end, close it, and return what its program wrote.
+
+    Raises:
+        OSError: the kernel stopped it.
+
+    """
+    try:
+        return b"".join(iter(lambda: os.read(iterator, ITERATOR_READ_BYTES), b""))
+    finally:
+        os.close(iterator)
+
+
+@functools.cache
+def library() -> Any:
+    """Return libbpf.
+
+    Raises:
+        LibbpfError: it is not installed.
+
+    """
+    try:
+        lib = ctypes.CDLL(SONAME, use_errno=True)
+    except OSError as error:
+        raise LibbpfError(0, f"{SONAME} is missing ({error}): apt-get install libbpf1") from error
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(lib, name)
+        function.restype, function.argtypes = result, arguments
+    lib.libbpf_set_print(_print)
+    return lib
+
+
+class _ProgramInfo(ctypes.Structure):
+    """The head of struct bpf_prog_info (include/uapi/linux/bpf.h), as far as the run-time counters."""
+
+    _fields_ = (
+        ("before", ctypes.c_ubyte * 192),
+        ("run_time_ns", ctypes.c_uint64),
+        ("run_cnt", ctypes.c_uint64),
+    )
+
+
+def _keep(level: int, form: int, arguments: int) -> int:
+    """Keep what libbpf warns of; a va_list is passed by address on amd64 and on arm64."""
+    if level == _WARNING:
+        text = ctypes.create_string_buffer(1 << 16)
+        ctypes.CDLL(None).vsnprintf(text, ctypes.c_size_t(len(text)), _P(form), _P(arguments))
+        _said.extend(text.value.decode(errors="replace").splitlines())
+    return 0
+
+
+_print = _Printer(_keep)  # libbpf holds its address
+
+
+def _call(what: str, function: Callable[..., int | None], *arguments: Any) -> int:
+    """Call a function of libbpf that tells failure by NULL and errno, or by a negative errno."""
+    _said.clear()
+    result = function(*arguments)
+    if result is None:
+        raise LibbpfError(ctypes.get_errno(), what, tuple(_said))
+    if result < 0:
+        raise LibbpfError(-result, what, tuple(_said))
+    return result
+
+
+def _cause(said: tuple[str, ...]) -> str:
+    """Return the line that tells most: the verifier's last before its totals, else libbpf's first but its warning."""
+    for line, following in itertools.pairwise(said):
+        if following.startswith("processed "):
+            return line
+    told = (line.removeprefix("libbpf: ") for line in said if "RLIMIT_MEMLOCK (err" not in line)
+    return next(told, "")

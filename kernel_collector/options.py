@@ -1,0 +1,128 @@
+"""The options of the kernel collector; names and defaults are the reference's where it has the option."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from daemon.config_file import check_keys, read_config_file
+from daemon.errors import StartupError
+from daemon.logs import LEVELS
+from intake.credentials import ClientCredentials, client_credential_options, client_credentials
+from kernel_collector.host import operator_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+DEFAULT_INTAKE_HOST = "127.0.0.1"
+DEFAULT_INTAKE_PORT = 8000
+MOUNTED_HOST_DIRECTORY = Path("/hostfs")
+_PORTS = range(1, 65536)
+_CREDENTIALS = ("intake_tls_ca", "intake_tls_certificate", "intake_tls_key", "intake_token_file")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a collector was asked to do.
+
+    Attributes:
+        intake_host: of the reducer.
+        intake_port: of the reducer.
+        host_directory: where the machine's own root directory is.
+        network_namespaces: paths of those to watch; none: all.
+        labels: of the operator, as `operator_labels` gives them.
+        credentials: what the collector shows to the reducer, and asks of it.
+
+    """
+
+    intake_host: str = DEFAULT_INTAKE_HOST
+    intake_port: int = DEFAULT_INTAKE_PORT
+    host_directory: Path = Path("/")
+    network_namespaces: tuple[Path, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    credentials: ClientCredentials = field(default_factory=ClientCredentials)
+
+    @property
+    def proc(self) -> Path:
+        """The machine's /proc; the collector's own where the host directory has none."""
+        proc = self.host_directory / "proc"
+        return proc if (proc / "stat").exists() else Path("/proc")
+
+
+def collector_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the collector's options to a click command; its arguments are for `settings_from`."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tuple[Settings, dict[str, bool]]:
+    """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
+
+    An option comes before its variable, that before the configuration file, and that before the default.
+
+    Raises:
+        StartupError: the configuration file, a label or a file of credentials cannot be used.
+
+    """
+    path = arguments["config_file"]
+    config = read_config_file(path, ("labels", "intake")) if path else {}
+    intake = config.get("intake") or {}
+    if not isinstance(intake, dict):
+        raise StartupError(f"{path}: intake must be a mapping with host and port, not {intake!r}")
+    check_keys(intake, ("host", "port"), f"{path}: intake")
+    host = arguments["intake_host"] or str(intake.get("host") or DEFAULT_INTAKE_HOST)
+    port = arguments["intake_port"] or intake.get("port") or DEFAULT_INTAKE_PORT
+    if not isinstance(port, int) or port not in _PORTS:
+        raise StartupError(f"{path}: intake: port must be a number from 1 to 65535, not {port!r}")
+    settings = Settings(
+        intake_host=host,
+        intake_port=port,
+        host_directory=arguments["host_dir"] or _default_host_directory(),
+        network_namespaces=arguments["network_namespace"],
+        labels=operator_labels(config.get("labels") or {}, environ),
+        credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
+    )
+    return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
+
+
+def _default_host_directory() -> Path:
+    return MOUNTED_HOST_DIRECTORY if os.path.isdir(MOUNTED_HOST_DIRECTORY) else Path("/")  # noqa: PTH112
+
+
+_OPTIONS = (
+    click.option(
+        "--intake-host",
+        envvar="EBPF_NET_INTAKE_HOST",
+        show_envvar=True,
+        help=f"Name or address of the reducer.  [default: {DEFAULT_INTAKE_HOST}]",
+    ),
+    click.option(
+        "--intake-port",
+        type=click.IntRange(_PORTS.start, _PORTS.stop - 1),
+        envvar="EBPF_NET_INTAKE_PORT",
+        show_envvar=True,
+        help=f"Port of the reducer.  [default: {DEFAULT_INTAKE_PORT}]",
+    ),
+    click.option(
+        "--host-dir",
+        type=click.Path(path_type=Path, exists=True, file_okay=False),
+        envvar="EBPF_NET_HOST_DIR",
+        show_envvar=True,
+        help=f"Where the machine's root directory is mounted.  [default: {MOUNTED_HOST_DIRECTORY} if there, else /]",
+    ),
+    click.option(
+        "--network-namespace",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        help="Watch this network namespace, e.g. /run/netns/NAME, and no other; may be given several times.",
+    ),
+    click.option(
+        "--config-file", type=click.Path(path_type=Path), help="YAML with `labels:` and `intake: {host, port}`."
+    ),
+    client_credential_options,
+)

@@ -1,0 +1,179 @@
+"""Processes by ids that change with every exec and rename, so that a row names what its process was then.
+
+An incarnation is a process between two such changes: pid, start, name and command line. The kernel's records carry the
+first three; the command line comes from the exec event, else from /proc, where it is read once an incarnation.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+
+from kernel_collector.fingerprint import fingerprints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+MOST_PROCESSES = 65_536
+# The latest execs. Only of processes that have ended since is a command line not to be had otherwise.
+MOST_EXECS = 8_192
+LONGEST_COMMAND_LINE = 256
+_CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_START_FIELD = 19  # of /proc/PID/stat, after the name
+
+
+@dataclass(slots=True)
+class _Incarnation:
+    message: intake_pb2.Process
+    fingerprint: int
+    last_batch: int | None = None  # the last one that announced or used it; None before the first
+
+
+class ProcessTable:
+    """The incarnations that rows refer to, at most *most*; one beyond that gets the id 0 and is counted.
+
+    Args:
+        proc: the host's /proc.
+        boot_time_unix_ns: when the machine started.
+        most: the bound.
+
+    Attributes:
+        untracked: how often an incarnation found no room.
+
+    """
+
+    def __init__(self, proc: Path, boot_time_unix_ns: int, most: int = MOST_PROCESSES) -> None:
+        self.untracked = 0
+        self._proc = proc
+        self._boot_time_unix_ns = boot_time_unix_ns
+        self._most = most
+        self._last_id = 0
+        self._incarnations: dict[int, _Incarnation] = {}
+        # By fingerprint of pid, start and name: what the process is now, and what it executed.
+        self._current: dict[int, _Incarnation] = {}
+        self._execs: dict[int, str] = {}
+        self._new: list[_Incarnation] = []
+        self._retired: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._incarnations)
+
+    def executed(self, records: np.ndarray) -> None:
+        """Take `exec_record`s, before the sockets' records that were read after them."""
+        columns = (_fingerprints(records), records["arguments"], records["arguments_length"])
+        for fingerprint, arguments, length in zip(*(column.tolist() for column in columns), strict=True):
+            command_line = _command_line(arguments[:length])
+            self._execs.pop(fingerprint, None)  # a dict keeps the place of a key that it has
+            self._execs[fingerprint] = command_line
+            if len(self._execs) > MOST_EXECS:
+                del self._execs[next(iter(self._execs))]
+            current = self._current.get(fingerprint)
+            if current and current.message.command_line != command_line:
+                del self._current[fingerprint]
+
+    def identify(self, records: np.ndarray) -> np.ndarray:
+        """Return the id of each `tcp_record`'s process, uint32; 0 where the record has none."""
+        marks = _fingerprints(records)
+        marks[records["pid"] == 0] = 0
+        known, first, which = np.unique(marks, return_index=True, return_inverse=True)
+        ids = np.zeros(len(known), np.uint32)
+        for i, (fingerprint, row) in enumerate(zip(known.tolist(), first.tolist(), strict=True)):
+            current = self._current.get(fingerprint)
+            if current is None and fingerprint:
+                current = self._add(fingerprint, records[row])
+            ids[i] = current.message.id if current else 0
+        return ids[which]
+
+    def take_changes(self) -> intake_pb2.Entities:
+        """Return what is new and what is retired since the call before."""
+        entities = intake_pb2.Entities(
+            processes=[incarnation.message for incarnation in self._new], retired_processes=self._retired
+        )
+        self._retired = []
+        return entities
+
+    def submitted(self, ids: Iterable[int], batch: int) -> None:
+        """Note that *batch* announced what `take_changes` gave last, and that its rows refer to *ids*."""
+        for incarnation in self._new:
+            incarnation.last_batch = batch
+        self._new = []
+        for number in ids:
+            if number in self._incarnations:
+                self._incarnations[number].last_batch = batch
+
+    def retire(self, in_use: Iterable[int], acknowledged: int) -> None:
+        """Retire what neither the sockets *in_use* belong to nor a batch after number *acknowledged* refers to."""
+        kept = set(in_use)
+        for number, incarnation in list(self._incarnations.items()):
+            if number not in kept and incarnation.last_batch is not None and incarnation.last_batch <= acknowledged:
+                del self._incarnations[number]
+                if self._current.get(incarnation.fingerprint) is incarnation:
+                    del self._current[incarnation.fingerprint]
+                self._retired.append(number)
+
+    def snapshot(self) -> intake_pb2.Entities:
+        """Return all that batches which are not acknowledged, and later rows, may refer to."""
+        return intake_pb2.Entities(processes=[incarnation.message for incarnation in self._incarnations.values()])
+
+    def _add(self, fingerprint: int, record: np.void) -> _Incarnation | None:
+        if len(self._incarnations) >= self._most:
+            self.untracked += 1
+            return None
+        pid, start_ns, name = int(record["pid"]), int(record["process_start_ns"]), bytes(record["comm"])
+        command_line = self._execs.get(fingerprint)
+        if command_line is None:
+            command_line = _command_line(read_arguments(self._proc, pid, start_ns, name))
+        self._last_id += 1
+        message = intake_pb2.Process(
+            id=self._last_id,
+            pid=pid,
+            start_time_unix_ns=self._boot_time_unix_ns + start_ns,
+            name=_text(name),
+            command_line=command_line,
+        )
+        incarnation = _Incarnation(message, fingerprint)
+        self._incarnations[message.id] = incarnation
+        self._current[fingerprint] = incarnation
+        self._new.append(incarnation)
+        return incarnation
+
+
+def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
+    """Return the arguments of a process from /proc, each ended by NUL, cut at the end.
+
+    Nothing if it has ended, or if the pid is now another's or has another name: then it has executed something else.
+    """
+    directory = proc / str(pid)
+    try:
+        with (directory / "cmdline").open("rb") as file:
+            arguments = file.read(4 * LONGEST_COMMAND_LINE)
+        started = int((directory / "stat").read_bytes().rpartition(b")")[2].split()[_START_FIELD])
+        present_name = (directory / "comm").read_bytes().removesuffix(b"\n")
+    except (OSError, IndexError, ValueError):
+        return b""
+    return arguments if started == start_ns // _CLOCK_TICK_NS and present_name == name else b""
+
+
+def _fingerprints(records: np.ndarray) -> np.ndarray:
+    return fingerprints(records["pid"], records["process_start_ns"], records["comm"])
+
+
+def _command_line(arguments: bytes) -> str:
+    return _text(arguments.rstrip(b"\0").replace(b"\0", b" "))[:LONGEST_COMMAND_LINE]
+
+
+def _text(hostile: bytes) -> str:
+    """Return what a process says of itself in characters that can be printed, on one line."""
+    text = hostile.decode(errors="replace")
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(char: str) -> str:
+    if char.isprintable():
+        return char
+    return " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"

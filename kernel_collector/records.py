@@ -1,0 +1,73 @@
+"""The records of the kernel's programs as numpy dtypes, derived from the programs' own BTF.
+
+`bpf/records.h` is the only definition. Only what Python needs of it is named here, so that an object of another version
+is an error when it is opened, not garbage.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from kernel_collector.btf import BtfError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import numpy as np
+
+    from kernel_collector.btf import Btf
+
+
+class TcpRecordKind(IntEnum):
+    """What a `tcp_record` tells: `enum tcp_record_kind`."""
+
+    LIVE = 0
+    CONNECT = 1
+    ESTABLISHED = 2
+    LISTENING = 3
+    CLOSED = 4
+
+
+TCP_FIELDS = (
+    *("cookie", "time_ns", "network_namespace", "kind", "state", "old_state", "error", "fin_received"),
+    *("local_address", "remote_address", "local_port", "remote_port"),
+    *("bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "segs_in", "total_retrans", "srtt_us", "min_rtt_us"),
+    *("pid", "process_start_ns", "comm"),
+)
+EXEC_FIELDS = ("process_start_ns", "pid", "arguments_length", "comm", "arguments")
+
+
+def tcp_record_dtype(btf: Btf) -> np.dtype:
+    """Return the dtype of `struct tcp_record`: integers, addresses as V16, comm as S16.
+
+    Raises:
+        BtfError: the object lacks one of `TCP_FIELDS`, or a `TcpRecordKind` has another number in it.
+
+    """
+    dtype = _record_dtype(btf, "tcp_record", TCP_FIELDS)
+    numbers = btf.enum("tcp_record_kind")
+    for kind in TcpRecordKind:
+        if numbers.get(f"TCP_RECORD_{kind.name}") != kind:
+            raise BtfError(f"the object's TCP_RECORD_{kind.name} is not {kind.value}: {_ANOTHER_VERSION}")
+    return dtype
+
+
+def exec_record_dtype(btf: Btf) -> np.dtype:
+    """Return the dtype of `struct exec_record`: integers, comm as S16, arguments as S256.
+
+    Raises:
+        BtfError: the object lacks one of `EXEC_FIELDS`.
+
+    """
+    return _record_dtype(btf, "exec_record", EXEC_FIELDS)
+
+
+_ANOTHER_VERSION = "it was built from another version of bpf/records.h; build the package again"
+
+
+def _record_dtype(btf: Btf, struct: str, needed: Iterable[str]) -> np.dtype:
+    dtype = btf.struct_dtype(struct)
+    if missing := [name for name in needed if name not in (dtype.names or ())]:
+        raise BtfError(f"struct {struct} of the object lacks {', '.join(missing)}: {_ANOTHER_VERSION}")
+    return dtype

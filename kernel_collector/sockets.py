@@ -1,0 +1,370 @@
+"""What TCP sockets did since their last row: a table, by socket cookie, of what was reported before.
+
+Records of the kernel (`tcp_record`, bpf/records.h) go in, rows of the wire (`intake.columns`) come out. All of it is
+done in columns, and rows are chosen by `take` and `compress` (see `structured`). The records of one socket are cut into
+*lives*: a life ends with a close event, and a connect event begins one, so that a socket that connects again and again
+has several in one update. Only a socket's first life can be one that the table knows, and only its last can go on.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import TCP_COLUMNS, Columns
+from kernel_collector.listeners import Listeners, choose_owners
+from kernel_collector.records import TcpRecordKind
+from kernel_collector.socket_index import SocketIndex
+from kernel_collector.structured import opaque
+from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
+
+MOST_SOCKETS = 1 << 20
+MOST_LISTENERS = 65_536
+
+_SOCKET = np.dtype(
+    [
+        ("cookie", "u8"),
+        ("time_ns", "u8"),  # of the last record that shows it open
+        ("connect_ns", "u8"),  # of its SYN; 0 where unknown
+        ("bytes_sent", "u8"),  # these five: what is reported, or was there before the start
+        ("bytes_received", "u8"),
+        ("segments_sent", "u4"),
+        ("segments_received", "u4"),
+        ("retransmits", "u4"),
+        ("process", "u4"),
+        ("network_namespace", "u4"),
+        ("local_port", "u2"),
+        ("remote_port", "u2"),
+        ("local_address", "V16"),
+        ("remote_address", "V16"),
+        ("role", "u1"),
+        ("established", "?"),
+        ("baseline", "?"),  # open before the start, and no row has said so yet
+    ],
+    align=True,
+)
+_COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "retransmits")
+_ENDPOINTS = ("network_namespace", "local_address", "remote_address", "local_port", "remote_port")
+
+# What a record says of its life, by its kind and state: the old state of a close event, else the present one.
+_OPEN, _CLOSED, _CONNECTED, _ESTABLISHED, _EVENT_ESTABLISHED = (np.uint8(1 << bit) for bit in range(5))
+_STATES = 16
+_MARKS = np.zeros(_STATES * len(TcpRecordKind), np.uint8)
+for _state in TcpState:
+    _mark = (_ESTABLISHED if _state in WAS_ESTABLISHED else 0) | (_CONNECTED if _state == TcpState.SYN_SENT else 0)
+    _MARKS[TcpRecordKind.LIVE * _STATES + _state] = _mark | (_OPEN if _state != TcpState.CLOSE else 0)
+    _MARKS[TcpRecordKind.CLOSED * _STATES + _state] = _mark | _OPEN | _CLOSED
+_MARKS[TcpRecordKind.CONNECT * _STATES + TcpState.SYN_SENT] = _OPEN | _CONNECTED
+_MARKS[TcpRecordKind.ESTABLISHED * _STATES + TcpState.ESTABLISHED] = (
+    _OPEN | _CONNECTED | _ESTABLISHED | _EVENT_ESTABLISHED
+)
+
+_FAILURE = np.full(256, intake_pb2.CONNECT_FAILURE_OTHER, np.uint8)
+_FAILURE[0] = intake_pb2.CONNECT_FAILURE_CANCELLED
+_FAILURE[errno.ECONNREFUSED] = intake_pb2.CONNECT_FAILURE_REFUSED
+_FAILURE[errno.ETIMEDOUT] = intake_pb2.CONNECT_FAILURE_TIMED_OUT
+_FAILURE[errno.ECONNRESET] = intake_pb2.CONNECT_FAILURE_RESET
+_FAILURE[errno.EADDRNOTAVAIL] = intake_pb2.CONNECT_FAILURE_NO_LOCAL_PORT
+_FAILURE[[errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENONET]] = (
+    intake_pb2.CONNECT_FAILURE_UNREACHABLE
+)
+
+# tcp_reset() leaves one of these errors. ECONNRESET also where data came after our close, and the reset was ours
+# (tcp_rcv_state_process, RFC 1122 4.2.2.13): from here the two look the same.
+_RESET_BY_PEER = np.zeros(256, bool)
+_RESET_BY_PEER[[errno.ECONNRESET, errno.EPIPE]] = True
+# An orderly end leads from these states through others. Straight to CLOSE without an error is an abort, with a reset:
+# unread data or SO_LINGER 0 at close, a listener's end with connections not yet accepted (tcp_close, tcp_disconnect).
+_ABORTED_FROM = np.zeros(_STATES, bool)
+_ABORTED_FROM[[TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT1]] = True
+# tcp_abort() and bpf_sock_destroy() leave ECONNABORTED, and reset from these states (tcp_need_reset).
+_DESTROYED_FROM = _ABORTED_FROM.copy()
+_DESTROYED_FROM[TcpState.FIN_WAIT2] = True
+
+
+class _Lives(NamedTuple):
+    """Records sorted by socket and time, and the lives they are cut into: an element a record, or a life."""
+
+    records: np.ndarray
+    record_marks: np.ndarray
+    holders: np.ndarray  # a record: id of the process that holds or uses the socket; 0 where it tells of none
+    heads: np.ndarray  # a life: index of its first record
+    tails: np.ndarray  # its last record
+    marks: np.ndarray  # those of all its records
+    begins: np.ndarray  # its first record is a connect event
+    goes_on: np.ndarray  # no later life of the same socket follows
+    slots: np.ndarray  # where the table has the socket; -1 where it is new
+
+
+class SocketTable:
+    """What was last reported of each socket; at most *most_sockets* are tracked while they live.
+
+    A socket beyond that is counted in `untracked` each time that it finds no room, and reported by its close event.
+
+    Args:
+        baseline_ns: when the first poll and the first walks had ended. A socket that a record up to then shows, and no
+            event of its opening, was open before: what it moved until that record is in no row.
+        most_sockets: the bound.
+
+    Attributes:
+        untracked: see above.
+        roles_uncertain_until_ns: connect events up to then may be missing: a socket without one need not be accepted.
+
+    """
+
+    def __init__(self, baseline_ns: int, most_sockets: int = MOST_SOCKETS) -> None:
+        self.untracked = 0
+        self.roles_uncertain_until_ns = 0
+        self._baseline_ns = baseline_ns
+        self._index = SocketIndex(most_sockets)
+        self._sockets = np.zeros(1024, _SOCKET)  # the last one stays 0: a new socket's slot is -1
+        self._listeners = Listeners(MOST_LISTENERS)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def processes(self) -> np.ndarray:
+        """Return the ids of the processes that own a socket or listener, sorted, each once."""
+        return np.unique(np.append(self._sockets["process"][self._index.slots], self._listeners.processes()))
+
+    def update(self, records: np.ndarray, processes: np.ndarray) -> Columns:
+        """Take records; return a row for each life whose counters changed, or that opened, closed or failed.
+
+        Args:
+            records: `tcp_record`s: events in the order of the ring, and what iterators gave. Read the ring after the
+                iterators, so that no event is older than a live record of an update before.
+            processes: uint32, the id of each record's process; 0 where unknown.
+
+        """
+        listening = (records["state"] == TcpState.LISTEN) & (records["local_port"] != 0)
+        if listening.any():
+            self._listeners.update(records.compress(listening), processes[listening])
+        lives = self._cut(records, processes)
+        if not len(lives.heads):
+            return _table({}, 0)
+        again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
+        ended = self._end(lives.slots[again])
+        lives.slots[again] = -1
+        return _joined(ended, self._follow(lives))
+
+    def missing(self, before_ns: int) -> np.ndarray:
+        """Return the network namespaces of sockets that nothing has shown since *before_ns*, each once."""
+        sockets = self._sockets.take(self._index.slots)
+        return np.unique(sockets["network_namespace"][sockets["time_ns"] < before_ns])
+
+    def retire(self, walked: np.ndarray, before_ns: int, abandoned_ns: int) -> Columns:
+        """End the sockets whose close events were lost, and forget listeners that nothing has shown since *before_ns*.
+
+        Args:
+            walked: network namespaces that were polled and walked since *before_ns*: their sockets not shown since end.
+            before_ns: the start of the poll before the last one.
+            abandoned_ns: sockets not shown since then end wherever they are.
+
+        """
+        self._listeners.forget(before_ns)
+        sockets = self._sockets.take(self._index.slots)
+        gone = (sockets["time_ns"] < before_ns) & np.isin(sockets["network_namespace"], walked)
+        return self._end(self._index.slots[gone | (sockets["time_ns"] < abandoned_ns)])
+
+    def _cut(self, records: np.ndarray, processes: np.ndarray) -> _Lives:
+        """Sort the records of sockets that connect or were accepted, and cut them into lives."""
+        closed = records["kind"] == TcpRecordKind.CLOSED
+        state = np.where(closed, records["old_state"], records["state"])
+        taken = np.flatnonzero((state != TcpState.LISTEN) & ~(closed & (state == TcpState.CLOSE)))
+        taken = taken[np.lexsort((records["time_ns"][taken], records["cookie"][taken]))]
+        records, processes, kinds = records.take(taken), processes[taken], records["kind"][taken]
+        marks = _MARKS[kinds * np.uint8(_STATES) + state[taken]]
+        cookies = np.ascontiguousarray(records["cookie"])
+        new_socket = np.ones(len(cookies), bool)
+        new_socket[1:] = cookies[1:] != cookies[:-1]
+        slots = self._index.find(cookies[new_socket])[np.cumsum(new_socket) - 1]
+
+        begins = kinds == TcpRecordKind.CONNECT
+        # One that comes late, because the ring's reader met a record that was being written, begins nothing.
+        of_known = np.flatnonzero(begins & (slots >= 0))
+        begins[of_known] = records["time_ns"][of_known] >= self._sockets["time_ns"][slots[of_known]]
+        new_life = new_socket | begins
+        new_life[1:] |= kinds[:-1] == TcpRecordKind.CLOSED
+        heads = np.flatnonzero(new_life)
+        # The descriptor of a closed socket tells nothing, but for the last counters of one whose close event was lost.
+        says_nothing = ~(new_socket[heads] & (slots[heads] >= 0))
+        if len(heads):
+            says_nothing &= np.bitwise_or.reduceat(marks, heads) & _OPEN == 0
+        if says_nothing.any():
+            kept = np.repeat(~says_nothing, np.diff(heads, append=len(marks)))
+            records, processes, kinds, marks = records.compress(kept), processes[kept], kinds[kept], marks[kept]
+            new_socket, new_life, begins, slots = new_socket[kept], new_life[kept], begins[kept], slots[kept]
+            heads = np.flatnonzero(new_life)
+        tells_holder = (kinds == TcpRecordKind.LIVE) | (kinds == TcpRecordKind.CONNECT)
+        return _Lives(
+            records,
+            marks,
+            np.where(tells_holder, processes, np.uint32(0)),
+            heads,
+            np.append(heads[1:], len(marks)) - 1,
+            np.bitwise_or.reduceat(marks, heads) if len(heads) else marks,
+            begins[heads],
+            np.append(new_socket[heads[1:]], np.True_),
+            np.where(new_socket[heads], slots[heads], -1),
+        )
+
+    def _follow(self, lives: _Lives) -> Columns:
+        """Return the rows of *lives*, and remember the sockets that go on."""
+        first, last = lives.records.take(lives.heads), lives.records.take(lives.tails)
+        known = lives.slots >= 0
+        sockets = self._sockets.take(lives.slots)
+        sockets["cookie"] = first["cookie"]
+        before_start = ~known & (first["time_ns"] <= self._baseline_ns)
+        before_start &= ~lives.begins & (lives.marks & _EVENT_ESTABLISHED == 0)
+        sockets["baseline"] |= before_start
+        self._describe(sockets, lives, last, before_start)
+
+        starts = _totals(first)
+        for name in _COUNTERS:
+            np.copyto(sockets[name], starts[name], where=lives.begins | before_start)
+        rows = _connecting(sockets, lives)
+        for name, total in _totals(last).items():
+            rows[name] = _grown(total, sockets[name])
+            sockets[name] += rows[name]
+
+        opens = (lives.marks & _ESTABLISHED != 0) & ~sockets["established"]
+        sockets["established"] |= opens
+        ends = lives.marks & _CLOSED != 0
+        lost = ~lives.goes_on & ~ends  # its close event
+        failed = ~sockets["established"] & (sockets["role"] == intake_pb2.ROLE_CONNECTOR)
+        failed &= ends | (lost & (known | lives.begins))
+        rows["opened"] = opens & ~before_start
+        rows["closed"] = sockets["established"] & (ends | lost)
+        orderly = ends & sockets["established"]
+        error, old_state = last["error"], last["old_state"] % _STATES
+        rows["resets_received"] = orderly & _RESET_BY_PEER[error]
+        rows["resets_sent"] = orderly & (
+            ((error == 0) & _ABORTED_FROM[old_state]) | ((error == errno.ECONNABORTED) & _DESTROYED_FROM[old_state])
+        )
+        no_port = ends & (error == 0) & (last["local_port"] == 0)
+        failure = np.where(no_port, np.uint8(intake_pb2.CONNECT_FAILURE_NO_LOCAL_PORT), _FAILURE[error])
+        rows["failed"] = failed
+        rows["failure"] = np.where(failed, np.where(ends, failure, intake_pb2.CONNECT_FAILURE_OTHER), 0)
+        changed = np.logical_or.reduce([column != 0 for column in rows.values()])
+
+        changed &= self._remember(sockets, lives, changed, ends) | ~lives.goes_on | ends
+        smoothed, least = last["srtt_us"][changed], last["min_rtt_us"][changed]
+        rows = {name: column[changed] for name, column in rows.items()}
+        rows["srtt_sum_us"], rows["srtt_count"] = smoothed, smoothed != 0
+        rows["min_rtt_us"] = np.where(least == np.uint32(0xFFFFFFFF), 0, least)
+        return _table(_described(sockets.compress(changed)) | rows, int(changed.sum()))
+
+    def _describe(self, sockets: np.ndarray, lives: _Lives, last: np.ndarray, before_start: np.ndarray) -> None:
+        """Set what *sockets* are: endpoints, role, owner, times."""
+        known = lives.slots >= 0
+        shown = lives.record_marks[lives.tails] & _OPEN != 0
+        np.copyto(sockets["time_ns"], last["time_ns"], where=shown | ~known)
+        np.copyto(sockets["connect_ns"], lives.records["time_ns"][lives.heads], where=lives.begins)
+        source = last if shown.all() else lives.records.take(np.where(shown, lives.tails, lives.heads))
+        for name in _ENDPOINTS:  # those of a closed socket may be reset
+            np.copyto(sockets[name], source[name], where=shown | ~known)
+
+        sockets["process"] = choose_owners(np.ascontiguousarray(sockets["process"]), lives.holders, lives.heads)
+        sockets["role"][lives.marks & _CONNECTED != 0] = intake_pb2.ROLE_CONNECTOR
+        asked = np.flatnonzero((~known | (sockets["process"] == 0)) & (sockets["role"] != intake_pb2.ROLE_CONNECTOR))
+        if len(asked):
+            passive = sockets.take(asked)
+            listens, owners = self._listeners.owners(
+                *(passive[name] for name in ("network_namespace", "local_address", "local_port"))
+            )
+            born = ~known[asked] & ~before_start[asked] & (passive["time_ns"] > self.roles_uncertain_until_ns)
+            sockets["role"][asked[listens | born]] = intake_pb2.ROLE_ACCEPTOR
+            sockets["process"][asked] = np.where(passive["process"] == 0, owners, passive["process"])
+
+    def _remember(self, sockets: np.ndarray, lives: _Lives, reported: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        """Keep the sockets that go on and forget the others; return which are kept."""
+        goes_on = lives.goes_on & ~ends
+        self._index.remove(sockets["cookie"][(lives.slots >= 0) & ~goes_on])
+        new = np.flatnonzero(goes_on & (lives.slots < 0))
+        slots = lives.slots.copy()
+        slots[new] = self._index.insert(sockets["cookie"][new])
+        refused = int((slots[new] < 0).sum())
+        if refused:
+            self.untracked += refused
+            self.roles_uncertain_until_ns = np.iinfo(np.int64).max
+        kept = goes_on & (slots >= 0)
+        room = int(slots.max(initial=-1)) + 2
+        if room > len(self._sockets):
+            self._sockets = np.append(self._sockets, np.zeros(max(room, len(self._sockets)), _SOCKET))
+        remembered = sockets.compress(kept)
+        remembered["baseline"] &= ~reported[kept]
+        opaque(self._sockets)[slots[kept]] = opaque(remembered)
+        return np.asarray(kept)
+
+    def _end(self, slots: np.ndarray) -> Columns:
+        """Return the last rows of sockets whose close event was lost, and forget them."""
+        sockets = self._sockets.take(slots)
+        self._index.remove(np.sort(sockets["cookie"]))
+        failed = ~sockets["established"] & (sockets["role"] == intake_pb2.ROLE_CONNECTOR)
+        failure = np.where(failed, intake_pb2.CONNECT_FAILURE_OTHER, intake_pb2.CONNECT_FAILURE_NONE)
+        told = sockets["established"] | failed
+        rows = {"closed": sockets["established"], "failed": failed, "failure": failure}
+        return _table(
+            _described(sockets.compress(told)) | {name: column[told] for name, column in rows.items()}, int(told.sum())
+        )
+
+
+def _connecting(sockets: np.ndarray, lives: _Lives) -> Columns:
+    """Return the times from SYN to established, and the SYNs sent again, of *sockets* as they were before."""
+    events = np.flatnonzero(lives.record_marks & _EVENT_ESTABLISHED)
+    of = np.searchsorted(lives.heads, events, side="right") - 1
+    established = lives.records.take(events)
+    elapsed_ns = (established["time_ns"] - sockets["connect_ns"][of]).astype(np.int64)
+    measured = (sockets["connect_ns"][of] > 0) & (elapsed_ns >= 0)
+    elapsed, count, timeouts = (np.zeros(len(sockets), np.uint32) for _ in range(3))
+    elapsed = elapsed.astype(np.uint64)
+    elapsed[of[measured]] = elapsed_ns[measured] // 1000
+    count[of[measured]] = 1
+    still = np.flatnonzero(lives.record_marks[lives.tails] & (_CONNECTED | _ESTABLISHED) == _CONNECTED)
+    timeouts[still] = _grown(lives.records["total_retrans"][lives.tails[still]], sockets["retransmits"][still])
+    timeouts[of] = _grown(established["total_retrans"], sockets["retransmits"][of])
+    return {"connect_sum_us": elapsed, "connect_count": count, "syn_timeouts": timeouts}
+
+
+def _totals(records: np.ndarray) -> Columns:
+    """Return what sockets moved in all: payload counts once, and neither SYN nor FIN."""
+    return {
+        "bytes_sent": records["bytes_sent"] - records["bytes_retrans"],
+        "bytes_received": records["bytes_received"] - records["fin_received"],
+        "segments_sent": records["segs_out"],
+        "segments_received": records["segs_in"],
+        "retransmits": records["total_retrans"],
+    }
+
+
+def _grown(total: np.ndarray, reported: np.ndarray) -> np.ndarray:
+    """Return by how much counters that wrap have grown; 0 where one was read while it changed, and looks less."""
+    growth: np.ndarray = total - reported
+    growth[growth > np.iinfo(growth.dtype).max // 2] = 0
+    return growth
+
+
+def _described(sockets: np.ndarray) -> Columns:
+    return {
+        "socket": sockets["cookie"],
+        **{name: sockets[name] for name in ("process", *_ENDPOINTS, "role", "baseline")},
+    }
+
+
+def _table(columns: Columns, rows: int) -> Columns:
+    """Return the whole table of some columns; the others are 0."""
+    return {
+        column.name: columns[column.name].astype(column.dtype)
+        if column.name in columns
+        else np.zeros(rows, column.dtype)
+        for column in TCP_COLUMNS
+    }
+
+
+def _joined(first: Columns, second: Columns) -> Columns:
+    if not len(first["socket"]):
+        return second
+    return {name: np.concatenate((column, second[name])) for name, column in first.items()}

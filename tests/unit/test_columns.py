@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import TCP_COLUMNS, MalformedRowsError, empty_columns, pack_tcp_sockets, unpack_tcp_sockets
+
+
+def test_every_column_is_a_field_of_the_message_and_the_other_way_round():
+    fields = {field.name for field in intake_pb2.TcpSockets.DESCRIPTOR.fields}
+    assert fields == {column.name for column in TCP_COLUMNS} | {"rows"}
+
+
+def test_a_table_comes_back_as_it_went():
+    columns = empty_columns(3)
+    for i, column in enumerate(TCP_COLUMNS):
+        raw = np.random.default_rng(i).bytes(3 * column.dtype.itemsize)
+        columns[column.name] = np.frombuffer(raw, column.dtype)
+    message = intake_pb2.TcpSockets.FromString(pack_tcp_sockets(columns).SerializeToString())
+    for name, values in unpack_tcp_sockets(message, 3).items():
+        assert values.tobytes() == columns[name].tobytes(), name
+        assert values.dtype == columns[name].dtype, name
+
+
+def test_columns_of_zeros_cost_nothing():
+    message = pack_tcp_sockets(empty_columns(1_000))
+    assert message.ByteSize() < 10
+    assert unpack_tcp_sockets(message, 1_000)["bytes_sent"].tolist() == [0] * 1_000
+
+
+def test_integers_are_little_endian_on_the_wire():
+    columns = empty_columns(1)
+    columns["local_port"] = np.array([0x1234])
+    assert pack_tcp_sockets(columns).local_port == b"\x34\x12"
+
+
+@pytest.mark.parametrize(
+    ("rows", "socket", "told"),
+    [
+        (2, bytes(8), "column socket has 8 bytes: 2 rows need 16"),
+        (1, bytes(9), "column socket has 9 bytes"),
+        (11, bytes(88), "11 rows in a batch: at most 10"),
+    ],
+)
+def test_what_is_no_table_is_told(rows, socket, told):
+    with pytest.raises(MalformedRowsError, match=told):
+        unpack_tcp_sockets(intake_pb2.TcpSockets(rows=rows, socket=socket), 10)

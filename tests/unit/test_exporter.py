@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from reducer.outputs.exporter import Exporter
+from reducer.outputs.otlp import Request
+from reducer.outputs.store import MemoryStore, WindowExport
+from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
+from tests.otlp_sink import Answer, OtlpSink
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from reducer.outputs.store import Acknowledgements
+
+UNAVAILABLE = Answer(grpc.StatusCode.UNAVAILABLE, "draining")
+SESSION = b"s" * 16
+
+
+def request(value: int, points: int = 10) -> Request:
+    message = ExportMetricsServiceRequest()
+    metric = message.resource_metrics.add().scope_metrics.add().metrics.add(name="m")
+    for _ in range(points):
+        metric.sum.data_points.add(as_int=value)
+    return Request(points, message.SerializeToString())
+
+
+async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - it is another thread's doing
+        await asyncio.sleep(0.005)
+
+
+class Rig:
+    """An exporter that runs between a memory store and the sink."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.store = MemoryStore()
+        self.safe: list[Acknowledgements] = []
+        self.exporter = Exporter(self.store, transport, self.safe.append, most_backoff_s=1.0)
+
+    def put(self, number: int, *requests: Request) -> None:
+        self.store.put(WindowExport(number, requests, {SESSION: number}))
+        self.exporter.wake()
+
+    def run(self, within_s: float = 10.0) -> None:
+        """Run until all is delivered."""
+
+        async def main() -> None:
+            running = asyncio.create_task(self.exporter.run())
+            await until(lambda: not self.store.statistics().requests, within_s)
+            self.exporter.finish(0.0)
+            await running
+
+        asyncio.run(main())
+
+
+@pytest.fixture
+def sink() -> Iterator[OtlpSink]:
+    with OtlpSink() as sink:
+        yield sink
+
+
+@pytest.fixture(params=["grpc", "http"])
+def rig(request: pytest.FixtureRequest, sink: OtlpSink) -> Iterator[Rig]:
+    transport = (
+        GrpcTransport(sink.grpc_endpoint)
+        if request.param == "grpc"
+        else HttpTransport(f"{sink.http_endpoint}/v1/metrics")
+    )
+    yield Rig(transport)
+    transport.close()
+
+
+def test_all_arrive_in_order_and_become_safe(rig: Rig, sink: OtlpSink) -> None:
+    requests = [request(value) for value in range(6)]
+    for number in range(3):
+        rig.put(number + 1, *requests[2 * number : 2 * number + 2])
+    rig.run()
+    assert sink.requests == [each.body for each in requests]
+    assert rig.safe == [{SESSION: 1}, {SESSION: 2}, {SESSION: 3}]
+    statistics = rig.exporter.statistics
+    assert (statistics.requests_sent, statistics.points_sent) == (6, 60)
+    assert statistics.bytes_sent == sum(len(each.body) for each in requests)
+
+
+def test_unavailable_is_sent_again_unchanged_and_before_what_follows(
+    rig: Rig, sink: OtlpSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "reducer")
+    # The second answer is lost though the request was taken.
+    sink.answers.extend([UNAVAILABLE, Answer(grpc.StatusCode.UNAVAILABLE, kept=True)])
+    first, second = request(1), request(2)
+    rig.put(1, first)
+    rig.put(2, second)
+    rig.run()
+    assert sink.requests == [first.body, first.body, second.body]
+    assert rig.safe == [{SESSION: 1}, {SESSION: 2}]
+    assert rig.exporter.statistics.requests_failed == 2
+    messages = [record.getMessage() for record in caplog.records if record.name == "reducer.outputs.exporter"]
+    assert len(messages) == 2
+    assert "cannot take metrics" in messages[0]
+    assert "takes metrics again" in messages[1]
+
+
+def test_receiver_that_is_not_there(rig: Rig, sink: OtlpSink) -> None:
+    sink.stop()
+    rig.put(1, request(1))
+    rig.run(within_s=1.5)
+    assert rig.safe == []
+    assert rig.exporter.statistics.requests_failed >= 2
+    assert not rig.exporter.statistics.connected
+
+
+def test_refused_is_dropped_counted_and_logged(rig: Rig, sink: OtlpSink, caplog: pytest.LogCaptureFixture) -> None:
+    sink.answers.append(Answer(grpc.StatusCode.INVALID_ARGUMENT, "bad unit"))
+    rig.put(1, request(1, points=7), request(2))
+    rig.run()
+    assert sink.requests == [request(2).body]
+    assert rig.exporter.statistics.points_refused == 7
+    assert rig.exporter.statistics.points_sent == 10
+    assert "refused 7 points" in caplog.text
+    assert "INVALID_ARGUMENT: bad unit" in caplog.text or "400 Bad Request" in caplog.text
+    # What nobody takes need not be kept by collectors either.
+    assert rig.safe == [{SESSION: 1}]
+
+
+def test_partial_success_is_counted_and_logged(rig: Rig, sink: OtlpSink, caplog: pytest.LogCaptureFixture) -> None:
+    sink.answers.append(Answer(rejected_points=3, message="too old"))
+    rig.put(1, request(1))
+    rig.run()
+    statistics = rig.exporter.statistics
+    assert (statistics.points_sent, statistics.points_rejected) == (7, 3)
+    assert "rejected 3 of 10 points: too old" in caplog.text
+
+
+def test_receivers_wish_to_wait_is_heeded(rig: Rig, sink: OtlpSink) -> None:
+    sink.answers.append(Answer(grpc.StatusCode.UNAVAILABLE, retry_after_s=1.0))
+    rig.put(1, request(1))
+    started = time.monotonic()
+    rig.run()
+    assert time.monotonic() - started >= 1.0
+    assert sink.seen == 2
+
+
+def test_what_is_put_later_goes_out_at_once(rig: Rig, sink: OtlpSink) -> None:
+    async def main() -> float:
+        running = asyncio.create_task(rig.exporter.run())
+        await asyncio.sleep(0.2)
+        started = time.monotonic()
+        rig.put(1, request(1))
+        await until(lambda: bool(rig.safe))
+        took = time.monotonic() - started
+        rig.exporter.finish(0.0)
+        await running
+        return took
+
+    assert asyncio.run(main()) < 0.5
+    assert len(sink.requests) == 1
+
+
+def test_finish_sends_what_is_left_without_waiting_out_the_pause(rig: Rig, sink: OtlpSink) -> None:
+    async def main() -> float:
+        sink.answers.append(Answer(grpc.StatusCode.UNAVAILABLE, retry_after_s=1.0))
+        rig.put(1, request(1), request(2))
+        running = asyncio.create_task(rig.exporter.run())
+        await until(lambda: rig.exporter.statistics.requests_failed > 0)
+        started = time.monotonic()
+        rig.exporter.finish(5.0)
+        await running
+        return time.monotonic() - started
+
+    assert asyncio.run(main()) < 0.9
+    assert rig.safe == [{SESSION: 1}]
+    assert len(sink.requests) == 2
+
+
+def test_finish_gives_up_in_time(rig: Rig, sink: OtlpSink) -> None:
+    sink.default = UNAVAILABLE
+
+    async def main() -> float:
+        rig.put(1, request(1))
+        running = asyncio.create_task(rig.exporter.run())
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        rig.exporter.finish(1.0)
+        await running
+        return time.monotonic() - started
+
+    assert 0.9 < asyncio.run(main()) < 2.0
+    assert rig.store.statistics().requests == 1

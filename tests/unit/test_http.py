@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import urllib.request
+from typing import TYPE_CHECKING
+from urllib.error import HTTPError
+
+import pytest
+
+from daemon.errors import StartupError
+from reducer.http import HttpServer, flow_metrics_page, health_page, internal_metrics_page, parse_address
+from reducer.internal_metrics import InternalMetrics, Snapshot
+from reducer.outputs.prometheus import PrometheusSeries
+from reducer.series import EndTable
+from tests.windows import sealed_window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from http.client import HTTPResponse
+
+    from reducer.http import Page
+
+
+def with_server(pages: dict[str, Page], client: Callable[[str], None], address: str = "127.0.0.1:0") -> None:
+    """Run *client*, given the server's URL, in a thread."""
+
+    async def main() -> None:
+        server = HttpServer("--prom", address, pages)
+        port = await server.start()
+        try:
+            await asyncio.to_thread(client, f"http://{address.rpartition(':')[0]}:{port}")
+        finally:
+            await server.stop()
+
+    asyncio.run(main())
+
+
+def get(url: str, **headers: str) -> HTTPResponse:
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10)
+
+
+@pytest.fixture
+def series() -> PrometheusSeries:
+    series = PrometheusSeries()
+    rows = [({"workload.name": f"w{i}"}, {"workload.name": "db"}, {"bytes": i}) for i in range(6000)]
+    series.observe(sealed_window(EndTable(), {"az_az": rows}))
+    return series
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "[::1]:0"])
+def test_flow_metrics(series: PrometheusSeries, address: str) -> None:
+    expected = b"".join(series.render())
+
+    def client(url: str) -> None:
+        for _ in range(2):
+            with get(f"{url}/metrics") as response:
+                assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+                assert response.headers["Content-Encoding"] is None
+                assert response.read() == expected
+        with get(f"{url}/metrics", **{"Accept-Encoding": "gzip"}) as response:
+            assert response.headers["Content-Encoding"] == "gzip"
+            assert gzip.decompress(response.read()) == expected
+
+    with_server({"/metrics": flow_metrics_page(series)}, client, address)
+
+
+def test_no_series_is_an_empty_page() -> None:
+    def client(url: str) -> None:
+        with get(f"{url}/metrics") as response:
+            assert response.read() == b""
+
+    with_server({"/metrics": flow_metrics_page(PrometheusSeries())}, client)
+
+
+def test_internal_metrics() -> None:
+    metrics = InternalMetrics(lambda: Snapshot({}, []))
+
+    def client(url: str) -> None:
+        with get(f"{url}/metrics") as response:
+            assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            assert b"\nebpf_net_up 1.0\n" in response.read()
+
+    with_server({"/metrics": internal_metrics_page(metrics)}, client)
+
+
+def test_health_says_what_is_wrong() -> None:
+    wrong: list[str] = []
+
+    def client(url: str) -> None:
+        with get(f"{url}/healthz") as response:
+            assert response.read() == b"ok\n"
+        wrong.append("no window for 90 s")
+        with pytest.raises(HTTPError) as raised:
+            get(f"{url}/healthz")
+        with raised.value as response:
+            assert (response.code, response.read()) == (503, b"no window for 90 s\n")
+
+    with_server({"/healthz": health_page(lambda: wrong[0] if wrong else None)}, client)
+
+
+def test_other_paths_are_not_found() -> None:
+    def client(url: str) -> None:
+        with pytest.raises(HTTPError, match="404") as raised:
+            get(f"{url}/other")
+        raised.value.close()
+
+    with_server({}, client)
+
+
+def test_port_in_use_names_the_option() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(
+            StartupError, match=f"cannot listen at {address}: it is in use; give --internal-prom another"
+        ):
+            asyncio.run(HttpServer("--internal-prom", address, {}).start())
+
+
+def test_address_of_another_machine() -> None:
+    with pytest.raises(StartupError, match=r"cannot listen at 192\.0\.2\.1:7010: .+; give --prom"):
+        asyncio.run(HttpServer("--prom", "192.0.2.1:7010", {}).start())
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("127.0.0.1:7010", ("127.0.0.1", 7010)),
+        ("[::1]:7010", ("::1", 7010)),
+        ("localhost:0", ("localhost", 0)),
+        (":7001", ("", 7001)),
+    ],
+)
+def test_addresses(address: str, expected: tuple[str, int]) -> None:
+    assert parse_address("--prom", address) == expected
+
+
+@pytest.mark.parametrize("address", ["", "7010", "127.0.0.1", "::1:7010", "a:b", "a:70000", "[::1]", "a:1:2"])
+def test_what_is_no_address(address: str) -> None:
+    with pytest.raises(StartupError, match=r"--prom .* is not ADDR:PORT"):
+        parse_address("--prom", address)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+from ebpf_net.v1 import intake_pb2
+from prometheus_client.parser import text_string_to_metric_families
+
+from reducer.internal_metrics import COLLECTOR_TABLE, MOST_COLLECTORS, TABLE, InternalMetrics, Snapshot, render
+from reducer.outputs.exporter import ExportStatistics
+from reducer.outputs.prometheus import PrometheusStatistics
+from reducer.outputs.store import StoreStatistics
+from reducer.pipeline import PipelineStatistics
+from reducer.sessions import IntakeCounters
+
+
+@dataclass
+class Collector:
+    host: str
+    kind: str = "COLLECTOR_KIND_KERNEL"
+    clock_offset_ns: int = 0
+    statistics: intake_pb2.CollectorStatistics | None = None
+
+
+def samples(text: bytes) -> dict[str, float]:
+    """Return values by name, and by host where there is one."""
+    return {
+        "/".join(filter(None, (sample.name, sample.labels.get("host")))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("group", "record"),
+    [
+        ("intake", IntakeCounters),
+        ("pipeline", PipelineStatistics),
+        ("queue", StoreStatistics),
+        ("otlp", ExportStatistics),
+        ("prometheus", PrometheusStatistics),
+    ],
+)
+def test_every_field_of_a_record_is_a_metric(group: str, record: type) -> None:
+    fields = record._fields if issubclass(record, tuple) else [field.name for field in dataclasses.fields(record)]
+    assert sorted(metric.field for metric in TABLE if metric.group == group) == sorted(fields)
+
+
+def test_every_statistic_of_collectors_is_a_metric() -> None:
+    fields = {field.name for field in intake_pb2.CollectorStatistics.DESCRIPTOR.fields}
+    assert {metric.field for metric in COLLECTOR_TABLE} == fields | {"clock_offset_ns"}
+
+
+def test_values() -> None:
+    groups = {
+        "intake": IntakeCounters(messages=5, duplicates=2),
+        "queue": StoreStatistics(bytes=1000, windows_dropped=3),
+        "otlp": ExportStatistics(points_rejected=7, connected=False),
+        "prometheus": PrometheusStatistics(4, 1),
+    }
+    found = samples(render(Snapshot(groups, [])))
+    assert (
+        found.items()
+        >= {
+            "ebpf_net_up": 1,
+            "ebpf_net_connections": 0,
+            "ebpf_net_intake_messages_total": 5,
+            "ebpf_net_intake_duplicates_total": 2,
+            "ebpf_net_queue_bytes": 1000,
+            "ebpf_net_queue_windows_dropped_total": 3,
+            "ebpf_net_otlp_points_rejected_total": 7,
+            "ebpf_net_otlp_connected": 0,
+            "ebpf_net_prometheus_series": 4,
+        }.items()
+    )
+    assert not [name for name in found if name.startswith(("ebpf_net_pipeline", "ebpf_net_collector_"))]
+
+
+def test_collectors_are_told_apart_and_times_are_seconds() -> None:
+    collectors = [
+        Collector(
+            "a", "COLLECTOR_KIND_KERNEL", -250_000_000, intake_pb2.CollectorStatistics(events_lost=3, cpu_time_ns=10**9)
+        ),
+        Collector("b", "COLLECTOR_KIND_K8S", 0, intake_pb2.CollectorStatistics(events_lost=4)),
+        Collector("said nothing yet"),
+    ]
+    text = render(Snapshot({}, collectors))
+    found = samples(text)
+    assert found["ebpf_net_connections"] == 3
+    assert found["ebpf_net_collector_events_lost_total/a"] == 3
+    assert found["ebpf_net_collector_events_lost_total/b"] == 4
+    assert found["ebpf_net_collector_clock_offset_seconds/a"] == -0.25
+    assert found["ebpf_net_collector_cpu_time_seconds_total/a"] == 1
+    assert 'kind="k8s"' in text.decode()
+    assert "said nothing" not in text.decode()
+
+
+def test_collectors_are_bounded_now_and_over_time() -> None:
+    def fleet(name: str) -> list[Collector]:
+        count = MOST_COLLECTORS + 10
+        return [Collector(f"{name}{i}", statistics=intake_pb2.CollectorStatistics()) for i in range(count)]
+
+    for name in ("spring", "summer", "autumn"):
+        found = samples(render(Snapshot({}, fleet(name))))
+        hosts = {key.partition("/")[2] for key in found if key.startswith("ebpf_net_collector_")}
+        assert hosts == {f"{name}{i}" for i in range(MOST_COLLECTORS)}
+        assert found["ebpf_net_connections"] == MOST_COLLECTORS + 10
+        assert found["ebpf_net_collectors_omitted"] == 10
+
+
+def test_names_from_the_network_are_escaped() -> None:
+    host = 'a"} 1\nfake 2\\'
+    found = samples(render(Snapshot({}, [Collector(host, statistics=intake_pb2.CollectorStatistics(events_lost=1))])))
+    assert found[f"ebpf_net_collector_events_lost_total/{host}"] == 1
+    assert "fake" not in found
+
+
+def test_each_rendering_is_of_its_time() -> None:
+    counters = IntakeCounters()
+    metrics = InternalMetrics(lambda: Snapshot({"intake": counters}, []))
+    for number in (1, 2):
+        counters.batches = number
+        assert samples(asyncio.run(metrics.render()))["ebpf_net_intake_batches_total"] == number
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of the package prometheus")
+def test_promtool_understands_it() -> None:
+    groups = {"intake": IntakeCounters(), "queue": StoreStatistics(), "otlp": ExportStatistics()}
+    text = render(Snapshot(groups, [Collector("a", statistics=intake_pb2.CollectorStatistics(events_lost=3))]))
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, b"")

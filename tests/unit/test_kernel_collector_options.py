@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from daemon.version import VERSION
+from kernel_collector import cli
+from kernel_collector.options import Settings, _default_host_directory
+
+VARIABLES = {
+    "EBPF_NET_INTAKE_HOST": None,
+    "EBPF_NET_INTAKE_PORT": None,
+    "EBPF_NET_HOST_DIR": None,
+    "EBPF_NET_AGENT_ZONE": None,
+}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
+    started = []
+
+    async def collect(settings):
+        started.append(settings)
+
+    monkeypatch.setattr(cli, "collect", collect)
+
+    def run(*arguments, exit_code=0, **variables):
+        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=VARIABLES | variables)
+        assert result.exit_code == exit_code, result.output
+        return started.pop() if started else result.output
+
+    return run
+
+
+def config(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_defaults(asked):
+    assert asked() == Settings(host_directory=_default_host_directory())
+    assert (Settings().intake_host, Settings().intake_port) == ("127.0.0.1", 8000)
+
+
+def test_option_before_variable_before_file(asked, tmp_path):
+    path = config(tmp_path, "intake: {host: file, port: 1}\nlabels: {zone: z}\n")
+    settings = asked("--config-file", path)
+    assert (settings.intake_host, settings.intake_port, settings.labels) == ("file", 1, {"zone": "z"})
+    settings = asked("--config-file", path, EBPF_NET_INTAKE_HOST="variable", EBPF_NET_INTAKE_PORT="2")
+    assert (settings.intake_host, settings.intake_port) == ("variable", 2)
+    arguments = ("--config-file", path, "--intake-host", "option", "--intake-port", "3")
+    settings = asked(*arguments, EBPF_NET_INTAKE_HOST="variable", EBPF_NET_INTAKE_PORT="2")
+    assert (settings.intake_host, settings.intake_port) == ("option", 3)
+
+
+def test_labels_of_variables(asked):
+    assert asked(EBPF_NET_AGENT_ZONE="a").labels == {"zone": "a"}
+
+
+def test_network_namespaces(asked):
+    settings = asked("--network-namespace", "/run/netns/a", "--network-namespace", "/run/netns/b")
+    assert settings.network_namespaces == (Path("/run/netns/a"), Path("/run/netns/b"))
+
+
+def test_host_directory(asked, tmp_path):
+    assert asked(EBPF_NET_HOST_DIR=str(tmp_path)).proc == Path("/proc")  # it has none
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "stat").touch()
+    assert asked("--host-dir", str(tmp_path)).proc == tmp_path / "proc"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("intakes: {}", "did you mean 'intake'"),
+        ("intake: {hots: a}", "did you mean 'host'"),
+        ("intake: 8000", "intake must be a mapping"),
+        ("intake: {port: many}", "from 1 to 65535"),
+        ("intake: {port: 70000}", "from 1 to 65535"),
+        ("labels: {zome: a}", "did you mean 'zone'"),
+        ("labels: [", "is not YAML"),
+    ],
+)
+def test_configuration_files_that_are_refused(asked, tmp_path, text, message):
+    output = asked("--config-file", config(tmp_path, text), exit_code=1)
+    assert message in output
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+
+
+def test_unknown_option(asked):
+    output = asked("--intake-hots", "a", exit_code=2)
+    assert "--intake-host" in output
+
+
+def test_port_that_is_none(asked):
+    assert "EBPF_NET_INTAKE_PORT" in asked(exit_code=2, EBPF_NET_INTAKE_PORT="many")
+    assert "65535" in asked("--intake-port", "65536", exit_code=2)
+
+
+def test_unwritable_log_file(monkeypatch):
+    monkeypatch.setenv("EBPF_NET_LOG_FILE_PATH", "/nowhere/a.log")
+    result = CliRunner().invoke(cli.main, [], env=VARIABLES)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert "cannot write the log file /nowhere/a.log" in result.output
+
+
+def test_network_namespace_that_is_not_there():
+    arguments = ["--no-log-file", "--network-namespace", "/run/netns/nowhere"]
+    result = CliRunner().invoke(cli.main, arguments, env=VARIABLES)
+    assert result.exit_code == 1
+    assert result.output.startswith("error: /run/netns/nowhere is no network namespace")
+
+
+def test_version():
+    assert VERSION in CliRunner().invoke(cli.main, ["--version"]).output
+
+
+def test_preflight_does_not_start_the_daemon(asked):
+    result = CliRunner().invoke(cli.main, ["preflight"], env=VARIABLES)
+    assert "libbpf" in result.output

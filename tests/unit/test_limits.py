@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake import limits
+from intake.columns import empty_columns, pack_tcp_sockets
+from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, fitting
+
+
+def batch_with(number=1, **columns):
+    rows = empty_columns(2)
+    rows["socket"][:] = 1
+    for name, values in columns.items():
+        rows[name] = np.asarray(values, rows[name].dtype)
+    return intake_pb2.Batch(number=number, tcp=pack_tcp_sockets(rows))
+
+
+def test_rows_within_the_limits_are_taken():
+    rows = checked_rows(batch_with(role=[2, 0], failure=[7, 0], bytes_sent=[2**48, 0]))
+    assert rows is not None
+    assert rows["bytes_sent"].tolist() == [2**48, 0]
+
+
+def test_a_batch_without_rows_is_taken():
+    assert checked_rows(intake_pb2.Batch(number=1)) is None
+    assert checked_rows(intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets())) is None
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [
+        (batch_with(number=0), "number 0"),
+        (batch_with(number=2**63), "number"),
+        (batch_with(role=[0, 3]), "column role holds 3"),
+        (batch_with(failure=[8, 0]), "column failure holds 8"),
+        (batch_with(baseline=[2, 0]), "column baseline holds 2"),
+        (batch_with(bytes_sent=[2**48 + 1, 0]), "column bytes_sent"),
+        (batch_with(connect_sum_us=[2**63, 0]), "column connect_sum_us"),
+        (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=65_537)), "65537 rows"),
+        (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=3, socket=b"1")), "column socket"),
+        (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(retired_processes=[1] * 65_537)), "65537 retired"),
+    ],
+)
+def test_what_is_not_within_the_limits_is_told(batch, told):
+    with pytest.raises(MalformedMessageError, match=told):
+        checked_rows(batch)
+
+
+def test_long_strings_are_cut():
+    entities = intake_pb2.Entities(processes=[intake_pb2.Process(name="n" * 300, command_line="c" * 2_000)])
+    assert cut_entities(entities) == 2
+    assert (len(entities.processes[0].name), len(entities.processes[0].command_line)) == (256, 1_024)
+    assert cut_entities(entities) == 0
+
+
+def test_long_labels_are_cut_and_odd_addresses_left_out():
+    host = intake_pb2.Host(name="h" * 300, zone="z", addresses=[bytes(16), bytes(4)])
+    assert cut_host(host) == 2
+    assert (len(host.name), host.zone, list(host.addresses)) == (256, "z", [bytes(16)])
+
+
+def test_command_lines_are_left_out_where_no_message_could_hold_them():
+    process = intake_pb2.Process(id=1, name="name", command_line="c" * 256)
+    few = intake_pb2.Entities(processes=[process])
+    assert fitting(few) is few
+    many = intake_pb2.Entities(processes=[process] * 20_000)
+    fitted = fitting(many)
+    assert fitted.ByteSize() < limits.MOST_ENTITY_BYTES
+    assert (fitted.processes[0].name, fitted.processes[0].command_line) == ("name", "")
+    assert many.processes[0].command_line

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from reducer.metrics import METRICS
+from reducer.outputs import prometheus
+from reducer.outputs.prometheus import PrometheusSeries
+from reducer.series import VALUE_COLUMNS, EndTable
+from tests.windows import sealed_window
+
+if TYPE_CHECKING:
+    from tests.windows import Row
+
+WEB = {"workload.name": "web", "availability_zone": "a"}
+DATABASE = {"workload.name": "db", "availability_zone": "b"}
+CACHE = {"workload.name": "cache"}
+
+
+class Rig:
+    def __init__(self, **arguments: int) -> None:
+        self.ends = EndTable()
+        self.series = PrometheusSeries(METRICS, **arguments)
+        self.number = 0
+
+    def observe(self, *rows: Row, level: str = "az_az") -> None:
+        self.series.observe(sealed_window(self.ends, {level: rows}, self.number))
+        self.number += 1
+
+    def text(self) -> str:
+        return b"".join(self.series.render()).decode()
+
+    def samples(self, name: str) -> dict[str, float]:
+        """Return the values of a metric by source and, if it has them, its own attribute."""
+        return {
+            "/".join(filter(None, (sample.labels["source_workload_name"], sample.labels.get("reason")))): sample.value
+            for family in text_string_to_metric_families(self.text())
+            for sample in family.samples
+            if sample.name == name
+        }
+
+
+def test_counters_run_and_gauges_are_the_last_windows() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10, "active": 3, "srtt_sum_us": 4000, "srtt_count": 2}))
+    rig.observe((WEB, DATABASE, {"bytes": 5, "active": 1}), (CACHE, WEB, {"bytes": 7}))
+    assert rig.samples("tcp_bytes_total") == {"web": 15, "cache": 7}
+    assert rig.samples("tcp_active") == {"web": 1}
+    assert rig.samples("tcp_rtt_average_seconds") == {}
+    rig.observe((WEB, DATABASE, {"srtt_sum_us": 1000, "srtt_count": 1, "failed_refused": 2}))
+    assert rig.samples("tcp_rtt_average_seconds") == {"web": 0.001}
+    assert rig.samples("tcp_failed_connects_total") == {"web/refused": 2}
+
+
+def test_counter_stays_while_its_series_is_idle_and_gauges_do_not() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10, "opened": 1, "active": 1}))
+    rig.observe()
+    assert rig.samples("tcp_bytes_total") == {"web": 10}
+    assert rig.samples("tcp_new_sockets_total") == {"web": 1}
+    assert rig.samples("tcp_active") == {}
+
+
+def test_scraping_changes_nothing() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10, "active": 3}))
+    assert rig.text() == rig.text()
+
+
+def test_labels() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10}))
+    (family,) = [f for f in text_string_to_metric_families(rig.text()) if f.name == "tcp_bytes"]
+    assert family.samples[0].labels == {
+        "source_availability_zone": "a",
+        "source_workload_name": "web",
+        "dest_availability_zone": "b",
+        "dest_workload_name": "db",
+        "az_equal": "false",
+        "aggregation": "az_az",
+    }
+
+
+def test_hostile_names_stay_in_their_label() -> None:
+    name = 'a"} 1\nfake{x="\\'
+    rig = Rig()
+    rig.observe(({"workload.name": name}, {"workload.name": "broken\udcff"}, {"bytes": 10}))
+    (family,) = [f for f in text_string_to_metric_families(rig.text()) if f.name == "tcp_bytes"]
+    assert family.samples[0].labels["source_workload_name"] == name
+    assert family.samples[0].labels["dest_workload_name"] == "broken?"
+    assert "\nfake" not in rig.text()
+
+
+def test_series_keep_their_sums_when_the_table_of_ends_is_cleared() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10}))
+    rig.observe((CACHE, WEB, {"bytes": 1}))
+    rig.ends.clear()  # The indexes of the first series are now those of the second.
+    rig.observe((CACHE, WEB, {"bytes": 2}))
+    rig.observe((WEB, DATABASE, {"bytes": 20}))
+    assert rig.samples("tcp_bytes_total") == {"web": 30, "cache": 3}
+    assert rig.series.statistics().series == 2
+
+
+def test_series_of_different_levels_are_different() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10}))
+    rig.observe((WEB, DATABASE, {"bytes": 20}), level="id_id")
+    lines = [line for line in rig.text().splitlines() if line.startswith("tcp_bytes_total{")]
+    assert sorted(line.split()[-1] for line in lines) == ["10", "20"]
+
+
+def test_series_without_data_in_ten_windows_leaves_and_starts_anew() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {"bytes": 10}), (CACHE, WEB, {"bytes": 1}))
+    for _ in range(9):
+        rig.observe((CACHE, WEB, {"bytes": 1}))
+    assert rig.samples("tcp_bytes_total") == {"web": 10, "cache": 10}
+    rig.observe((CACHE, WEB, {"bytes": 1}))
+    assert rig.samples("tcp_bytes_total") == {"cache": 11}
+    rig.observe((DATABASE, WEB, {"bytes": 5}))
+    rig.observe((WEB, DATABASE, {"bytes": 3}))
+    assert rig.samples("tcp_bytes_total") == {"cache": 11, "db": 5, "web": 3}
+
+
+def test_series_beyond_the_limit_are_left_out_and_counted() -> None:
+    rig = Rig(most_series=2)
+    rows = [({"workload.name": f"w{i}"}, DATABASE, {"bytes": i}) for i in range(5)]
+    rig.observe(*rows)
+    rig.observe(*rows)
+    assert rig.samples("tcp_bytes_total") == {"w0": 0, "w1": 2}
+    assert rig.series.statistics() == (2, 6)
+    for _ in range(10):
+        rig.observe()
+    rig.observe(rows[4])
+    assert rig.samples("tcp_bytes_total") == {"w4": 4}
+
+
+def test_sums_over_many_windows_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "LINES_A_CHUNK", 7)
+    rig, random, expected = Rig(), np.random.default_rng(2), dict.fromkeys((f"w{i}" for i in range(3000)), 0)
+    for _ in range(5):
+        chosen = random.choice(3000, 2000, replace=False).tolist()
+        rig.observe(*(({"workload.name": f"w{i}"}, DATABASE, {"bytes": i}) for i in chosen))
+        for i in chosen:
+            expected[f"w{i}"] += i
+    found = rig.samples("tcp_bytes_total")
+    assert found == {name: expected[name] for name in found}
+    assert {name for name, value in expected.items() if value} <= set(found)
+
+
+def test_every_metric_is_one_block_with_help_and_type_before_it() -> None:
+    rig = Rig()
+    values = dict.fromkeys(VALUE_COLUMNS, 5)
+    rig.observe((WEB, DATABASE, values), (CACHE, WEB, values))
+    kinds = []
+    for line in rig.text().splitlines():
+        kind = tuple(line.split()[1:3]) if line.startswith("#") else ("sample", line.split("{")[0])
+        if not kinds or kinds[-1] != kind:
+            kinds.append(kind)
+    names = [metric.prometheus_name for metric in METRICS]
+    assert kinds == [(kind, name) for name in names for kind in ("HELP", "TYPE", "sample")]
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of the package prometheus")
+def test_promtool_has_nothing_to_say() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, dict.fromkeys(VALUE_COLUMNS, 5)), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
+    checked = subprocess.run(
+        ["promtool", "check", "metrics"], input=rig.text(), capture_output=True, text=True, check=False
+    )
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

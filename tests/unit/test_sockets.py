@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import TCP_COLUMNS
+from kernel_collector.records import TcpRecordKind
+from kernel_collector.sockets import SocketTable
+from kernel_collector.tcp_states import TcpState
+from tests.tcp_records import NAMESPACE, address, tcp_records
+
+START = 1_000_000
+LIVE, CONNECT, ESTABLISHED, LISTENING, CLOSED = TcpRecordKind
+SERVER = {"local_port": 80, "remote_port": 40_000}
+
+
+def rows_of(table, *records, processes=None):
+    """The rows of an update, as mappings without the columns that are 0."""
+    ids = np.array(processes or [0] * len(records), np.uint32)
+    columns = table.update(tcp_records(*records), ids)
+    return as_rows(columns)
+
+
+def as_rows(columns):
+    assert {name: column.dtype for name, column in columns.items()} == {c.name: c.dtype for c in TCP_COLUMNS}
+    return [
+        {name: column[i].item() for name, column in columns.items() if column[i].item() not in (0, bytes(16))}
+        for i in range(len(columns["socket"]))
+    ]
+
+
+def at(microseconds):
+    return START + 1 + microseconds * 1000
+
+
+@pytest.fixture
+def table():
+    return SocketTable(START)
+
+
+def test_connection_of_a_client(table):
+    connect = {"kind": CONNECT, "cookie": 7, "time_ns": at(0), "local_port": 0}
+    established = {
+        "kind": ESTABLISHED,
+        "cookie": 7,
+        "time_ns": at(250),
+        "segs_out": 1,
+        "segs_in": 1,
+        "srtt_us": 200,
+        "min_rtt_us": 200,
+    }
+    (row,) = rows_of(table, connect, established, processes=[5, 0])
+    assert row == {
+        "socket": 7,
+        "process": 5,
+        "network_namespace": NAMESPACE,
+        "local_address": address("10.0.0.1"),
+        "remote_address": address("10.0.0.2"),
+        "local_port": 40_000,
+        "remote_port": 80,
+        "role": intake_pb2.ROLE_CONNECTOR,
+        "segments_sent": 1,
+        "segments_received": 1,
+        "srtt_sum_us": 200,
+        "srtt_count": 1,
+        "min_rtt_us": 200,
+        "connect_sum_us": 250,
+        "connect_count": 1,
+        "opened": 1,
+    }
+    live = {"cookie": 7, "time_ns": at(900), "bytes_sent": 150, "bytes_retrans": 50, "segs_out": 3, "segs_in": 1}
+    (row,) = rows_of(table, live | {"total_retrans": 1}, processes=[5])
+    assert (row["bytes_sent"], row["segments_sent"], row["retransmits"]) == (100, 2, 1)
+    assert "opened" not in row
+    assert "segments_received" not in row
+    assert rows_of(table, live | {"time_ns": at(950)}, processes=[5]) == []
+    close = live | {"kind": CLOSED, "time_ns": at(999), "bytes_received": 11, "fin_received": 1, "segs_in": 4}
+    (row,) = rows_of(table, close)
+    assert (row["bytes_received"], row["segments_received"], row["closed"], row["process"]) == (10, 3, 1, 5)
+    assert "bytes_sent" not in row
+    assert len(table) == 0
+
+
+def test_accepted_between_two_polls_belongs_to_its_listener(table):
+    listening = {"kind": LISTENING, "cookie": 1, "time_ns": at(0), "local_port": 80}
+    closed = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "bytes_sent": 9}
+    (row,) = rows_of(table, listening, closed, processes=[3, 0])
+    assert (row["role"], row["process"]) == (intake_pb2.ROLE_ACCEPTOR, 3)
+    assert (row["opened"], row["closed"], row["bytes_sent"]) == (1, 1, 9)
+
+
+@pytest.mark.parametrize(
+    ("listens", "local", "found"),
+    [
+        ("10.0.0.1", "10.0.0.1", True),
+        ("0.0.0.0", "10.0.0.1", True),
+        ("::", "10.0.0.1", True),
+        ("::", "fd00::1", True),
+        ("10.0.0.9", "10.0.0.1", False),
+        ("0.0.0.0", "fd00::1", False),
+    ],
+)
+def test_listeners_on_any_address(table, listens, local, found):
+    rows_of(
+        table,
+        {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80, "local_address": address(listens)},
+        processes=[3],
+    )
+    accepted = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "local_address": address(local)}
+    (row,) = rows_of(table, accepted)
+    assert ("process" in row) == found
+    (row,) = rows_of(table, accepted | {"cookie": 3, "network_namespace": 9})
+    assert "process" not in row
+
+
+def test_the_more_special_listener_is_asked_first(table):
+    listener = {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80}
+    rows_of(table, listener | {"local_address": address("::")}, listener | {"cookie": 2}, processes=[3, 4])
+    (row,) = rows_of(table, SERVER | {"kind": CLOSED, "cookie": 5, "time_ns": at(5)})
+    assert row["process"] == 4
+
+
+def test_listeners_not_seen_any_more_are_forgotten(table):
+    rows_of(table, {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80}, processes=[3])
+    assert table.processes().tolist() == [3]
+    table.retire(np.empty(0, np.uint32), at(0), 0)
+    assert table.processes().tolist() == [3]
+    table.retire(np.empty(0, np.uint32), at(1), 0)
+    assert table.processes().tolist() == []
+
+
+def test_open_before_the_start(table):
+    old = {"cookie": 7, "bytes_sent": 1000, "segs_out": 5}
+    assert rows_of(table, old | {"time_ns": START - 10}, processes=[5]) == []
+    (row,) = rows_of(table, old | {"time_ns": at(1), "bytes_sent": 1007}, processes=[5])
+    assert (row["bytes_sent"], row["baseline"], row["process"]) == (7, 1, 5)
+    assert not {"segments_sent", "opened", "role"} & row.keys()
+    (row,) = rows_of(table, old | {"kind": CLOSED, "time_ns": at(2), "bytes_sent": 1010})
+    assert (row["bytes_sent"], row["closed"]) == (3, 1)
+    assert "baseline" not in row
+
+
+def test_open_before_the_start_and_accepted_where_something_listens(table):
+    listener = {"state": TcpState.LISTEN, "time_ns": START - 10, "local_port": 80}
+    rows_of(table, listener, SERVER | {"cookie": 7, "time_ns": START - 9}, processes=[3, 4])
+    (row,) = rows_of(table, SERVER | {"cookie": 7, "time_ns": at(1), "bytes_sent": 7}, processes=[4])
+    assert (row["role"], row["process"]) == (intake_pb2.ROLE_ACCEPTOR, 4)
+
+
+def test_closed_before_the_first_poll_had_ended(table):
+    closed = {"kind": CLOSED, "time_ns": START - 1, "bytes_sent": 1000}
+    connect = {"kind": CONNECT, "cookie": 8, "time_ns": START - 2}
+    unknown, new = rows_of(table, closed | {"cookie": 7}, connect, closed | {"cookie": 8})
+    assert (unknown["closed"], unknown["baseline"]) == (1, 1)
+    assert not {"bytes_sent", "opened"} & unknown.keys()
+    assert (new["closed"], new["opened"], new["bytes_sent"]) == (1, 1, 1000)
+
+
+def test_several_holders(table):
+    def holders(time, *processes):
+        live = [{"cookie": 7, "time_ns": at(time) + i, "segs_in": time} for i in range(len(processes))]
+        (row,) = rows_of(table, *live, processes=list(processes))
+        return row["process"]
+
+    assert holders(1, 4, 5) == 4
+    assert holders(2, 3, 4, 5) == 4
+    assert holders(3, 3, 5) == 3
+    assert holders(4, 5) == 5
+    assert holders(5, 0) == 5  # a walk does not know
+    assert table.processes().tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("error", "port", "failure"),
+    [
+        (errno.ECONNREFUSED, 1, intake_pb2.CONNECT_FAILURE_REFUSED),
+        (errno.ETIMEDOUT, 1, intake_pb2.CONNECT_FAILURE_TIMED_OUT),
+        (errno.EHOSTUNREACH, 1, intake_pb2.CONNECT_FAILURE_UNREACHABLE),
+        (errno.ENETUNREACH, 1, intake_pb2.CONNECT_FAILURE_UNREACHABLE),
+        (errno.ECONNRESET, 1, intake_pb2.CONNECT_FAILURE_RESET),
+        (0, 1, intake_pb2.CONNECT_FAILURE_CANCELLED),
+        (0, 0, intake_pb2.CONNECT_FAILURE_NO_LOCAL_PORT),
+        (errno.EPERM, 1, intake_pb2.CONNECT_FAILURE_OTHER),
+    ],
+)
+def test_connect_that_fails(table, error, port, failure):
+    connect = {"kind": CONNECT, "cookie": 7, "time_ns": at(0)}
+    failed = {"kind": CLOSED, "old_state": TcpState.SYN_SENT, "cookie": 7, "error": error, "local_port": port}
+    (row,) = rows_of(table, connect, failed | {"time_ns": at(9), "total_retrans": 2}, processes=[5, 0])
+    assert (row["failed"], row["failure"], row["process"]) == (1, failure, 5)
+    assert (row["retransmits"], row["syn_timeouts"]) == (2, 2)
+    assert not {"opened", "closed"} & row.keys()
+
+
+def test_syn_timeouts_over_several_polls(table):
+    syn_sent = {"state": TcpState.SYN_SENT, "cookie": 7, "total_retrans": 1, "time_ns": at(2)}
+    (row,) = rows_of(table, {"kind": CONNECT, "cookie": 7, "time_ns": at(1)}, syn_sent)
+    assert (row["retransmits"], row["syn_timeouts"]) == (1, 1)
+    established = {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(3), "total_retrans": 3}
+    (row,) = rows_of(table, established, {"cookie": 7, "time_ns": at(4), "total_retrans": 7})
+    assert (row["retransmits"], row["syn_timeouts"], row["opened"], row["connect_sum_us"]) == (6, 2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("old_state", "error", "resets"),
+    [
+        (TcpState.LAST_ACK, 0, {}),
+        (TcpState.FIN_WAIT2, 0, {}),
+        (TcpState.CLOSING, 0, {}),
+        (TcpState.ESTABLISHED, errno.ETIMEDOUT, {}),
+        (TcpState.ESTABLISHED, errno.ECONNRESET, {"resets_received"}),
+        (TcpState.CLOSE_WAIT, errno.EPIPE, {"resets_received"}),
+        (TcpState.ESTABLISHED, 0, {"resets_sent"}),
+        (TcpState.CLOSE_WAIT, 0, {"resets_sent"}),
+        (TcpState.FIN_WAIT1, 0, {"resets_sent"}),
+        (TcpState.FIN_WAIT2, errno.ECONNABORTED, {"resets_sent"}),
+    ],
+)
+def test_resets(table, old_state, error, resets):
+    (row,) = rows_of(table, {"kind": CLOSED, "cookie": 7, "time_ns": at(0), "old_state": old_state, "error": error})
+    assert (row["opened"], row["closed"]) == (1, 1)
+    assert {name for name in row if name.startswith("resets")} == set(resets)
+
+
+def test_child_that_was_never_established_gives_no_row(table):
+    assert rows_of(table, {"kind": CLOSED, "cookie": 7, "time_ns": at(0), "old_state": TcpState.SYN_RECV}) == []
+
+
+def test_one_socket_connects_again_and_again(table):
+    def connection(start, sent):
+        connect = {"kind": CONNECT, "cookie": 7, "time_ns": at(start)}
+        return connect, {"kind": CLOSED, "cookie": 7, "time_ns": at(start + 5), "bytes_sent": sent}
+
+    records = [record for i in range(50) for record in connection(10 * i, i + 1)]
+    rows = rows_of(table, *records)
+    assert [row["bytes_sent"] for row in rows] == list(range(1, 51))
+    assert sum(row["opened"] for row in rows) == sum(row["closed"] for row in rows) == 50
+
+
+def test_descriptor_of_a_closed_socket_is_no_new_connection(table):
+    closed = {"kind": CLOSED, "cookie": 7, "time_ns": at(0), "bytes_sent": 9}
+    still_held = {"state": TcpState.CLOSE, "cookie": 7, "time_ns": at(1), "bytes_sent": 9}
+    assert len(rows_of(table, closed, still_held)) == 1
+    assert rows_of(table, still_held | {"time_ns": at(2)}) == []
+    assert len(table) == 0
+
+
+def test_lost_close_event(table):
+    rows_of(table, {"cookie": 7, "time_ns": at(0), "bytes_sent": 5}, {"cookie": 8, "time_ns": at(0)})
+    (row,) = rows_of(
+        table,
+        {"state": TcpState.CLOSE, "cookie": 7, "time_ns": at(9), "bytes_sent": 8},
+        {"cookie": 8, "time_ns": at(9)},
+    )
+    assert row["bytes_sent"] == 3
+    assert "closed" not in row
+    assert table.missing(at(0)).tolist() == []
+    assert table.missing(at(1)).tolist() == [NAMESPACE]
+    assert as_rows(table.retire(np.array([NAMESPACE + 1], np.uint32), at(1), at(0))) == []
+    (row,) = as_rows(table.retire(table.missing(at(1)), at(1), 0))
+    assert (row["socket"], row["closed"], row["local_port"]) == (7, 1, 40_000)
+    assert len(table) == 1
+
+
+def test_socket_that_connects_again_after_a_lost_close_event(table):
+    rows_of(table, {"cookie": 7, "time_ns": at(0), "bytes_sent": 500})
+    old, new = rows_of(
+        table,
+        {"kind": CONNECT, "cookie": 7, "time_ns": at(5), "remote_port": 81},
+        {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(6), "remote_port": 81},
+        {"cookie": 7, "time_ns": at(7), "bytes_sent": 3, "remote_port": 81},
+    )
+    assert (old["closed"], old["remote_port"]) == (1, 80)
+    assert (new["opened"], new["remote_port"], new["bytes_sent"]) == (1, 81, 3)
+
+
+def test_role_is_unknown_while_connect_events_may_be_missing(table):
+    table.roles_uncertain_until_ns = at(5)
+    (row,) = rows_of(table, {"cookie": 7, "time_ns": at(4)})
+    assert "role" not in row
+    (row,) = rows_of(table, {"cookie": 8, "time_ns": at(6)})
+    assert row["role"] == intake_pb2.ROLE_ACCEPTOR
+
+
+def test_established_event_alone_tells_the_connector(table):
+    (row,) = rows_of(table, {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(0)})
+    assert (row["role"], row["opened"]) == (intake_pb2.ROLE_CONNECTOR, 1)
+    assert "connect_count" not in row
+
+
+def test_counters_that_wrap_and_counters_read_while_they_changed(table):
+    rows_of(table, {"cookie": 7, "time_ns": START, "segs_in": 0xFFFFFFFE, "bytes_sent": 100})
+    (row,) = rows_of(table, {"cookie": 7, "time_ns": at(1), "segs_in": 3, "bytes_sent": 100, "bytes_retrans": 20})
+    assert row["segments_received"] == 5
+    assert "bytes_sent" not in row
+    (row,) = rows_of(table, {"cookie": 7, "time_ns": at(2), "segs_in": 3, "bytes_sent": 121, "bytes_retrans": 20})
+    assert row["bytes_sent"] == 1
+
+
+def test_more_sockets_than_the_table_holds():
+    table = SocketTable(START, most_sockets=2)
+    live = [{"cookie": cookie, "time_ns": at(cookie), "bytes_sent": 10} for cookie in (1, 2, 3)]
+    assert [row["socket"] for row in rows_of(table, *live)] == [1, 2]
+    assert (len(table), table.untracked) == (2, 1)
+    (row,) = rows_of(table, {"kind": CLOSED, "cookie": 3, "time_ns": at(9), "bytes_sent": 12})
+    assert (row["bytes_sent"], row["opened"], row["closed"]) == (12, 1, 1)
+    rows_of(table, {"kind": CLOSED, "cookie": 1, "time_ns": at(10), "bytes_sent": 10})
+    (row,) = rows_of(table, {"cookie": 4, "time_ns": at(11), "bytes_sent": 1})
+    assert (row["socket"], len(table)) == (4, 2)
+
+
+def test_nothing_gives_nothing(table):
+    assert rows_of(table) == []
+    assert as_rows(table.retire(table.missing(at(9)), at(9), 0)) == []

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from daemon.errors import StartupError
+from reducer.outputs.transport import Accepted, GrpcTransport, HttpTransport, Refused, Transport, Unavailable
+from tests.otlp_sink import Answer, OtlpSink
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def request(size: int = 1) -> bytes:
+    message = ExportMetricsServiceRequest()
+    metric = message.resource_metrics.add().scope_metrics.add().metrics.add(name="m")
+    for number in range(size):
+        metric.sum.data_points.add(as_int=number)
+    return message.SerializeToString()
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ENDPOINT", "HEADERS", "COMPRESSION", "TIMEOUT", "CERTIFICATE", "INSECURE"):
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
+        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_METRICS_{name}", raising=False)
+    # The HTTP client prefers them to the certificate of OTEL_EXPORTER_OTLP_CERTIFICATE.
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+
+
+@pytest.fixture
+def sink() -> Iterator[OtlpSink]:
+    with OtlpSink() as sink:
+        yield sink
+
+
+@pytest.fixture(params=["grpc", "http"])
+def transport(request: pytest.FixtureRequest, sink: OtlpSink) -> Iterator[Transport]:
+    transport: Transport = (
+        GrpcTransport(sink.grpc_endpoint)
+        if request.param == "grpc"
+        else HttpTransport(f"{sink.http_endpoint}/v1/metrics")
+    )
+    yield transport
+    transport.close()
+
+
+def test_bytes_arrive_as_they_are(sink: OtlpSink, transport: Transport) -> None:
+    # No serializer would make the empty message at the end.
+    odd = request() + b"\x0a\x00"
+    assert transport.send(odd) == Accepted()
+    assert sink.requests == [odd]
+
+
+def test_partial_success_tells_how_many_points_and_why(sink: OtlpSink, transport: Transport) -> None:
+    sink.answers.append(Answer(rejected_points=3, message="too\nold\x1b[31m"))
+    assert transport.send(request()) == Accepted(3, "too old [31m")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INTERNAL],
+    ids=lambda code: code.name,
+)
+def test_refused(sink: OtlpSink, transport: Transport, code: grpc.StatusCode) -> None:
+    sink.answers.append(Answer(code, "no such thing"))
+    outcome = transport.send(request())
+    assert isinstance(outcome, Refused)
+    assert sink.seen == 1
+
+
+def test_refusal_over_grpc_has_the_receivers_words(sink: OtlpSink) -> None:
+    transport = GrpcTransport(sink.grpc_endpoint)
+    sink.answers.append(Answer(grpc.StatusCode.INVALID_ARGUMENT, "no such thing" + "!" * 1000))
+    outcome = transport.send(request())
+    assert isinstance(outcome, Refused)
+    assert outcome.reason.startswith("INVALID_ARGUMENT: no such thing!!")
+    assert len(outcome.reason) < 400
+    transport.close()
+
+
+def test_unavailable_is_told_once_a_call_with_the_wait_asked_for(sink: OtlpSink, transport: Transport) -> None:
+    sink.answers.append(Answer(grpc.StatusCode.UNAVAILABLE, "later", retry_after_s=2))
+    outcome = transport.send(request())
+    assert isinstance(outcome, Unavailable)
+    assert outcome.retry_after_s == 2
+    assert sink.seen == 1
+    assert transport.send(request()) == Accepted()
+
+
+def test_exhausted_may_be_sent_again_only_where_grpc_says_when(sink: OtlpSink) -> None:
+    transport = GrpcTransport(sink.grpc_endpoint)
+    sink.answers.append(Answer(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", retry_after_s=0.5))
+    assert transport.send(request()) == Unavailable("RESOURCE_EXHAUSTED: slow down", 0.5)
+    # A message that is too large comes with this code too, and stays too large.
+    assert isinstance(transport.send(request(1) + b"\x0a\x00" * 3_000_000), Refused)
+    transport.close()
+
+
+def test_http_429_may_be_sent_again(sink: OtlpSink) -> None:
+    transport = HttpTransport(f"{sink.http_endpoint}/v1/metrics")
+    sink.answers.append(Answer(grpc.StatusCode.RESOURCE_EXHAUSTED))
+    assert isinstance(transport.send(request()), Unavailable)
+    transport.close()
+
+
+def test_endpoint_that_is_down_and_comes_back(sink: OtlpSink, transport: Transport) -> None:
+    assert transport.send(request()) == Accepted()
+    sink.stop()
+    for _ in range(3):
+        assert isinstance(transport.send(request()), Unavailable)
+    sink.start()
+    deadline = time.monotonic() + 10
+    while transport.send(request()) != Accepted():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_wrong_path_is_refused(sink: OtlpSink) -> None:
+    transport = HttpTransport(f"{sink.http_endpoint}/other")
+    assert transport.send(request()) == Refused("404 Not Found")
+    transport.close()
+
+
+def test_settings_of_the_environment(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")
+    for protocol, endpoint in ((GrpcTransport, sink.grpc_endpoint), (HttpTransport, sink.http_endpoint)):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        transport: Transport = protocol()
+        assert transport.send(request(1000)) == Accepted()
+        assert sink.headers[-1]["api-key"] == "secret"
+        sink.answers.append(Answer(delay_s=2))
+        started = time.monotonic()
+        assert isinstance(transport.send(request()), Unavailable)
+        assert time.monotonic() - started < 1.5
+        transport.close()
+    assert request(1000) in sink.requests
+    assert sink.headers[-2]["content-encoding"] == "gzip"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("tls")
+    certificate, key = directory / "cert.pem", directory / "key.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    subprocess.run([*command.split(), *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+def test_tls(protocol: type[Transport], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    with OtlpSink(tls=certificate) as sink:
+        endpoint = sink.grpc_endpoint if protocol is GrpcTransport else sink.http_endpoint
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        stranger = protocol()
+        assert isinstance(stranger.send(request()), Unavailable)
+        stranger.close()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate[0]))
+        friend = protocol()
+        assert friend.send(request()) == Accepted()
+        friend.close()
+
+
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+def test_certificate_that_is_not_there(protocol: type[Transport], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")
+    with pytest.raises(StartupError, match=r"/nowhere/ca\.pem, which OTEL_EXPORTER_OTLP_CERTIFICATE names"):
+        protocol()
+
+
+@pytest.mark.parametrize(("variable", "value"), [("COMPRESSION", "lzma"), ("TIMEOUT", "soon")])
+def test_grpc_settings_that_mean_nothing(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{variable}", value)
+    with pytest.raises(StartupError, match="OTEL_EXPORTER_OTLP_"):
+        GrpcTransport("http://127.0.0.1:4317")
+
+
+def test_http_endpoint_without_scheme() -> None:
+    with pytest.raises(StartupError, match="must begin with http"):
+        HttpTransport("localhost:4318")
