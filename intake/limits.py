@@ -1,0 +1,107 @@
+"""How large a message may be, and the checks of what came from the network."""
+
+from __future__ import annotations
+
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import Columns, MalformedRowsError, unpack_tcp_sockets
+
+MOST_MESSAGE_BYTES = 16 << 20
+# 9.2 MiB of columns. A column that is absent costs no bytes on the wire but memory here: so no more than this.
+MOST_ROWS = 65_536
+MOST_ENTITY_BYTES = 4 << 20
+MOST_PROCESSES = 65_536
+MOST_ADDRESSES = 1_024
+LONGEST_LABEL = 256
+LONGEST_COMMAND_LINE = 1_024
+# What a row may say at most, so that sums of rows stay within int64 whatever a collector sends.
+GREATEST_VALUE = 1 << 48
+# Numbers stay within int64, for those who store them.
+GREATEST_NUMBER = 1 << 62
+
+_VALUES = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "srtt_sum_us", "connect_sum_us")
+_ENUMERATED = {
+    "role": max(intake_pb2.Role.values()),
+    "failure": max(intake_pb2.ConnectFailure.values()),
+    "baseline": 1,
+}
+
+
+class MalformedMessageError(ValueError):
+    """A message that cannot be taken; the text says why."""
+
+
+def checked_rows(batch: intake_pb2.Batch) -> Columns | None:
+    """Return the TCP rows of *batch*; None where it has none.
+
+    Raises:
+        MalformedMessageError: its number, entities or rows are not within the limits, or the rows are no table.
+
+    """
+    if not 0 < batch.number <= GREATEST_NUMBER:
+        raise MalformedMessageError(f"batch number {batch.number} is not from 1 to 2^62")
+    check_entities(batch.entities)
+    if not batch.HasField("tcp"):
+        return None
+    try:
+        rows = unpack_tcp_sockets(batch.tcp, MOST_ROWS)
+    except MalformedRowsError as error:
+        raise MalformedMessageError(str(error)) from error
+    if not batch.tcp.rows:
+        return None
+    for name, greatest in _ENUMERATED.items():
+        if rows[name].max() > greatest:
+            raise MalformedMessageError(f"column {name} holds {rows[name].max()}: the greatest known is {greatest}")
+    for name in _VALUES:
+        if rows[name].max() > GREATEST_VALUE:
+            raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
+    return rows
+
+
+def check_entities(entities: intake_pb2.Entities) -> None:
+    """Refuse more entities than a collector can have.
+
+    Raises:
+        MalformedMessageError: there are too many.
+
+    """
+    for what, count in (("processes", entities.processes), ("retired processes", entities.retired_processes)):
+        if len(count) > MOST_PROCESSES:
+            raise MalformedMessageError(f"{len(count)} {what} in a message: at most {MOST_PROCESSES} are taken")
+
+
+def cut_entities(entities: intake_pb2.Entities) -> int:
+    """Cut strings that are too long, in place; return how many were."""
+    cut = 0
+    for process in entities.processes:
+        if len(process.name) > LONGEST_LABEL:
+            process.name = process.name[:LONGEST_LABEL]
+            cut += 1
+        if len(process.command_line) > LONGEST_COMMAND_LINE:
+            process.command_line = process.command_line[:LONGEST_COMMAND_LINE]
+            cut += 1
+    return cut
+
+
+def cut_host(host: intake_pb2.Host) -> int:
+    """Cut labels that are too long and leave out addresses that are none, in place; return how many were."""
+    cut = 0
+    for field, value in host.ListFields():
+        if isinstance(value, str) and len(value) > LONGEST_LABEL:
+            setattr(host, field.name, value[:LONGEST_LABEL])
+            cut += 1
+    addresses = [address for address in host.addresses if len(address) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
+    cut += len(host.addresses) - len(addresses)
+    host.addresses[:] = addresses
+    return cut
+
+
+def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:
+    """Return *entities*, without their command lines where a message could not hold them."""
+    if entities.ByteSize() <= MOST_ENTITY_BYTES:
+        return entities
+    short = intake_pb2.Entities()
+    short.CopyFrom(entities)
+    for process in short.processes:
+        process.ClearField("command_line")
+    return short

@@ -1,0 +1,169 @@
+"""The reducer's end of the wire: the gRPC service around `ReducerSessions`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+import grpc
+from ebpf_net.v1 import intake_pb2
+
+from daemon.errors import StartupError
+from intake.clock import SECOND_NS
+from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
+from reducer.sessions import ReducerSessions, RejectedError, Session, Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from intake.credentials import ServerCredentials
+
+_LOGGER = logging.getLogger(__name__)
+_OVERLOAD_POLL_S = 0.05
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+class _Connection:
+    """A stream and its call: one task reads, answers come from it and from acknowledgements, one at a time."""
+
+    def __init__(self, context: _Context, reading: Callable[[_Connection], asyncio.Task[None]]) -> None:
+        self.context = context
+        self.stream = Stream(superseded=self._end_reading)
+        self._writing = asyncio.Lock()
+        self._acknowledging: asyncio.Task[None] | None = None
+        self.reader = reading(self)
+
+    def _end_reading(self) -> None:
+        self.reader.cancel()
+
+    async def write(self, message: intake_pb2.FromReducer) -> None:
+        """Send *message*."""
+        async with self._writing:
+            await self.context.write(message.SerializeToString())
+
+    def acknowledge(self) -> None:
+        """Send how far the session is safe; where that waits for a slow collector, the last number is sent once."""
+        if self._acknowledging is None or self._acknowledging.done():
+            self._acknowledging = asyncio.create_task(self._acknowledge())
+
+    async def _acknowledge(self) -> None:
+        session = self.stream.session
+        sent = 0
+        with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):  # the reader finds the end of the call
+            while session and sent < session.safe:
+                sent = session.safe
+                await self.write(intake_pb2.FromReducer(ack=intake_pb2.Ack(number=sent)))
+
+
+class IntakeServer:
+    """Serves `Intake.Connect`."""
+
+    def __init__(
+        self, sessions: ReducerSessions, credentials: ServerCredentials, overloaded: Callable[[], bool]
+    ) -> None:
+        """Make a server that does not listen yet.
+
+        Args:
+            sessions: take the messages.
+            credentials: what a collector has to show.
+            overloaded: while it says so nothing is read, and the collectors keep what they have.
+
+        """
+        self._sessions = sessions
+        self._credentials = credentials
+        self._overloaded = overloaded
+        self._connections: dict[Stream, _Connection] = {}
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, compression=grpc.Compression.NoCompression)
+        # Without a deserializer messages come as bytes: one that cannot be parsed is refused and the stream goes on.
+        handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._connect)
+        self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
+
+    async def start(self, port: int) -> int:
+        """Listen on *port* of every address, 0 for any free one; return the port.
+
+        Raises:
+            StartupError: the port is in use, or this process may not have it.
+
+        """
+        address = f"[::]:{port}"  # gRPC takes this for every address of both families
+        try:
+            if self._credentials.server is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, self._credentials.server)
+        except RuntimeError as error:
+            raise StartupError(
+                f"cannot listen on port {port}, which is in use or not allowed: "
+                "end the program that has it (`ss -tlnp` shows which), or give another --port"
+            ) from error
+        await self._server.start()
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """End all connections after *grace_s* seconds at most."""
+        await self._server.stop(grace_s)
+
+    def safe(self, numbers: dict[bytes, int]) -> None:
+        """Acknowledge the batches of each session up to its number."""
+        for session in self._sessions.safe(numbers):
+            connection = session.stream and self._connections.get(session.stream)
+            if connection:
+                connection.acknowledge()
+
+    async def _connect(self, _requests: object, context: _Context) -> None:
+        if not self._credentials.admits(context.invocation_metadata()):
+            reason = "the token is missing or wrong: give the collector this reducer's with --intake-token-file"
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
+        connection = _Connection(context, lambda new: asyncio.create_task(self._read(new)))
+        self._connections[connection.stream] = connection
+        try:
+            await asyncio.wait((connection.reader,))
+            connection.reader.result()
+        except RejectedError as error:
+            _LOGGER.warning("rejected the collector at %s: %s", context.peer(), error.reason)
+            await context.abort(grpc.StatusCode[error.status], error.reason)
+        except asyncio.CancelledError:
+            if not connection.reader.cancelled():
+                raise  # the call was cancelled, not the reader
+            await context.abort(grpc.StatusCode.ABORTED, "another connection took this session over")
+        finally:
+            connection.reader.cancel()
+            del self._connections[connection.stream]
+            self._sessions.closed(connection.stream)
+
+    async def _read(self, connection: _Connection) -> None:
+        context = connection.context
+        while True:
+            if self._overloaded():
+                await self._wait_for_pipeline(connection)
+            data = await context.read()
+            if not isinstance(data, bytes):  # grpc.aio.EOF
+                return
+            answer = self._sessions.received(connection.stream, data, time.time_ns())
+            if answer is not None:
+                self._log(connection.stream.session, answer, context)
+                await connection.write(answer)
+
+    async def _wait_for_pipeline(self, connection: _Connection) -> None:
+        """Wait until the pipeline takes batches again, with signs of life for the collector."""
+        interval_s = self._sessions.heartbeat_interval_ns / SECOND_NS
+        due = 0.0
+        while self._overloaded():
+            if time.monotonic() >= due and connection.stream.session is not None:
+                reply = intake_pb2.HeartbeatReply(time_unix_ns=time.time_ns())
+                await connection.write(intake_pb2.FromReducer(heartbeat=reply))
+                due = time.monotonic() + interval_s
+            await asyncio.sleep(_OVERLOAD_POLL_S)
+
+    def _log(self, session: Session | None, answer: intake_pb2.FromReducer, context: _Context) -> None:
+        host = session.host if session else ""
+        match answer.WhichOneof("message"):
+            case "welcome":
+                _LOGGER.info("collector of %r connected from %s", host, context.peer())
+            case "refusal":
+                refusal = answer.refusal
+                _LOGGER.warning("refused batch %d of the collector of %r: %s", refusal.number, host, refusal.reason)
