@@ -1,0 +1,1 @@
+"""The command `ebpf-net`, for what spans the daemons."""

@@ -1,0 +1,1 @@
+"""Joins what the collectors see of each flow, names its ends, and exports metrics."""

@@ -1,0 +1,26 @@
+"""The command `reducer`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+
+from daemon.errors import exits_on_startup_error
+from daemon.logs import configure_logs, log_options
+from daemon.version import VERSION
+from reducer.options import reducer_options, settings_from
+from reducer.service import serve
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@reducer_options
+@log_options
+@click.version_option(VERSION)
+@exits_on_startup_error
+def main(**arguments: Any) -> None:
+    """Join what the collectors see of each flow, name its ends, and export metrics."""
+    settings, log_arguments = settings_from(arguments)
+    configure_logs(**log_arguments)
+    asyncio.run(serve(settings))

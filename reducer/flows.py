@@ -1,0 +1,174 @@
+"""The memory of flows: their ends, and what each witness said beyond what was emitted, while they live.
+
+Columns by slot; an index of sorted hashes finds the slots of a window's flows at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+# A flow takes about 200 bytes.
+MOST_FLOWS = 2_000_000
+IDLE_WINDOWS = 10
+KEY_WORDS: Final = 6
+"""uint64 words of a flow's key: the low address, the high address, protocol and ports, scope."""
+
+UNSEEN, WHOLE, BASELINE = range(3)
+"""What a flow's end knows: nothing was heard from it; all since the flow began; or only from some point on."""
+
+ConnectorSide = np.int8
+CONNECTOR_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Counter:
+    """A counter with two witnesses for each direction.
+
+    Attributes:
+        name: of the value column.
+        sender: the rows' column at the end that sends.
+        receiver: the rows' column at the other end.
+        of_connection: it exists in the direction from connector to acceptor only, with these as the witnesses.
+        dtype: of the balances.
+        flushed: what only the receiver told is emitted once the flow is silent. Not so packets: an accepting socket
+            does not count the SYN-ACK that the other end counts, so one would follow each connection.
+
+    """
+
+    name: str
+    sender: str
+    receiver: str
+    dtype: type[np.signedinteger]
+    of_connection: bool = False
+    flushed: bool = True
+
+
+COUNTERS: Final = (
+    Counter("bytes", "bytes_sent", "bytes_received", np.int64),
+    Counter("packets", "segments_sent", "segments_received", np.int64, flushed=False),
+    Counter("resets", "resets_sent", "resets_received", np.int32),
+    Counter("opened", "opened", "opened", np.int32, of_connection=True),
+    Counter("closed", "closed", "closed", np.int32, of_connection=True),
+)
+
+
+class FlowTable:
+    """Flows by slot. Columns "by end" and "by direction" have two elements a flow: 2 * slot + side.
+
+    The sides of a flow are its low and its high endpoint, and a direction has the side of its sender.
+
+    Attributes:
+        key: (KEY_WORDS, slots) uint64.
+        connector: by slot, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
+        last_seen: by slot, int64: index of the last window that had rows of the flow.
+        pending: by slot, bool: the receiver told more than was emitted.
+        owner: by end, uint32: the owner heard last; 0 where none was.
+        knows: by end, uint8: `UNSEEN`, `WHOLE` or `BASELINE`.
+        done: by end, bool: all its sockets of the last window with rows are closed.
+        sender: by counter and direction: what the sender told, less what was emitted.
+        receiver: the same of the receiver.
+        untracked: flows that were forgotten early since there were too many.
+
+    """
+
+    def __init__(self, most_flows: int = MOST_FLOWS) -> None:
+        self._most_flows = most_flows
+        self._hash = np.empty(0, np.uint64)  # sorted
+        self._slot = np.empty(0, np.int64)
+        self._free = np.empty(0, np.int64)
+        self.key = np.empty((KEY_WORDS, 0), np.uint64)
+        self.connector = np.empty(0, ConnectorSide)
+        self.last_seen = np.empty(0, np.int64)
+        self.pending = np.empty(0, bool)
+        self.owner = np.empty(0, np.uint32)
+        self.knows = np.empty(0, np.uint8)
+        self.done = np.empty(0, bool)
+        self.sender = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
+        self.receiver = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
+        self.untracked = 0
+
+    def __len__(self) -> int:
+        return len(self._slot)
+
+    @property
+    def slots(self) -> np.ndarray:
+        """Return the slots of all flows."""
+        return self._slot
+
+    def find_or_add(self, hashes: np.ndarray, keys: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """Return the slots of flows.
+
+        Args:
+            hashes: of the flows, ascending, each once.
+            keys: (KEY_WORDS, rows).
+            first: a row of each flow, where its key is.
+
+        """
+        at = np.searchsorted(self._hash, hashes)
+        slots = np.full(len(hashes), -1, np.int64)
+        if len(self._hash):
+            found = self._hash[np.minimum(at, len(self._hash) - 1)] == hashes
+            slots[found] = self._slot[at[found]]
+        new = np.flatnonzero(slots < 0)
+        if len(new):
+            slots[new] = self._allocate(len(new))
+            self.key[:, slots[new]] = keys[:, first[new]]
+            self._hash = np.insert(self._hash, at[new], hashes[new])
+            self._slot = np.insert(self._slot, at[new], slots[new])
+        return slots
+
+    def forget(self, window: int, finished: np.ndarray) -> None:
+        """Forget the *finished* slots, those idle for `IDLE_WINDOWS`, and beyond the bound those idle the longest."""
+        keep = np.ones(len(self.last_seen), bool)
+        keep[finished] = False
+        idle_until = window - IDLE_WINDOWS
+        kept = keep[self._slot] & (self.last_seen[self._slot] > idle_until)
+        excess = int(np.count_nonzero(kept)) - self._most_flows
+        if excess > 0:
+            remaining = np.flatnonzero(kept)
+            oldest = np.argpartition(self.last_seen[self._slot[remaining]], excess - 1)[:excess]
+            kept[remaining[oldest]] = False
+            self.untracked += excess
+        self._free = np.concatenate((self._free, self._slot[~kept]))
+        self._hash, self._slot = self._hash[kept], self._slot[kept]
+
+    def _allocate(self, count: int) -> np.ndarray:
+        missing = count - len(self._free)
+        if missing > 0:
+            self._grow(max(missing, len(self.last_seen) // 2, 1024))
+        slots, self._free = np.split(self._free, [count])
+        self.connector[slots] = CONNECTOR_UNKNOWN
+        self.pending[slots] = False
+        ends = by_side(slots)
+        by_end: list[np.ndarray] = [self.owner, self.knows, self.done, *self.sender.values(), *self.receiver.values()]
+        for column in by_end:
+            column[ends] = 0
+        return slots
+
+    def _grow(self, by: int) -> None:
+        size = len(self.last_seen)
+        self._free = np.concatenate((self._free, np.arange(size, size + by)))
+        self.key = np.concatenate((self.key, np.empty((KEY_WORDS, by), np.uint64)), axis=1)
+        self.connector, self.last_seen, self.pending = (
+            _longer(column, by) for column in (self.connector, self.last_seen, self.pending)
+        )
+        self.owner, self.knows, self.done = (_longer(column, 2 * by) for column in (self.owner, self.knows, self.done))
+        for balances in (self.sender, self.receiver):
+            balances.update({name: _longer(column, 2 * by) for name, column in balances.items()})
+
+
+def by_side(flows: np.ndarray) -> np.ndarray:
+    """Return the two indexes by end, or by direction, of each of *flows*."""
+    return (2 * flows[:, None] + np.arange(2)).ravel()
+
+
+def other(values: np.ndarray) -> np.ndarray:
+    """Return values by end or direction with the two of each flow exchanged."""
+    return np.ascontiguousarray(values.reshape(-1, 2)[:, ::-1]).ravel()
+
+
+def _longer(column: np.ndarray, by: int) -> np.ndarray:
+    return np.concatenate((column, np.zeros(by, column.dtype)))

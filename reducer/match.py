@@ -1,0 +1,294 @@
+"""Rows of sockets to directed flows: pairs the two ends, and takes each byte of each direction once.
+
+Here is what needs no memory; `reducer.memory` decides between the witnesses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import TCP_COLUMNS
+from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, KEY_WORDS, ConnectorSide, by_side, other
+from reducer.owners import UNKNOWN_OWNER
+from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
+from reducer.window import joined
+
+if TYPE_CHECKING:
+    from intake.columns import Columns
+    from reducer.owners import OwnersView
+
+IPPROTO_TCP = 6
+PORTS, SCOPE = 4, 5
+"""Which words of a key hold the protocol and the ports (low << 16 | high), and the scope."""
+
+_KEY_COLUMNS = ("local_address", "remote_address", "local_port", "remote_port", "process", "network_namespace")
+_ROLE = intake_pb2.Role
+_SUMMED = tuple(column.name for column in TCP_COLUMNS if column.merge == "sum" and column.name != "failed")
+_COUNTED = {column for counter in COUNTERS for column in (counter.sender, counter.receiver)}
+# What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
+OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
+OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
+_V4_MAPPED_LOOPBACK, _V4_LOOPBACK_BITS = np.uint64(0x7F_FFFF_0000), np.uint64(0xFF_FFFF_FFFF)
+_V6_LOOPBACK = np.uint64(1 << 56)
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """Rows by flow.
+
+    Attributes:
+        rows: the columns; addresses as pairs of uint64, `process` as owners.
+        keys: (KEY_WORDS, rows) uint64.
+        hashes: of the flows, ascending.
+        first: a row of each flow.
+        end: of each row: 2 * flow + side.
+
+    """
+
+    rows: Columns
+    keys: np.ndarray
+    hashes: np.ndarray
+    first: np.ndarray
+    end: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """What the rows of a window say, added up by end of flow; arrays have 2 * flow + side as index.
+
+    Attributes:
+        owner: uint32, of the last row; `UNKNOWN_OWNER` where there is none.
+        sockets: int64, how many different ones have rows.
+        baseline: bool, one of them was open before its collector saw it.
+        connector: by flow, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
+        sums: int64, by column; those without any value are left out.
+
+    """
+
+    owner: np.ndarray
+    sockets: np.ndarray
+    baseline: np.ndarray
+    connector: np.ndarray
+    sums: dict[str, np.ndarray]
+
+    def sum(self, name: str) -> np.ndarray:
+        """Return a column, zeros where it is left out."""
+        found = self.sums.get(name)
+        return np.zeros(len(self.owner), np.int64) if found is None else found
+
+
+def is_loopback(address: np.ndarray) -> np.ndarray:
+    """Return which of these addresses, pairs of uint64, are 127.0.0.0/8 or ::1."""
+    first, second = address[0::2], address[1::2]
+    v4 = (second & _V4_LOOPBACK_BITS) == _V4_MAPPED_LOOPBACK
+    loopback: np.ndarray = (first == 0) & (v4 | (second == _V6_LOOPBACK))
+    return loopback
+
+
+def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str, ...] | None = None) -> Grouped:
+    """Return the rows of *tables* by flow.
+
+    Keys are told apart by a 64-bit hash; *seed* must be secret, since who sends rows may choose their addresses.
+    """
+    rows = joined(tables, tuple(column.name for column in TCP_COLUMNS) if names is None else names)
+    keys, side = _keys(rows, owners)
+    hashes = hashed(keys, seed)
+    order = np.argsort(hashes)
+    ordered = hashes[order]
+    new = np.ones(len(order), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    end = np.empty(len(order), np.int64)
+    end[order] = 2 * (np.cumsum(new) - 1)
+    end += side
+    return Grouped(rows, keys, ordered[new], order[new], end)
+
+
+def hashed(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Return a uint64 for each of (KEY_WORDS, n) *keys*."""
+    return pl.DataFrame({str(word): keys[word] for word in range(KEY_WORDS)}).hash_rows(seed=seed).to_numpy()
+
+
+def _keys(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
+    """Return the keys and which rows are of the high endpoint; the order of endpoints means nothing but is the same."""
+    local, remote = rows["local_address"], rows["remote_address"]
+    local_0, local_1, remote_0, remote_1 = local[0::2], local[1::2], remote[0::2], remote[1::2]
+    local_port, remote_port = rows["local_port"].astype(np.uint64), rows["remote_port"].astype(np.uint64)
+    high_by_port = (local_0 > remote_0) | ((local_0 == remote_0) & (local_port > remote_port))
+    high = (local_1 > remote_1) | ((local_1 == remote_1) & high_by_port)
+    keys = np.empty((KEY_WORDS, len(high)), np.uint64)
+    keys[0], keys[1] = np.where(high, remote_0, local_0), np.where(high, remote_1, local_1)
+    keys[2], keys[3] = np.where(high, local_0, remote_0), np.where(high, local_1, remote_1)
+    shift = np.uint64(16)
+    keys[PORTS] = np.where(high, remote_port << shift | local_port, local_port << shift | remote_port)
+    keys[PORTS] |= np.uint64(IPPROTO_TCP << 32)
+    keys[SCOPE] = 0
+    loopback = np.flatnonzero(is_loopback(local))
+    if len(loopback):
+        scope = owners.scope[owners.session[rows["process"][loopback]]]
+        keys[SCOPE, loopback] = scope ^ rows["network_namespace"][loopback]
+    return keys, high
+
+
+def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
+    """Return the sums by end, with room for *more* flows that have no rows."""
+    rows, end, flows = grouped.rows, grouped.end, len(grouped) + more
+    owner = np.zeros(2 * flows, np.uint32)
+    owner[end] = rows["process"]  # of several the last stays
+    baseline = np.zeros(2 * flows, bool)
+    baseline[end[rows["baseline"] != 0]] = True
+    sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if rows[name].any()}
+    to_itself = grouped.keys[0] == grouped.keys[2]
+    if to_itself.any():
+        _drop_own_echo(grouped, to_itself, sums)
+    failed = np.flatnonzero(rows["failed"])
+    for reason, name in enumerate(CONNECT_FAILURES, 1):
+        these = failed[failure_reason(rows["failure"][failed]) == reason]
+        if len(these):
+            sums[f"failed_{name}"] = _added(rows["failed"][these], end[these], 2 * flows)
+    if rows["min_rtt_us"].any():
+        sums["min_rtt_us"] = _least(rows["min_rtt_us"], end, 2 * flows)
+    return Ends(owner, _sockets(rows, end, 2 * flows, owners), baseline, connector_sides(grouped, flows), sums)
+
+
+def connector_sides(grouped: Grouped, flows: int) -> np.ndarray:
+    """Return which side connected, by what the rows say of themselves; only a connector can have failed to."""
+    role = grouped.rows["role"]
+    connector = np.full(flows, CONNECTOR_UNKNOWN, ConnectorSide)
+    accepted = role == _ROLE.ROLE_ACCEPTOR
+    connected = role == _ROLE.ROLE_CONNECTOR
+    if "failed" in grouped.rows:
+        connected |= (role == _ROLE.ROLE_UNKNOWN) & (grouped.rows["failed"] > 0)
+    connector[grouped.end[accepted] >> 1] = (grouped.end[accepted] & 1) ^ 1
+    connector[grouped.end[connected] >> 1] = grouped.end[connected] & 1
+    return connector
+
+
+def guess_connector(connector: np.ndarray, ports: np.ndarray) -> np.ndarray:
+    """Return *connector* with the lower port taken for the acceptor's where nothing is known."""
+    low_port, high_port = ports >> np.uint64(16) & np.uint64(0xFFFF), ports & np.uint64(0xFFFF)
+    guessed = np.where(low_port < high_port, 1, 0).astype(ConnectorSide)
+    return np.where(connector == CONNECTOR_UNKNOWN, guessed, connector)
+
+
+def directed_values(ends: Ends, connector: np.ndarray, emitted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the value columns by direction; those without any value are left out.
+
+    Args:
+        ends: of the flows.
+        connector: by flow, the side that connected.
+        emitted: the counters that have two witnesses.
+
+    """
+    forward = forward_directions(connector)
+    values = dict(emitted)
+    values.update({name: ends.sums[name] for name in (*OF_SENDER, "min_rtt_us") if name in ends.sums})
+    sockets = np.where(ends.sockets > 0, ends.sockets, other(ends.sockets))
+    values["active"] = sockets * forward
+    for name in (*OF_CONNECTOR, *(f"failed_{reason}" for reason in CONNECT_FAILURES)):
+        if name in ends.sums:
+            values[name] = ends.sums[name] * forward
+    return {name: values[name] for name in VALUE_COLUMNS if name in values}
+
+
+def forward_directions(connector: np.ndarray) -> np.ndarray:
+    """Return by direction whether it is the one from connector to acceptor."""
+    forward = np.zeros(2 * len(connector), bool)
+    forward[2 * np.arange(len(connector)) + connector] = True
+    return forward
+
+
+def witnesses(ends: Ends, forward: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return for each counter, by direction, what the sender and what the receiver said in this window."""
+    told = {}
+    for counter in COUNTERS:
+        if counter.sender in ends.sums or counter.receiver in ends.sums:
+            sender, receiver = ends.sum(counter.sender), other(ends.sum(counter.receiver))
+            told[counter.name] = (sender * forward, receiver * forward) if counter.of_connection else (sender, receiver)
+    return told
+
+
+def addresses(keys: np.ndarray) -> np.ndarray:
+    """Return the addresses of (KEY_WORDS, flows) *keys* by end, as (2 * flows, 2) uint64."""
+    return np.ascontiguousarray(keys[:4].T).reshape(-1, 2)
+
+
+def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: OwnersView, seed: int) -> None:
+    """Fill in the owners and connectors that are not known from rows of later windows, in place."""
+    lacking = (ends.owner.reshape(-1, 2) == UNKNOWN_OWNER).any(axis=1)[: len(hashes)]
+    if not tables or not lacking.any():
+        return
+    later = group(tables, owners, seed, (*_KEY_COLUMNS, "role"))
+    wanted = np.flatnonzero(lacking)
+    at = np.minimum(np.searchsorted(later.hashes, hashes[wanted]), len(later) - 1)
+    found = later.hashes[at] == hashes[wanted]
+    here, there = wanted[found], at[found]
+    owner = np.zeros(2 * len(later), np.uint32)
+    owner[later.end] = later.rows["process"]
+    mine = by_side(here)
+    ends.owner[mine] = np.where(ends.owner[mine] == UNKNOWN_OWNER, owner[by_side(there)], ends.owner[mine])
+    connector = connector_sides(later, len(later))[there]
+    ends.connector[here] = np.where(ends.connector[here] == CONNECTOR_UNKNOWN, connector, ends.connector[here])
+
+
+def _added(column: np.ndarray, end: np.ndarray, size: int) -> np.ndarray:
+    total = np.zeros(size, np.int64)
+    some = np.flatnonzero(column)
+    if len(some) == len(column):
+        np.add.at(total, end, column.astype(np.int64))
+    else:
+        np.add.at(total, end[some], column[some].astype(np.int64))
+    return total
+
+
+def _least(column: np.ndarray, end: np.ndarray, size: int) -> np.ndarray:
+    unknown = np.iinfo(np.int64).max
+    least = np.full(size, unknown)
+    some = np.flatnonzero(column)
+    np.minimum.at(least, end[some], column[some].astype(np.int64))
+    least[least == unknown] = 0
+    return least
+
+
+def failure_reason(failure: np.ndarray) -> np.ndarray:
+    """Return the reasons, from 1, with those that are not known as the last."""
+    last = len(CONNECT_FAILURES)
+    return np.where((failure == 0) | (failure > last), last, failure)
+
+
+def _drop_own_echo(grouped: Grouped, same_word: np.ndarray, sums: dict[str, np.ndarray]) -> None:
+    """Let a socket that is connected to itself, both endpoints being one, not tell what it received from itself."""
+    keys = grouped.keys
+    ports = keys[PORTS] & np.uint64(0xFFFFFFFF)
+    same = same_word & (keys[1] == keys[3]) & (ports >> np.uint64(16) == ports & np.uint64(0xFFFF))
+    for name in _COUNTED & {"bytes_received", "segments_received", "resets_received"}:
+        if name in sums:
+            sums[name][grouped.end[same]] = 0
+
+
+def _sockets(rows: Columns, end: np.ndarray, size: int, owners: OwnersView) -> np.ndarray:
+    """Return how many different sockets have rows, by end."""
+    socket = rows["socket"]
+    last = np.zeros(size, np.uint64)
+    last[end] = socket
+    count = np.zeros(size, np.int64)
+    count[end] = 1
+    session = owners.session[rows["process"]]
+    last_session = np.zeros(size, np.uint32)
+    last_session[end] = session
+    several = np.zeros(size, bool)
+    several[end[(last[end] != socket) | (last_session[end] != session)]] = True
+    these = np.flatnonzero(several[end])
+    if len(these):
+        columns = {"end": end[these], "session": session[these], "socket": socket[these]}
+        different = pl.DataFrame(columns).unique().get_column("end").to_numpy()
+        count[several] = 0
+        np.add.at(count, different, 1)
+    return count

@@ -1,0 +1,224 @@
+"""Decides between a flow's two witnesses while it lives, so that each byte is emitted once.
+
+For each counter of each direction S is what the sender's rows said in all, R what the receiver's said, and E what was
+emitted; kept are S - E and R - E. A window's rows are added, a total is chosen, and max(0, total - E) is emitted.
+
+No end can have seen more than there was, so the greater of S and R never counts anything twice, and is complete where
+one of the two is. The sender's word alone is taken while it is complete by itself, since it is the more exact one: its
+rows tell the flow from its beginning (`WHOLE`; a row marked `baseline` does not), its collector has told all until the
+window's end, and nothing was emitted before that it had not told.
+
+Where a flow is silent, and its receiver told more than was emitted, the same decides whether the rest is emitted: when
+the sender's collector is not heard any more.
+
+An end that knows only a part (`BASELINE`) is behind E by the rest. Once the other end's collector is gone for good,
+that would keep it from ever being heard: so its balance is then raised to 0.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reducer.flows import (
+    BASELINE,
+    CONNECTOR_UNKNOWN,
+    COUNTERS,
+    MOST_FLOWS,
+    UNSEEN,
+    WHOLE,
+    Counter,
+    FlowTable,
+    by_side,
+    other,
+)
+from reducer.match import (
+    PORTS,
+    Ends,
+    add_up,
+    addresses,
+    directed_values,
+    forward_directions,
+    group,
+    guess_connector,
+    look_ahead,
+    witnesses,
+)
+from reducer.owners import UNKNOWN_OWNER
+from reducer.ports import split_by_owner
+
+if TYPE_CHECKING:
+    from intake.columns import Columns
+    from reducer.owners import OwnersView
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The flows of a window; arrays by end or direction have two elements a flow, as in `FlowTable`.
+
+    A flow whose ports several owners used is there once for each pair of them.
+
+    Attributes:
+        owner: by end, uint32.
+        address: by end, (2 * flows, 2) uint64; None where it was not asked for.
+        values: by direction, int64; value columns without any value are left out.
+
+    """
+
+    owner: np.ndarray
+    address: np.ndarray | None
+    values: dict[str, np.ndarray]
+
+
+class Matcher:
+    """Matches window after window.
+
+    Attributes:
+        flows: the memory.
+
+    """
+
+    def __init__(self, most_flows: int = MOST_FLOWS) -> None:
+        self.flows = FlowTable(most_flows)
+        self.seed = secrets.randbits(64)
+
+    @property
+    def pending(self) -> bool:
+        """Whether a silent window would emit something."""
+        return bool(self.flows.pending[self.flows.slots].any())
+
+    def match(
+        self,
+        window: int,
+        tables: list[Columns],
+        later: list[Columns],
+        owners: OwnersView,
+        heard: np.ndarray,
+        gone: np.ndarray,
+        *,
+        with_addresses: bool,
+    ) -> Matched:
+        """Return the flows of a window, and remember them.
+
+        Args:
+            window: its index, rising.
+            tables: its rows, with owners as `process`.
+            later: the rows of windows that are still open.
+            owners: what the owners mean.
+            heard: by owner, whether its collector has told all until the window's end.
+            gone: by owner, whether its collector has been silent for so long that it will not come back.
+            with_addresses: whether the ends' addresses are wanted.
+
+        """
+        flows = self.flows
+        grouped = group(tables, owners, self.seed)
+        slots = flows.find_or_add(grouped.hashes, grouped.keys, grouped.first)
+        flows.last_seen[slots] = window
+        silent = self._silent(slots)
+        ends = add_up(grouped, owners, len(silent))
+        slots = np.concatenate((slots, silent))
+        self._recall(ends, slots)
+        look_ahead(grouped.hashes, ends, later, owners, self.seed)
+        at = by_side(slots)
+        flows.owner[at] = ends.owner
+        flows.connector[slots] = ends.connector
+        self._mark(ends, at)
+        connector = guess_connector(ends.connector, flows.key[PORTS, slots])
+        emitted = self._emit(ends, forward_directions(connector), slots, heard, gone)
+        values = directed_values(ends, connector, emitted)
+        own = split_by_owner(grouped, ends, connector, values, owners)
+        address = addresses(flows.key[:, np.concatenate((slots, slots[own.flow]))]) if with_addresses else None
+        flows.forget(window, self._finished(slots))
+        values = {name: np.concatenate((column, own.values[name])) for name, column in values.items()}
+        return Matched(np.concatenate((ends.owner, own.owner)), address, values)
+
+    def _silent(self, slots: np.ndarray) -> np.ndarray:
+        """Return the slots of pending flows that have no rows in this window."""
+        pending = self.flows.pending.copy()
+        pending[slots] = False
+        known: np.ndarray = self.flows.slots[pending[self.flows.slots]]
+        return known
+
+    def _recall(self, ends: Ends, slots: np.ndarray) -> None:
+        """Fill in what is known from before of ends that have no rows, in place."""
+        known = self.flows.owner[by_side(slots)]
+        np.copyto(ends.owner, known, where=ends.owner == UNKNOWN_OWNER)
+        np.copyto(ends.connector, self.flows.connector[slots], where=ends.connector == CONNECTOR_UNKNOWN)
+
+    def _mark(self, ends: Ends, at: np.ndarray) -> None:
+        """Note what the ends know, and which have closed all their sockets."""
+        flows = self.flows
+        spoke = ends.sockets > 0
+        flows.knows[at[spoke & (flows.knows[at] == UNSEEN)]] = WHOLE
+        flows.knows[at[ends.baseline]] = BASELINE
+        flows.done[at[spoke]] = ends.sum("closed")[spoke] >= ends.sockets[spoke]
+        failed = [column for name, column in ends.sums.items() if name.startswith("failed_")]
+        if failed:
+            # Of a connect that failed the other end has nothing to tell.
+            in_vain = np.flatnonzero(spoke & (np.sum(failed, axis=0) >= ends.sockets))
+            flows.done[at[in_vain]] = True
+            flows.done[at[in_vain ^ 1]] |= flows.knows[at[in_vain ^ 1]] == UNSEEN
+
+    def _emit(
+        self, ends: Ends, forward: np.ndarray, slots: np.ndarray, heard: np.ndarray, gone: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return what is emitted of each counter by direction, and keep the balances."""
+        flows = self.flows
+        at = by_side(slots)
+        end_heard = heard[ends.owner]
+        sender_complete = (flows.knows[at] == WHOLE) & end_heard
+        left_alone = (flows.knows[at] == BASELINE) & end_heard & other(gone[ends.owner])
+        for counter in COUNTERS if left_alone.any() else ():
+            _raise_to_zero(flows.sender[counter.name], at[left_alone])
+            _raise_to_zero(flows.receiver[counter.name], at[other(left_alone)])
+        was_pending = np.repeat(flows.pending[slots], 2)
+        flows.pending[slots] = False
+        told = witnesses(ends, forward)
+        emitted = {}
+        nothing = np.zeros(len(at), np.int64)
+        for counter in COUNTERS:
+            if counter.name not in told and not was_pending.any():
+                continue
+            sender, receiver = told.get(counter.name, (nothing, nothing))
+            touched = np.flatnonzero((sender != 0) | (receiver != 0) | was_pending)
+            amount, owed = self._balance(
+                counter, at[touched], sender[touched], receiver[touched], sender_complete[touched]
+            )
+            if counter.flushed:
+                flows.pending[slots[touched[owed] >> 1]] = True
+            emitted[counter.name] = np.zeros(len(at), np.int64)
+            emitted[counter.name][touched] = amount
+        return emitted
+
+    def _balance(
+        self, counter: Counter, at: np.ndarray, sender: np.ndarray, receiver: np.ndarray, sender_complete: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return what is emitted, and where the receiver told more than that."""
+        sender_balance, receiver_balance = self.flows.sender[counter.name], self.flows.receiver[counter.name]
+        before = sender_balance[at]
+        said = sender + before
+        witnessed = receiver + receiver_balance[at]
+        total = np.where(sender_complete & (before >= 0), said, np.maximum(said, witnessed))
+        amount = np.maximum(total, 0)
+        limits = np.iinfo(counter.dtype)
+        sender_balance[at] = np.clip(said - amount, limits.min, limits.max)
+        receiver_balance[at] = np.clip(witnessed - amount, limits.min, limits.max)
+        return amount, witnessed > amount
+
+    def _finished(self, slots: np.ndarray) -> np.ndarray:
+        """Return the slots of flows of which nothing more is to come: closed, and told in full by both ends."""
+        at = by_side(slots[self.flows.done[by_side(slots)].reshape(-1, 2).all(axis=1)])
+        balanced = np.ones(len(at), bool)
+        for counter in COUNTERS:
+            if counter.flushed:
+                for balance in (self.flows.sender[counter.name], self.flows.receiver[counter.name]):
+                    balanced &= balance[at] == 0
+        finished: np.ndarray = at[0::2][balanced.reshape(-1, 2).all(axis=1)] >> 1
+        return finished
+
+
+def _raise_to_zero(balance: np.ndarray, at: np.ndarray) -> None:
+    balance[at] = np.maximum(balance[at], 0)

@@ -1,0 +1,214 @@
+"""The table of flow metrics: what each is called, counts and means; every output and docs/metrics.md follow it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Literal
+
+from reducer.series import CONNECT_FAILURES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import numpy as np
+
+    Values = Mapping[str, np.ndarray]
+    Column = Callable[[Values], np.ndarray]
+
+MICROSECONDS = 1e6
+# Units (UCUM) that Prometheus spells out at the end of a name.
+PROMETHEUS_UNITS = {"By": "bytes", "s": "seconds"}
+
+
+class Instrument(Enum):
+    """COUNTER is a monotonic sum over the window (delta); GAUGE is a reading."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of a metric that have the same attributes of its own: at most one a series.
+
+    Attributes:
+        value: from the value columns of the series to int64 or float64, a row a series.
+        exists: from the same to bool: the series that have a point; the others' values mean nothing.
+        attributes: what these points have besides the labels of their series.
+
+    """
+
+    value: Column
+    exists: Column
+    attributes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: `unit` by UCUM, `number` the type of its values; those not `enabled` are left out by default."""
+
+    name: str
+    unit: str
+    instrument: Instrument
+    number: Literal["int", "double"]
+    description: str
+    points: tuple[Points, ...]
+    enabled: bool = True
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name by the rules of Prometheus: unit spelt out, `_total` for a counter."""
+        name = self.name.replace(".", "_")
+        unit = PROMETHEUS_UNITS.get(self.unit)
+        if unit and not name.endswith(f"_{unit}"):
+            name += f"_{unit}"
+        return f"{name}_total" if self.instrument is Instrument.COUNTER else name
+
+
+def _column(name: str) -> Column:
+    return lambda values: values[name]
+
+
+def _positive(name: str) -> Column:
+    return lambda values: values[name] > 0
+
+
+def _mean_seconds(total: str, count: str) -> Column:
+    return lambda values: values[total] / values[count].clip(min=1) / MICROSECONDS
+
+
+def _always(values: Values) -> np.ndarray:
+    exists: np.ndarray = values["bytes"] >= 0
+    return exists
+
+
+def _has_connections(values: Values) -> np.ndarray:
+    some = values["active"] + values["opened"] + values["closed"] + values["syn_timeouts"]
+    for reason in CONNECT_FAILURES:
+        some = some + values[f"failed_{reason}"]
+    exists: np.ndarray = some > 0
+    return exists
+
+
+def _reset_or_has_connections(values: Values) -> np.ndarray:
+    exists: np.ndarray = (values["resets"] > 0) | _has_connections(values)
+    return exists
+
+
+def _counter(name: str, unit: str, description: str, column: str, exists: Column = _always) -> Metric:
+    return Metric(name, unit, Instrument.COUNTER, "int", description, (Points(_column(column), exists),))
+
+
+def _seconds(name: str, description: str, value: Column, exists: Column) -> Metric:
+    return Metric(name, "s", Instrument.GAUGE, "double", description, (Points(value, exists),))
+
+
+METRICS = (
+    _counter("tcp.bytes", "By", "Payload that the source sent, each byte once however often it was sent.", "bytes"),
+    _counter("tcp.packets", "{packet}", "Segments that the source sent, those without payload as well.", "packets"),
+    _counter("tcp.retrans", "{packet}", "Segments that the source sent again.", "retransmits"),
+    _seconds(
+        "tcp.rtt.average",
+        "Smoothed round trip time (RFC 6298) as the source measured it: mean of the readings of its sockets.",
+        _mean_seconds("srtt_sum_us", "srtt_count"),
+        _positive("srtt_count"),
+    ),
+    Metric(
+        "tcp.rtt.num_measurements",
+        "{measurement}",
+        Instrument.GAUGE,
+        "int",
+        "Readings that tcp.rtt.average is the mean of.",
+        (Points(_column("srtt_count"), _positive("srtt_count")),),
+        enabled=False,
+    ),
+    _seconds(
+        "tcp.rtt.min",
+        "Least round trip time that the source's kernel saw lately (tcp_min_rtt_wlen).",
+        lambda values: values["min_rtt_us"] / MICROSECONDS,
+        _positive("min_rtt_us"),
+    ),
+    Metric(
+        "tcp.active",
+        "{socket}",
+        Instrument.GAUGE,
+        "int",
+        "Connections that opened, moved data or ended in the window.",
+        (Points(_column("active"), _has_connections),),
+    ),
+    _counter("tcp.new_sockets", "{socket}", "Connections that were established.", "opened", _has_connections),
+    _counter("tcp.closed_sockets", "{socket}", "Established connections that ended.", "closed", _has_connections),
+    _counter(
+        "tcp.syn_timeouts", "{packet}", "SYNs sent again for want of an answer.", "syn_timeouts", _has_connections
+    ),
+    Metric(
+        "tcp.failed_connects",
+        "{connection}",
+        Instrument.COUNTER,
+        "int",
+        "Connections that were not established, by `reason`: " + ", ".join(CONNECT_FAILURES) + ".",
+        tuple(
+            Points(_column(f"failed_{reason}"), _positive(f"failed_{reason}"), (("reason", reason),))
+            for reason in CONNECT_FAILURES
+        ),
+    ),
+    _seconds(
+        "tcp.connect.duration.average",
+        "Mean time from the first SYN to the established connection.",
+        _mean_seconds("connect_sum_us", "connect_count"),
+        _positive("connect_count"),
+    ),
+    _counter("tcp.resets", "{connection}", "Connections that the source reset.", "resets", _reset_or_has_connections),
+)
+
+ENABLED_METRICS = tuple(metric for metric in METRICS if metric.enabled)
+
+
+DOCUMENTATION = """\
+# Metrics of flows
+
+Made from `reducer/metrics.py` by `python -m reducer.metrics > docs/metrics.md`.
+
+Every point belongs to a window and to a series: from one end (`source.*`) to another (`dest.*`). Bytes, packets,
+retransmits, resets and round trip times are on the series of the end that sent or measured them; connections are
+on the series from the connecting end to the accepting end, and only there.
+
+OTLP: a counter is a monotonic sum with delta temporality; the window is the time of every point, also of gauges.
+Prometheus: counters run since the reducer's start, or since the series was last forgotten (10 windows without
+data); gauges are those of the last window.
+
+| metric | in Prometheus | type | unit | what it is |
+|---|---|---|---|---|
+{rows}
+
+A series has a point of a metric only where there is something to say: of connections where one opened, closed,
+failed or was active, of times where one was measured, of `tcp.failed_connects` for each reason that occurred.
+
+## Labels
+
+Each end's labels have the prefix `source.` or `dest.`, in Prometheus `source_` or `dest_`; empty ones are left
+out. Besides: `aggregation`, the level of the series (`az_az`: by workload and zone; `id_id`: by host and address
+in it), and `az_equal`, `true` or `false`, where the availability zones of both ends are known.
+"""
+
+
+def documentation() -> str:
+    """Return the text of docs/metrics.md."""
+    return DOCUMENTATION.format(rows="\n".join(map(_documentation_row, METRICS)))
+
+
+def _documentation_row(metric: Metric) -> str:
+    cells = (
+        f"`{metric.name}`",
+        f"`{metric.prometheus_name}`",
+        f"{metric.instrument.value}, {metric.number}",
+        f"`{metric.unit}`",
+        metric.description + ("" if metric.enabled else " Off by default."),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(documentation())

@@ -1,0 +1,53 @@
+"""The labels of ends, encoded once for an output and kept as long as the pipeline's table of ends lives."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reducer.series import EndTable, Labels
+
+AZ_EQUAL = (None, "true", "false")
+"""The values of the label `az_equal`; None where the zone of an end is not known and the label is left out."""
+
+
+class EncodedEnds:
+    """The encoded labels of each end of an `EndTable`, as source and as destination.
+
+    Attributes:
+        source: bytes by index in the table, as *encode* made them of labels that begin with `source.`.
+        dest: the same for `dest.`.
+
+    """
+
+    def __init__(self, encode: Callable[[Labels], bytes]) -> None:
+        self.source: list[bytes] = []
+        self.dest: list[bytes] = []
+        self._encode = encode
+        self._generation = -1
+        self._zones: list[int] = []
+        self._zone_numbers: dict[str, int] = {}
+
+    def update(self, ends: EndTable) -> bool:
+        """Encode what is new in *ends*; return whether the table was cleared, so that indexes mean other ends now."""
+        cleared = ends.generation != self._generation
+        if cleared:
+            self._generation = ends.generation
+            self.source, self.dest, self._zones = [], [], []
+            self._zone_numbers = {"": 0}
+        for labels in ends.labels[len(self.source) :]:
+            self.source.append(self._encode(tuple((f"source.{name}", value) for name, value in labels)))
+            self.dest.append(self._encode(tuple((f"dest.{name}", value) for name, value in labels)))
+            zone = dict(labels).get("availability_zone", "")
+            self._zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers)))
+        return cleared
+
+    def az_equal(self, source: np.ndarray, dest: np.ndarray) -> np.ndarray:
+        """Return the index into `AZ_EQUAL` of each pair of ends, int64."""
+        zones = np.array(self._zones, np.int64)
+        source_zone, dest_zone = zones[source], zones[dest]
+        return np.where((source_zone == 0) | (dest_zone == 0), 0, np.where(source_zone == dest_zone, 1, 2))

@@ -1,0 +1,169 @@
+"""Sends the requests of the queue to the OTLP receiver, one after the other, until each is taken or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from reducer.outputs.transport import Accepted, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reducer.outputs.store import Acknowledgements, Store, WaitingRequest
+    from reducer.outputs.transport import Outcome, Transport
+
+_LOGGER = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.5
+MOST_BACKOFF_S = 30.0
+# How often the store is looked at though nobody said that there is something new, so that it can retry to write.
+IDLE_S = 1.0
+
+
+@dataclass
+class ExportStatistics:
+    """What was sent since the start: `refused` was not taken by the receiver, `failed` will be sent again."""
+
+    requests_sent: int = 0
+    requests_refused: int = 0
+    requests_failed: int = 0
+    points_sent: int = 0
+    points_refused: int = 0
+    points_rejected: int = 0
+    bytes_sent: int = 0
+    connected: bool = True
+
+
+class Exporter:
+    """The loop between *store* and *transport*; *safe* is called, in the event loop, with what became safe.
+
+    A request that the receiver cannot take now is sent again, the same bytes, with a growing pause, forever: what
+    limits that is the size of the store. Order is kept.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transport: Transport,
+        safe: Callable[[Acknowledgements], None],
+        most_backoff_s: float = MOST_BACKOFF_S,
+    ) -> None:
+        self.statistics = ExportStatistics()
+        self._store = store
+        self._transport = transport
+        self._safe = safe
+        self._most_backoff_s = most_backoff_s
+        self._backoff_s = FIRST_BACKOFF_S
+        self._woken = asyncio.Event()
+        self._finishing = asyncio.Event()
+        self._ends_at: float | None = None
+
+    def wake(self) -> None:
+        """Say that the store has something new."""
+        self._woken.set()
+
+    def finish(self, within_s: float) -> None:
+        """Make `run` return when the store is empty, or after *within_s* and the request that is then on its way."""
+        self._ends_at = asyncio.get_running_loop().time() + within_s
+        self._finishing.set()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Send what the store has, and what it gets, until `finish`."""
+        while not self._is_over():
+            self._woken.clear()
+            self._report(await asyncio.to_thread(self._store.retry))
+            request = await asyncio.to_thread(self._store.next)
+            if request is not None:
+                pause_s = await self._send(request)
+                if pause_s:
+                    await self._pause(pause_s)
+            elif self._ends_at is None:
+                await self._wait_for_work()
+            else:
+                return
+
+    async def _send(self, request: WaitingRequest) -> float:
+        """Send a request once; return for how long to wait before the next."""
+        outcome = await asyncio.to_thread(self._transport.send, request.body)
+        if isinstance(outcome, Unavailable):
+            self._note_down(outcome)
+            return self._next_backoff(outcome)
+        self._note_up(request, outcome)
+        self._report(await asyncio.to_thread(self._store.done, request.id))
+        return 0.0
+
+    def _note_down(self, outcome: Unavailable) -> None:
+        self.statistics.requests_failed += 1
+        if self.statistics.connected:
+            self.statistics.connected = False
+            _LOGGER.warning(
+                "the OTLP receiver %s cannot take metrics (%s): they wait and are sent again",
+                self._transport.endpoint,
+                outcome.reason,
+            )
+
+    def _note_up(self, request: WaitingRequest, outcome: Outcome) -> None:
+        self._backoff_s = FIRST_BACKOFF_S
+        if not self.statistics.connected:
+            self.statistics.connected = True
+            _LOGGER.info("the OTLP receiver %s takes metrics again", self._transport.endpoint)
+        if isinstance(outcome, Accepted):
+            rejected = min(outcome.rejected_points, request.points)
+            self.statistics.requests_sent += 1
+            self.statistics.bytes_sent += len(request.body)
+            self.statistics.points_sent += request.points - rejected
+            self.statistics.points_rejected += rejected
+            if rejected:
+                _LOGGER.error(
+                    "the OTLP receiver %s rejected %d of %d points: %s",
+                    self._transport.endpoint,
+                    rejected,
+                    request.points,
+                    outcome.message or "no reason given",
+                )
+            elif outcome.message:
+                _LOGGER.warning("the OTLP receiver %s says: %s", self._transport.endpoint, outcome.message)
+        elif isinstance(outcome, Refused):
+            self.statistics.requests_refused += 1
+            self.statistics.points_refused += request.points
+            _LOGGER.error(
+                "the OTLP receiver %s refused %d points, which are lost: %s",
+                self._transport.endpoint,
+                request.points,
+                outcome.reason,
+            )
+
+    def _next_backoff(self, outcome: Unavailable) -> float:
+        """Return the pause: between half and all of one that doubles, but not less than the receiver asked for."""
+        pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
+        self._backoff_s = min(2 * self._backoff_s, self._most_backoff_s)
+        return max(pause_s, min(outcome.retry_after_s or 0.0, self._most_backoff_s))
+
+    def _report(self, safe: Acknowledgements) -> None:
+        if safe:
+            self._safe(safe)
+
+    def _is_over(self) -> bool:
+        return self._ends_at is not None and self._time_left() <= 0
+
+    def _time_left(self) -> float:
+        return math.inf if self._ends_at is None else self._ends_at - asyncio.get_running_loop().time()
+
+    async def _wait_for_work(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._woken.wait(), IDLE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait; `finish` ends that, once, so that everything is tried again before the end."""
+        if self._ends_at is None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._finishing.wait(), seconds)
+        else:
+            await asyncio.sleep(max(0.0, min(seconds, self._time_left())))

@@ -1,0 +1,249 @@
+"""Sends one encoded OTLP request over gRPC or HTTP, once, and says what became of it.
+
+Channel, session, TLS, headers, compression and time limit are those of the OpenTelemetry exporters, which take them
+from OTEL_EXPORTER_OTLP_*; only what they send is ours. To send again is the caller's business: what may be sent again
+follows the OTLP specification, "Failures".
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlparse
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry.exporter.otlp.common import http as otlp_http
+from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from opentelemetry.exporter.http.transport._base import BaseHTTPResult
+
+EXPORT_METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+RETRYABLE_CODES = frozenset(
+    {
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+# The channel connects again by itself: at least this often, where gRPC's own limit is two minutes.
+CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 5000))
+SUCCESS_CLASS = 2  # HTTP status 2xx
+MOST_REASON_CHARACTERS = 300
+FILE_VARIABLES = [
+    f"OTEL_EXPORTER_OTLP_{signal}{name}"
+    for signal in ("", "METRICS_")
+    for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+]
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The receiver has the request, except for *rejected_points* of its points."""
+
+    rejected_points: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The receiver will not take the request, however often it is sent."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """The receiver may take the request later; not before *retry_after_s*, if it said so."""
+
+    reason: str
+    retry_after_s: float | None = None
+
+
+Outcome = Accepted | Refused | Unavailable
+
+
+class Transport(Protocol):
+    """A way to one receiver. `send` blocks, and may be called from any thread, by one at a time."""
+
+    endpoint: str
+
+    def send(self, body: bytes) -> Outcome:
+        """Send an encoded ExportMetricsServiceRequest once."""
+
+    def close(self) -> None:
+        """Give up the connection."""
+
+
+class GrpcTransport:
+    """OTLP over gRPC to *endpoint*, `http://` or `https://`; None: what OTEL_EXPORTER_OTLP_ENDPOINT says.
+
+    Raises:
+        StartupError: the endpoint or an OTEL_EXPORTER_OTLP_* variable cannot be used.
+
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        _check_files()
+        try:
+            self._exporter = _RawGrpcExporter(endpoint, channel_options=CHANNEL_OPTIONS)  # type: ignore[arg-type]
+        except (ValueError, RuntimeError, InvalidCompressionValueException) as error:
+            raise StartupError(f"cannot export by OTLP over gRPC: {error}; see OTEL_EXPORTER_OTLP_*") from error
+        self.endpoint = self._exporter.address
+
+    def send(self, body: bytes) -> Outcome:
+        """Send an encoded ExportMetricsServiceRequest once."""
+        try:
+            return _accepted(self._exporter.send_raw(body))
+        except grpc.RpcError as error:
+            return _outcome_of_grpc(error)
+        except ValueError as error:  # The channel was closed.
+            return Unavailable(str(error))
+
+    def close(self) -> None:
+        """Close the channel; a request on its way is cancelled."""
+        self._exporter.shutdown()
+
+
+class HttpTransport:
+    """OTLP over HTTP to the URL *endpoint*; None: what OTEL_EXPORTER_OTLP_(METRICS_)ENDPOINT says.
+
+    Raises:
+        StartupError: the endpoint or an OTEL_EXPORTER_OTLP_* variable cannot be used.
+
+    """
+
+    def __init__(self, endpoint: str | None = None) -> None:
+        _check_files()
+        try:
+            self._exporter = _RawHttpExporter(endpoint)
+        except (ValueError, RuntimeError) as error:
+            raise StartupError(f"cannot export by OTLP over HTTP: {error}; see OTEL_EXPORTER_OTLP_*") from error
+        self.endpoint = self._exporter.address
+        if urlparse(self.endpoint).scheme not in {"http", "https"}:
+            raise StartupError(f"the OTLP endpoint {self.endpoint!r} must begin with http:// or https://")
+
+    def send(self, body: bytes) -> Outcome:
+        """Send an encoded ExportMetricsServiceRequest once."""
+        result = self._exporter.send_raw(body)
+        if result.status_code is None:
+            return Unavailable(_shorten(str(result.error)))
+        if result.status_code // 100 == SUCCESS_CLASS:
+            return _accepted(result.content())
+        return _outcome_of_http(result)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._exporter.shutdown()
+
+
+class _RawGrpcExporter(GrpcExporter):
+    """The exporter, with its channel open to what is encoded already."""
+
+    @property
+    def address(self) -> str:
+        return str(self._endpoint)
+
+    def _initialize_channel_and_stub(self) -> None:
+        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
+        channel: grpc.Channel = self._channel  # type: ignore[assignment]
+        self._export_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXPORT_METHOD)
+
+    def send_raw(self, body: bytes) -> bytes:
+        headers: tuple[tuple[str, str], ...] = self._headers  # type: ignore[assignment]
+        return self._export_raw(body, metadata=headers, timeout=self._timeout)
+
+
+class _RawHttpExporter(HttpExporter):
+    """The exporter, with its session open to what is encoded already."""
+
+    @property
+    def address(self) -> str:
+        return self._endpoint
+
+    def send_raw(self, body: bytes) -> BaseHTTPResult:
+        client = self._client
+        # Its public `export` hides the response's body and retries by itself.
+        return client._submit(client._compress(body), client._timeout)  # noqa: SLF001
+
+
+def _check_files() -> None:
+    for variable in FILE_VARIABLES:
+        path = os.environ.get(variable)
+        if not path:
+            continue
+        try:
+            Path(path).read_bytes()
+        except OSError as error:
+            raise StartupError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
+
+
+def _accepted(response: bytes) -> Outcome:
+    try:
+        partial = ExportMetricsServiceResponse.FromString(response).partial_success
+    except DecodeError:
+        # It was answered with success: what was answered besides does not take that back.
+        return Accepted(message="the receiver's answer is no ExportMetricsServiceResponse")
+    return Accepted(max(partial.rejected_data_points, 0), _shorten(partial.error_message))
+
+
+def _outcome_of_grpc(error: Any) -> Outcome:
+    code: grpc.StatusCode = error.code()
+    reason = _shorten(f"{code.name}: {error.details()}")
+    retry_after_s = _retry_delay(dict(error.trailing_metadata() or ()))
+    if code in RETRYABLE_CODES or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None):
+        return Unavailable(reason, retry_after_s)
+    return Refused(reason)
+
+
+def _retry_delay(metadata: dict[str, str | bytes]) -> float | None:
+    """Return the seconds of a RetryInfo: by itself, or, as the specification has it, among a status' details."""
+    info = RetryInfo()
+    try:
+        if alone := metadata.get("google.rpc.retryinfo-bin"):
+            info.ParseFromString(alone)
+            return _seconds(info)
+        status = Status.FromString(metadata.get("grpc-status-details-bin", b""))
+        for detail in status.details:
+            if detail.Unpack(info):
+                return _seconds(info)
+    except DecodeError:
+        pass
+    return None
+
+
+def _seconds(info: RetryInfo) -> float:
+    return float(max(info.retry_delay.seconds + info.retry_delay.nanos / 1e9, 0.0))
+
+
+def _outcome_of_http(result: BaseHTTPResult) -> Outcome:
+    try:
+        status = Status.FromString(result.content())
+        message = status.message
+    except DecodeError:
+        message = ""
+    reason = _shorten(f"{result.status_code} {result.reason}: {message}".removesuffix(": "))
+    if otlp_http._is_retryable(result.status_code):  # noqa: SLF001
+        retry_after_s = otlp_http._extract_retry_after(result)  # noqa: SLF001
+        return Unavailable(reason, retry_after_s if retry_after_s and math.isfinite(retry_after_s) else None)
+    return Refused(reason)
+
+
+def _shorten(text: str) -> str:
+    """Return what a receiver said as one line that is safe to log."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= MOST_REASON_CHARACTERS else f"{line[:MOST_REASON_CHARACTERS]}…"

@@ -1,0 +1,300 @@
+"""The reducer without I/O: batches and the time in, the series of windows out.
+
+`take` and its like are called by the thread that receives, `seal` by one other if wanted: `seal` takes the window and
+all else that both touch out under a lock, and the rest of its work is on what nobody else has.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from intake.columns import empty_columns
+from reducer import balances
+from reducer.flows import MOST_FLOWS, other
+from reducer.match import is_loopback
+from reducer.memory import Matched, Matcher
+from reducer.name import Names
+from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
+from reducer.roll_up import roll_up
+from reducer.series import Level, SealedWindow
+from reducer.window import Window, Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ebpf_net.v1 import intake_pb2
+
+    from intake.columns import Columns
+    from reducer.live import LiveView
+
+LEVELS = ("az_az", "id_id")
+# A collector that was not heard for as many windows will not come back.
+_GONE_WINDOWS = 3
+# 150 bytes each.
+MOST_ROWS = 8_000_000
+
+
+@dataclass(frozen=True)
+class PipelineStatistics:
+    """The pipeline about itself. Counters run from the start.
+
+    Attributes:
+        rows: taken.
+        rows_late: of those, rows whose window was sealed before they came; they count in the window after.
+        rows_loopback: rows that were left out since their address is a loopback address.
+        rows_open: rows that wait for their window to be sealed.
+        windows: sealed.
+        flows: remembered now.
+        flows_untracked: flows that were forgotten early since there were too many.
+        ends_no_collector: ends of a window's flows that no collector told of.
+        ends_no_process: ends of a window's flows whose collector did not know the process.
+        ends_rolled_up: ends that were not told apart by address since there were too many.
+        processes_refused: processes that were not named since there were too many.
+        sessions: known now.
+        window_lag_ns: from the end of the window sealed last until it was sealed.
+
+    """
+
+    rows: int
+    rows_late: int
+    rows_loopback: int
+    rows_open: int
+    windows: int
+    flows: int
+    flows_untracked: int
+    ends_no_collector: int
+    ends_no_process: int
+    ends_rolled_up: int
+    processes_refused: int
+    sessions: int
+    window_lag_ns: int
+
+
+@dataclass(frozen=True)
+class _Closed:
+    """What is taken out to seal a window."""
+
+    window: Window
+    tables: list[Columns]
+    later: list[Columns]
+    owners: OwnersView
+    heard: np.ndarray
+    gone: np.ndarray
+    acknowledge: dict[bytes, int]
+
+
+class Pipeline:
+    """Window, match, name, roll up.
+
+    Attributes:
+        live: also given each row, while it is set.
+
+    """
+
+    def __init__(
+        self,
+        window_ns: int,
+        grace_ns: int,
+        poll_interval_ns: int,
+        levels: Sequence[str] = ("az_az",),
+        *,
+        keep_loopback: bool = False,
+        most_flows: int = MOST_FLOWS,
+    ) -> None:
+        if not set(levels) <= set(LEVELS):
+            raise ValueError(f"levels {levels}: known are {LEVELS}")
+        self.live: LiveView | None = None
+        self._window_ns = window_ns
+        self._delay_ns = poll_interval_ns + grace_ns
+        self._levels = levels
+        self._keep_loopback = keep_loopback
+        self._lock = threading.Lock()
+        self._windows = Windows(window_ns, self._delay_ns)
+        self._owners = Owners()
+        self._matcher = Matcher(most_flows)
+        self._names = Names()
+        self._restored = False
+        self._not_before_ns = 0
+        self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
+
+    def hello(self, session: bytes, host: intake_pb2.Host) -> None:
+        """Note the host of a session."""
+        with self._lock:
+            self._owners.hello(session, host)
+
+    def snapshot(self, session: bytes, entities: intake_pb2.Entities) -> None:
+        """Replace the entities of a session."""
+        with self._lock:
+            self._owners.snapshot(session, entities)
+
+    def heard(self, session: bytes, event_time_ns: int) -> None:
+        """Note that the collector has told all until then."""
+        with self._lock:
+            self._owners.heard(session, event_time_ns)
+
+    def take(
+        self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tcp: Columns | None
+    ) -> None:
+        """Take a batch; the time is by the reducer's clock."""
+        with self._lock:
+            self._owners.learn(session, batch.entities)
+            rows = None if tcp is None else self._owned(session, tcp)
+            if rows is not None and self.live is not None:
+                self.live.take(event_time_ns, rows)
+            self._windows.take(session, number, event_time_ns, rows)
+            self._owners.retire(session, batch.entities)
+            self._owners.heard(session, event_time_ns)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether no more batches should be taken until windows are sealed."""
+        with self._lock:
+            return self._windows.rows > MOST_ROWS
+
+    def next_due(self, now_ns: int) -> int:
+        """Return when the next window is to be sealed. Windows begin with the first time that is told here."""
+        with self._lock:
+            self._start(now_ns)
+            return max(self._windows.due_ns(now_ns), self._not_before_ns)
+
+    def seal(self, now_ns: int) -> SealedWindow | None:
+        """Return the oldest window if it is due.
+
+        Windows are sealed one by one, each after the one before is encoded: the table of ends may be cleared between.
+        """
+        with self._lock:
+            self._start(now_ns)
+            if now_ns < self._not_before_ns:
+                return None
+            window = self._windows.close(now_ns, idle=not self._matcher.pending)
+            if window is None:
+                return None
+            closed = self._take_out(window, window.end_ns)
+        self._lag_ns = now_ns - window.end_ns
+        return self._seal(closed)
+
+    def finish(self, now_ns: int) -> Iterator[SealedWindow]:
+        """Yield all open windows, the last one ending now; each must be encoded before the next is asked for."""
+        with self._lock:
+            self._start(now_ns)
+            self._windows.end(now_ns)
+        while True:
+            with self._lock:
+                window = self._windows.close_next()
+                if window is None:
+                    return
+                closed = self._take_out(window, min(window.end_ns, now_ns - self._delay_ns))
+            yield self._seal(closed)
+
+    def restore(self, data: bytes) -> None:
+        """Go on after the last stored window, given its `SealedWindow.balances`; called before anything else.
+
+        The first window is sealed no earlier than a window's length from now: until then collectors come back.
+
+        Raises:
+            BalancesError: *data* is damaged, or of another version.
+
+        """
+        self._windows.sealed_until_ns = balances.load(data, self._matcher.flows, self._window_ns, self._matcher.seed)
+        self._restored = True
+
+    def statistics(self) -> PipelineStatistics:
+        """Return the counters."""
+        with self._lock:
+            return PipelineStatistics(
+                rows=self._rows,
+                rows_late=self._windows.late_rows,
+                rows_loopback=self._loopback_rows,
+                rows_open=self._windows.rows,
+                windows=self._sealed,
+                flows=len(self._matcher.flows),
+                flows_untracked=self._matcher.flows.untracked,
+                ends_no_collector=self._no_collector,
+                ends_no_process=self._no_process,
+                ends_rolled_up=self._names.ends_rolled_up,
+                processes_refused=self._owners.processes_refused,
+                sessions=self._owners.sessions,
+                window_lag_ns=self._lag_ns,
+            )
+
+    def view_owners(self) -> OwnersView:
+        """Return what the owners in rows mean now."""
+        with self._lock:
+            return self._owners.view()
+
+    def _start(self, now_ns: int) -> None:
+        if self._restored:
+            self._not_before_ns = now_ns + self._window_ns
+            self._restored = False
+
+    def _owned(self, session: bytes, tcp: Columns) -> Columns | None:
+        """Return the rows to count, with owners as `process`."""
+        self._rows += len(tcp["socket"])
+        rows = {**tcp, "process": self._owners.of(session, tcp["process"])}
+        if self._keep_loopback:
+            return rows
+        loopback = is_loopback(rows["local_address"].view(np.uint64))
+        if not loopback.any():
+            return rows
+        self._loopback_rows += int(np.count_nonzero(loopback))
+        return {name: column[~loopback] for name, column in rows.items()} if not loopback.all() else None
+
+    def _take_out(self, window: Window, heard_until_ns: int) -> _Closed:
+        tables, later = window.tables(), self._windows.later()
+        self._owners.collect(self._owners_in_use(tables + later))
+        owners = self._owners.view()
+        return _Closed(
+            window,
+            tables or [empty_columns()],
+            later,
+            owners,
+            owners.heard(heard_until_ns),
+            owners.gone(heard_until_ns - _GONE_WINDOWS * self._window_ns),
+            self._windows.acknowledge(window),
+        )
+
+    def _owners_in_use(self, tables: list[Columns]) -> Iterator[np.ndarray]:
+        yield self._matcher.flows.owner
+        yield from (table["process"] for table in tables)
+        if self.live is not None:
+            yield from self.live.owners()
+
+    def _seal(self, closed: _Closed) -> SealedWindow:
+        window, owners = closed.window, closed.owners
+        matched = self._matcher.match(
+            (window.end_ns - 1) // self._window_ns,
+            closed.tables,
+            closed.later,
+            owners,
+            closed.heard,
+            closed.gone,
+            with_addresses="id_id" in self._levels,
+        )
+        self._count_unknown(matched, owners)
+        self._names.begin_window(owners)
+        levels = [self._level(name, matched, owners) for name in self._levels]
+        self._sealed += 1
+        return SealedWindow(
+            window.start_ns,
+            window.end_ns,
+            levels,
+            self._names.ends,
+            closed.acknowledge,
+            balances.dump(self._matcher.flows, window.end_ns),
+        )
+
+    def _level(self, name: str, matched: Matched, owners: OwnersView) -> Level:
+        if matched.address is None or name == "az_az":
+            end = self._names.identities(matched.owner, owners)
+        else:
+            end = self._names.nodes(matched.owner, matched.address, owners, self._matcher.seed)
+        return roll_up(name, end, other(end), matched.values)
+
+    def _count_unknown(self, matched: Matched, owners: OwnersView) -> None:
+        self._no_collector += int(np.count_nonzero(matched.owner == UNKNOWN_OWNER))
+        unnamed = np.array([owner is not None and not owner.process for owner in owners.owners])
+        self._no_process += int(np.count_nonzero(unnamed[matched.owner]))

@@ -1,0 +1,98 @@
+"""What the pipeline gives the outputs: the series of one window, as columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Labels = tuple[tuple[str, str], ...]
+"""The labels of one end of a series, without the prefix `source.` or `dest.`, sorted by name, none empty."""
+
+CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled", "no_local_port", "other")
+"""Reasons in the order of the wire's ConnectFailure, from 1."""
+
+VALUE_COLUMNS = (
+    "bytes",
+    "packets",
+    "retransmits",
+    "srtt_sum_us",
+    "srtt_count",
+    "min_rtt_us",  # the least; 0 where unknown. All others are sums.
+    "active",
+    "opened",
+    "closed",
+    "resets",
+    "syn_timeouts",
+    "connect_sum_us",
+    "connect_count",
+    *(f"failed_{reason}" for reason in CONNECT_FAILURES),
+)
+"""The value columns of a `Level`, all int64."""
+
+
+class EndTable:
+    """Interns the labels of ends: equal labels have one index while the table lives.
+
+    An output may keep what it encoded for an index as long as `generation` stays the same.
+    """
+
+    def __init__(self) -> None:
+        self.labels: list[Labels] = []
+        self.generation = 0
+        self._index: dict[Labels, int] = {}
+
+    def intern(self, labels: Labels) -> int:
+        """Return the index of *labels*."""
+        index = self._index.setdefault(labels, len(self.labels))
+        if index == len(self.labels):
+            self.labels.append(labels)
+        return index
+
+    def clear(self) -> None:
+        """Forget all labels; their indexes will be given again."""
+        self.labels = []
+        self._index = {}
+        self.generation += 1
+
+
+@dataclass(frozen=True)
+class Level:
+    """One aggregation level of a window.
+
+    Attributes:
+        name: `az_az` or `id_id`, the value of the label `aggregation`.
+        source: indexes into the `EndTable`, uint32, a row a series; (source, dest) is unique.
+        dest: the same for the other end.
+        values: the `VALUE_COLUMNS`, int64, a row a series.
+
+    """
+
+    name: str
+    source: np.ndarray
+    dest: np.ndarray
+    values: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SealedWindow:
+    """A closed window.
+
+    Attributes:
+        start_ns: inclusive, nanoseconds since the epoch, by the reducer's clock.
+        end_ns: exclusive.
+        levels: its series.
+        ends: what the indexes of the levels mean.
+        acknowledge: session id to batch number: once this window and those before are safe, so is every batch up to it.
+        balances: the state of the matcher that must be stored with the window, opaque bytes.
+
+    """
+
+    start_ns: int
+    end_ns: int
+    levels: list[Level]
+    ends: EndTable
+    acknowledge: dict[bytes, int] = field(default_factory=dict)
+    balances: bytes = b""

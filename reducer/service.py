@@ -1,0 +1,213 @@
+"""The reducer as a running program: the pipeline in the middle, and the shells around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from daemon.errors import StartupError
+from intake.clock import SECOND_NS
+from reducer.balances import BalancesError
+from reducer.http import HttpServer, flow_metrics_page, health_page, internal_metrics_page
+from reducer.internal_metrics import InternalMetrics, Snapshot
+from reducer.options import GRACE_NS
+from reducer.outputs.disk_store import DiskStore
+from reducer.outputs.exporter import Exporter
+from reducer.outputs.otlp import OtlpEncoder
+from reducer.outputs.prometheus import PrometheusSeries
+from reducer.outputs.store import MemoryStore, Store, WindowExport
+from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
+from reducer.pipeline import LEVELS, Pipeline
+from reducer.server import IntakeServer
+from reducer.sessions import ReducerSessions
+
+if TYPE_CHECKING:
+    from reducer.options import Settings
+    from reducer.series import SealedWindow
+
+_LOGGER = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# How often the loop looks for a window that is due; it is alive as long as it did so lately.
+_TICK_S = 0.5
+_MOST_SILENCE_S = 60.0
+# How long the end waits: for collectors to hear what is safe, and for the receiver to take what is left.
+_GRACE_AT_END_S = 1.0
+_EXPORT_AT_END_S = 10.0
+
+
+async def serve(settings: Settings) -> None:
+    """Run a reducer until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        StartupError: something that was asked for is not to be had; the message says what to do.
+
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        stopping.set()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+    reducer = Reducer(settings)
+    try:
+        await reducer.start()
+        await reducer.run(stopping)
+    finally:
+        await reducer.close()
+
+
+class Reducer:
+    """The pipeline with its intake and its outputs: `start`, `run`, `close`.
+
+    Attributes:
+        pipeline: where a live view can be attached.
+
+    Raises:
+        StartupError: the data directory, an address or the receiver's settings cannot be used.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.pipeline = Pipeline(
+            settings.window_ns,
+            GRACE_NS,
+            settings.poll_interval_ns,
+            LEVELS if settings.enable_id_id else LEVELS[:1],
+            keep_loopback=settings.keep_loopback,
+        )
+        self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
+        self._intake = IntakeServer(self._sessions, settings.credentials, lambda: self.pipeline.overloaded)
+        self._prometheus = PrometheusSeries() if settings.prometheus else None
+        self._servers = self._http_servers()
+        self._transport = _transport(settings)
+        self._encoder = OtlpEncoder()
+        self._store: Store = DiskStore(settings.data_directory) if settings.data_directory else MemoryStore()
+        self._exporter = Exporter(self._store, self._transport, self._intake.safe) if self._transport else None
+        self._ticked_s = time.monotonic()
+        self._sessions.restore(self._store.acknowledged)
+        self._restore_balances()
+
+    async def start(self) -> None:
+        """Listen for collectors, scrapers and probes.
+
+        Raises:
+            StartupError: a port is in use.
+
+        """
+        for server in self._servers:
+            await server.start()
+        await self._intake.start(self._settings.port)
+        _LOGGER.info(
+            "listening for collectors on port %d, metrics for Prometheus at %s, OTLP to %s",
+            self._settings.port,
+            self._settings.prometheus or "none",
+            self._transport.endpoint if self._transport else "none",
+        )
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Seal windows as they fall due and export them, until *stopping*; then what is left."""
+        exporting = asyncio.create_task(self._exporter.run()) if self._exporter else None
+        while not stopping.is_set():
+            self._ticked_s = time.monotonic()
+            while window := await asyncio.to_thread(self.pipeline.seal, time.time_ns()):
+                await self._publish(window)
+            if exporting is None:
+                self._intake.safe(await asyncio.to_thread(self._store.retry))
+            elif exporting.done():
+                exporting.result()
+            now_ns = time.time_ns()
+            due_s = (self.pipeline.next_due(now_ns) - now_ns) / SECOND_NS
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), min(_TICK_S, max(due_s, 0.0)))
+        await self._finish(exporting)
+
+    async def close(self) -> None:
+        """Close all ports and files."""
+        await self._intake.stop(grace_s=0)
+        for server in self._servers:
+            await server.stop()
+        if self._transport:
+            self._transport.close()
+        self._store.close()
+
+    async def _finish(self, exporting: asyncio.Task[None] | None) -> None:
+        """Close the windows that are open, and have all exported and acknowledged, as far as there is time."""
+        windows = self.pipeline.finish(time.time_ns())
+        while window := await asyncio.to_thread(next, windows, None):
+            await self._publish(window)
+        if self._exporter and exporting:
+            self._exporter.finish(_EXPORT_AT_END_S)
+            await exporting
+        left = self._store.statistics().requests
+        if left:
+            where = "wait in the data directory" if self._settings.data_directory else "are lost"
+            _LOGGER.warning("%d OTLP requests could not be sent and %s", left, where)
+        await self._intake.stop(_GRACE_AT_END_S)
+
+    async def _publish(self, window: SealedWindow) -> None:
+        requests = await asyncio.to_thread(self._encoder.encode, window) if self._exporter else []
+        if self._prometheus:
+            await asyncio.to_thread(self._prometheus.observe, window)
+        export = WindowExport(window.end_ns, requests, window.acknowledge, window.balances)
+        self._intake.safe(await asyncio.to_thread(self._store.put, export))
+        if self._exporter:
+            self._exporter.wake()
+
+    def _restore_balances(self) -> None:
+        if not self._store.balances:
+            return
+        try:
+            self.pipeline.restore(self._store.balances)
+        except BalancesError as error:
+            raise StartupError(
+                f"the data directory {self._settings.data_directory} is not usable: {error}; move it away to start anew"
+            ) from error
+
+    def _http_servers(self) -> list[HttpServer]:
+        own = {
+            "/metrics": internal_metrics_page(InternalMetrics(self._statistics)),
+            "/healthz": health_page(self._what_hangs),
+            "/readyz": health_page(self._what_is_not_ready),
+        }
+        servers = [HttpServer("--internal-prom", self._settings.internal_prometheus, own)]
+        if self._prometheus and self._settings.prometheus:
+            pages = {"/metrics": flow_metrics_page(self._prometheus)}
+            servers.append(HttpServer("--prom", self._settings.prometheus, pages))
+        return servers
+
+    def _what_hangs(self) -> str | None:
+        silence_s = time.monotonic() - self._ticked_s
+        return f"no window was looked at for {silence_s:.0f} s" if silence_s > _MOST_SILENCE_S else None
+
+    def _what_is_not_ready(self) -> str | None:
+        unwritten = self._store.statistics().windows_unwritten
+        return f"the data directory could not take {unwritten} windows" if unwritten else self._what_hangs()
+
+    def _statistics(self) -> Snapshot:
+        groups: dict[str, object] = {
+            "intake": self._sessions.counters,
+            "pipeline": self.pipeline.statistics(),
+            "queue": self._store.statistics(),
+        }
+        if self._exporter:
+            groups["otlp"] = self._exporter.statistics
+        if self._prometheus:
+            groups["prometheus"] = self._prometheus.statistics()
+        return Snapshot(groups, list(self._sessions.connected()))
+
+
+def _transport(settings: Settings) -> Transport | None:
+    if settings.otlp_grpc_endpoint and settings.otlp_http:
+        raise StartupError("give one of --enable-otlp-grpc-metrics and --enable-otlp-http-metrics, not both")
+    if settings.otlp_grpc_endpoint:
+        return GrpcTransport(settings.otlp_grpc_endpoint)
+    return HttpTransport() if settings.otlp_http else None

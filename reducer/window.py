@@ -1,0 +1,187 @@
+"""Open windows: rows by event time until their window closes, and which batches are in which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from intake.merge import merge_rows
+
+if TYPE_CHECKING:
+    from intake.columns import Columns
+
+# Beyond it, the rows of a session in a window are added up by socket.
+MOST_UNFOLDED_ROWS = 2_000_000
+# Rows that claim to be later than this many windows after the oldest open one are put into the last of them.
+MOST_OPEN_WINDOWS = 64
+
+
+@dataclass(slots=True)
+class _Part:
+    """The rows of one session, oldest first; the first `folded` of them are sums."""
+
+    tables: list[Columns] = field(default_factory=list)
+    rows: int = 0
+    folded: int = 0
+
+
+@dataclass(slots=True)
+class Window:
+    """The batches of one window.
+
+    Attributes:
+        start_ns: inclusive.
+        end_ns: exclusive.
+        rows: how many there are.
+        lowest: the lowest number of its batches, by session.
+
+    """
+
+    start_ns: int
+    end_ns: int
+    rows: int = 0
+    lowest: dict[bytes, int] = field(default_factory=dict)
+    _parts: dict[bytes, _Part] = field(default_factory=dict)
+
+    def tables(self) -> list[Columns]:
+        """Return its rows, those of a session in the order in which they came."""
+        return [table for part in self._parts.values() for table in part.tables]
+
+    def add(self, session: bytes, number: int, rows: Columns | None) -> None:
+        """Add a batch."""
+        self.lowest[session] = min(number, self.lowest.get(session, number))
+        if rows is None:
+            return
+        part = self._parts.setdefault(session, _Part())
+        part.tables.append(rows)
+        part.rows += len(rows["socket"])
+        self.rows += len(rows["socket"])
+        if self.rows > MOST_UNFOLDED_ROWS and part.rows >= 2 * part.folded:
+            self._fold(part)
+
+    def absorb(self, later: Window) -> None:
+        """Add all that *later* has."""
+        for session, number in later.lowest.items():
+            self.lowest[session] = min(number, self.lowest.get(session, number))
+        for session, other in later._parts.items():
+            part = self._parts.setdefault(session, _Part())
+            part.tables += other.tables
+            part.rows += other.rows
+        self.rows += later.rows
+
+    def _fold(self, part: _Part) -> None:
+        part.tables = [merge_rows(part.tables)]
+        self.rows -= part.rows
+        part.rows = part.folded = len(part.tables[0]["socket"])
+        self.rows += part.rows
+
+
+class Windows:
+    """The open windows, aligned to their length by event time.
+
+    Attributes:
+        sealed_until_ns: all windows before are sealed; None before the first call that tells a time.
+        late_rows: rows that came after their window was sealed, and count in the oldest open one.
+
+    """
+
+    def __init__(self, window_ns: int, delay_ns: int) -> None:
+        self._window_ns = window_ns
+        self._delay_ns = delay_ns
+        self._open: dict[int, Window] = {}
+        self._highest: dict[bytes, int] = {}
+        self.sealed_until_ns: int | None = None
+        self.late_rows = 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows wait in open windows."""
+        return sum(window.rows for window in self._open.values())
+
+    def take(self, session: bytes, number: int, event_time_ns: int, rows: Columns | None) -> None:
+        """Put a batch into its window."""
+        oldest = self._oldest(event_time_ns)
+        index = event_time_ns // self._window_ns
+        if index < oldest and rows is not None:
+            self.late_rows += len(rows["socket"])
+        index = min(max(index, oldest), oldest + MOST_OPEN_WINDOWS - 1)
+        window = self._open.get(index)
+        if window is None:
+            window = self._open[index] = self._window(index)
+        window.add(session, number, rows)
+        self._highest[session] = max(number, self._highest.get(session, number))
+
+    def due_ns(self, now_ns: int) -> int:
+        """Return when the oldest open window is to be closed."""
+        return (self._oldest(now_ns) + 1) * self._window_ns + self._delay_ns
+
+    def close(self, now_ns: int, *, idle: bool) -> Window | None:
+        """Take the oldest window out if it is due.
+
+        Args:
+            now_ns: the time.
+            idle: windows without batches are skipped.
+
+        """
+        while self.due_ns(now_ns) <= now_ns:
+            oldest = self._oldest(now_ns)
+            if not self._open and idle:
+                # The last window that is due, at once.
+                oldest = (now_ns - self._delay_ns) // self._window_ns - 1
+            window = self._open.pop(oldest, None) or self._window(oldest)
+            self.sealed_until_ns = window.end_ns
+            if window.lowest or not idle:
+                return window
+        return None
+
+    def end(self, now_ns: int) -> None:
+        """Let the last open window end now, with all that claims to be later."""
+        present = max(now_ns // self._window_ns, self._oldest(now_ns))
+        for index in sorted(index for index in self._open if index > present):
+            self._open.setdefault(present, self._window(present)).absorb(self._open.pop(index))
+        if present in self._open:
+            window = self._open[present]
+            window.end_ns = max(window.start_ns + 1, min(window.end_ns, now_ns))
+
+    def close_next(self) -> Window | None:
+        """Take the oldest open window out, due or not."""
+        if not self._open:
+            return None
+        window = self._open.pop(min(self._open))
+        self.sealed_until_ns = window.end_ns
+        return window
+
+    def later(self) -> list[Columns]:
+        """Return the rows of the windows that are still open."""
+        return [table for index in sorted(self._open) for table in self._open[index].tables()]
+
+    def acknowledge(self, closed: Window) -> dict[bytes, int]:
+        """Return by session the highest number up to which no batch is in an open window, now that *closed* is not."""
+        numbers = {}
+        for session, lowest in closed.lowest.items():
+            still_open = [window.lowest[session] for window in self._open.values() if session in window.lowest]
+            number = min(still_open) - 1 if still_open else self._highest.pop(session, 0)
+            if number >= lowest:
+                numbers[session] = number
+        return numbers
+
+    def _oldest(self, time_ns: int) -> int:
+        """Return the index of the oldest open window; windows begin with the first time that is told."""
+        if self.sealed_until_ns is None:
+            self.sealed_until_ns = time_ns // self._window_ns * self._window_ns
+        return self.sealed_until_ns // self._window_ns
+
+    def _window(self, index: int) -> Window:
+        start_ns = index * self._window_ns
+        return Window(max(start_ns, self.sealed_until_ns or 0), start_ns + self._window_ns)
+
+
+def joined(tables: list[Columns], names: tuple[str, ...]) -> Columns:
+    """Return columns of all *tables* one after the other; addresses as pairs of uint64."""
+    return {name: np.concatenate([_words(table[name]) for table in tables]) for name in names}
+
+
+def _words(column: np.ndarray) -> np.ndarray:
+    return column.view(np.uint64) if column.dtype.kind == "V" else column
