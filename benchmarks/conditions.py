@@ -1,0 +1,40 @@
+"""What every benchmark says of itself, and what it reads of a process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.version import VERSION
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def conditions() -> str:
+    """Return machine and versions as one line."""
+    model = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    cpu = model[1] if model else platform.machine()
+    return (
+        f"ebpf-net {VERSION}; {os.cpu_count()} cores, {cpu}; Linux {platform.release()}; "
+        f"Python {platform.python_version()}"
+    )
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process used so far: CPU seconds of all its threads, and MiB of memory now and at most."""
+
+    cpu_s: float
+    resident_mib: float
+    peak_mib: float
+
+
+def usage(pid: int) -> Usage:
+    """Read what a process used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    status = Path(f"/proc/{pid}/status").read_text()
+    resident, peak = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))
+    return Usage((int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND, resident, peak)

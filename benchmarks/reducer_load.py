@@ -1,0 +1,173 @@
+"""Many collectors in one process, that send the same rows, encoded once, again and again, as fast as they are taken.
+
+Each collector's sockets are connected to those of its neighbours in a ring, and both ends of each connection are told
+of. Prints, as JSON, the rows sent, the payload bytes in them (each counted once), and how long it took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from dataclasses import dataclass
+
+import grpc
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+
+from daemon.version import PROTOCOL_VERSION
+from intake.columns import Columns, empty_columns, pack_tcp_sockets
+from intake.wire import CLIENT_OPTIONS, METHOD, SERVICE
+
+NEIGHBOURS = 10
+PROCESSES = 2
+FIRST_CLIENT_PORT = 20_000
+FIRST_SERVER_PORT = 8_000
+CONNECT_S = 5.0
+
+
+@dataclass
+class Collector:
+    """A simulated collector: `tcp` is a message with its rows, to which number and time of a batch are prepended."""
+
+    hello: bytes
+    snapshot: bytes
+    tcp: bytes
+    rows: int
+    bytes_sent: int
+    sent: int = 0
+    sent_steadily: int = 0
+
+
+@dataclass(frozen=True)
+class Times:
+    """When sending begins, is steady, and ends; seconds of the monotonic clock."""
+
+    begin: float
+    steady: float
+    end: float
+
+
+def rows_of(index: int, collectors: int, rows: int) -> Columns:
+    """Return the table of one collector: half of its sockets connect to NEIGHBOURS, half accept from as many."""
+    each = rows // (2 * NEIGHBOURS)
+    hop, number = (grid.ravel() for grid in np.meshgrid(np.arange(1, NEIGHBOURS + 1), np.arange(each), indexing="ij"))
+    kind = number % PROCESSES
+    columns = empty_columns(2 * len(hop))
+    for half, role in enumerate((intake_pb2.ROLE_CONNECTOR, intake_pb2.ROLE_ACCEPTOR)):
+        part = slice(half * len(hop), (half + 1) * len(hop))
+        connector = np.full_like(hop, index) if not half else (index - hop) % collectors
+        client_port, server_port = FIRST_CLIENT_PORT + hop * each + number, FIRST_SERVER_PORT + kind
+        there, back = 1_000 + connector * 7 + client_port, 50_000 + connector * 11 + client_port
+        peer = (index + hop) % collectors if not half else connector
+        columns["process"][part] = 1 + kind + half * PROCESSES
+        columns["local_address"][part] = _addresses(np.full_like(hop, index))
+        columns["remote_address"][part] = _addresses(peer)
+        columns["local_port"][part] = server_port if half else client_port
+        columns["remote_port"][part] = client_port if half else server_port
+        columns["role"][part] = role
+        columns["bytes_sent"][part] = back if half else there
+        columns["bytes_received"][part] = there if half else back
+        columns["segments_sent"][part] = columns["segments_received"][part] = 40
+        columns["srtt_sum_us"][part] = 300 + number
+        columns["srtt_count"][part] = 1
+        columns["min_rtt_us"][part] = 200
+    columns["socket"] = (1 + np.arange(len(columns["socket"]))).astype("<u8")
+    columns["network_namespace"][:] = 4026531840
+    return columns
+
+
+def _addresses(index: np.ndarray) -> np.ndarray:
+    """Return 10.0.0.0/8 addresses, IPv4 in IPv6."""
+    address = np.zeros((len(index), 16), "u1")
+    address[:, 10:12] = 0xFF
+    address[:, 12] = 10
+    address[:, 13], address[:, 14], address[:, 15] = index >> 16, index >> 8 & 0xFF, index & 0xFF
+    return address.view("V16").ravel()
+
+
+def simulated(index: int, collectors: int, rows: int) -> Collector:
+    """Return a collector with its messages encoded."""
+    columns = rows_of(index, collectors, rows)
+    host = intake_pb2.Host(name=f"node-{index}", zone=f"zone-{index % 3}", environment="load")
+    hello = intake_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION,
+        kind=intake_pb2.COLLECTOR_KIND_KERNEL,
+        version="load",
+        session_id=os.urandom(16),
+        time_unix_ns=time.time_ns(),
+        host=host,
+    )
+    names = [f"{part}-{number}" for part in ("client", "server") for number in range(PROCESSES)]
+    processes = [intake_pb2.Process(id=number, pid=number, name=name) for number, name in enumerate(names, 1)]
+    snapshot = intake_pb2.Snapshot(entities=intake_pb2.Entities(processes=processes))
+    batch = intake_pb2.Batch(tcp=pack_tcp_sockets(columns))
+    return Collector(
+        intake_pb2.FromCollector(hello=hello).SerializeToString(),
+        intake_pb2.FromCollector(snapshot=snapshot).SerializeToString(),
+        intake_pb2.FromCollector(batch=batch).SerializeToString(),
+        len(columns["socket"]),
+        int(columns["bytes_sent"].sum()),
+    )
+
+
+async def send(target: str, collector: Collector, times: Times, compression: grpc.Compression) -> None:
+    """Send batches from one time to the other, on a connection of its own; wait until all are acknowledged."""
+    async with grpc.aio.insecure_channel(target, CLIENT_OPTIONS) as channel:
+        connect = channel.stream_stream(f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString)
+        call = connect(compression=compression)
+        await call.write(collector.hello)
+        reader = asyncio.create_task(_read(call, collector))
+        await call.write(collector.snapshot)
+        await asyncio.sleep(times.begin - time.monotonic())
+        while (now := time.monotonic()) < times.end:
+            collector.sent += 1
+            collector.sent_steadily += now > times.steady
+            # Two messages one after the other are, by the rules of protobuf, one message with the fields of both.
+            head = intake_pb2.Batch(number=collector.sent, time_unix_ns=time.time_ns())
+            await call.write(intake_pb2.FromCollector(batch=head).SerializeToString() + collector.tcp)
+        await reader
+
+
+async def _read(call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromReducer], collector: Collector) -> None:
+    async for message in call:
+        if message.HasField("refusal"):
+            raise RuntimeError(message.refusal.reason)
+        if message.HasField("ack") and message.ack.number == collector.sent:
+            return
+    raise RuntimeError(f"the reducer ended the stream: {await call.details()}")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", help="host:port of the reducer")
+    parser.add_argument("--collectors", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True, help="of a collector in a batch")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--gzip", action="store_true", help="compress, as collectors do")
+    arguments = parser.parse_args()
+    collectors = [simulated(index, arguments.collectors, arguments.rows) for index in range(arguments.collectors)]
+    begin = time.monotonic() + CONNECT_S
+    times = Times(begin, begin + arguments.seconds / 2, begin + arguments.seconds)
+    compression = grpc.Compression.Gzip if arguments.gzip else grpc.Compression.NoCompression
+    async with asyncio.TaskGroup() as tasks:
+        for collector in collectors:
+            tasks.create_task(send(arguments.target, collector, times, compression))
+    steadily = sum(collector.sent_steadily * collector.rows for collector in collectors)
+    print(
+        json.dumps(
+            {
+                "rows": sum(collector.sent * collector.rows for collector in collectors),
+                "bytes": sum(collector.sent * collector.bytes_sent for collector in collectors),
+                "rows_per_second": steadily / (times.end - times.steady),
+                "message_bytes": statistics.mean(len(collector.tcp) for collector in collectors),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,78 @@
+"""The kernel's own word on TCP sockets, by `ss`: what the collectors are compared with."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab.network import run
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from tests.lab.network import Host
+    from tests.lab.programs import Program, Programs
+
+NETLINK_SOCK_DIAG = "4"
+
+
+@dataclass(frozen=True)
+class Socket:
+    """What `ss -ti` says of a socket; addresses are `address:port`, `queued` bytes wait to be acknowledged or read."""
+
+    local: str
+    remote: str
+    queued: int
+    payload_sent: int
+    retransmits: int
+
+    @property
+    def local_port(self) -> int:
+        return int(self.local.rpartition(":")[2])
+
+    @property
+    def remote_port(self) -> int:
+        return int(self.remote.rpartition(":")[2])
+
+
+def live_sockets(host: Host) -> list[Socket]:
+    """Return the connected TCP sockets of a host."""
+    with host.entered():
+        return _parse(run("ss", "-tinOH"))
+
+
+class ClosedSockets:
+    """The final counters of every TCP socket that is destroyed on a host (sock_diag's destroy groups)."""
+
+    def __init__(self, programs: Programs, host: Host) -> None:
+        self._program: Program = programs.start(f"ss-{host.name}", "stdbuf", "-oL", "ss", "-tinOE", host=host)
+        wait_until(self._listens, 10, "ss to join the groups")
+
+    def sockets(self, where: Callable[[Socket], bool]) -> list[Socket]:
+        """Return those that were destroyed so far."""
+        return [socket for socket in _parse(self._program.output()) if where(socket)]
+
+    def _listens(self) -> bool:
+        fields = [line.split() for line in Path(f"/proc/{self._program.pid}/net/netlink").read_text().splitlines()]
+        return any(protocol == NETLINK_SOCK_DIAG and int(groups, 16) for _, protocol, _, groups, *_ in fields[1:])
+
+
+def payload(sockets: Iterable[Socket]) -> int:
+    """Return the payload bytes that they sent, each counted once."""
+    return sum(socket.payload_sent for socket in sockets)
+
+
+def _parse(text: str) -> list[Socket]:
+    sockets = []
+    for line in text.splitlines():
+        fields = line.split()
+        if not re.search(r":\d+$", fields[4]):
+            continue  # the heading, or a socket without a peer
+        counters = dict(re.findall(r"\b(bytes_sent|bytes_retrans|retrans):(?:\d+/)?(\d+)", line))
+        value = {name: int(counters.get(name, 0)) for name in ("bytes_sent", "bytes_retrans", "retrans")}
+        sent = value["bytes_sent"] - value["bytes_retrans"]
+        sockets.append(Socket(fields[3], fields[4], int(fields[1]) + int(fields[2]), sent, value["retrans"]))
+    return sockets

@@ -1,0 +1,71 @@
+"""Whatever is killed, stopped, down or cut off for a while: the totals at the receiver are exact."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.daemons import INTAKE_PORT
+from tests.lab.transfer import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.lab.daemons import Lab
+
+OUTAGE_S = 60
+SIZE = 1000 << 20
+BITS_PER_SECOND = 105_000_000  # so that it lasts 80 s
+CUT_OFF = {"input_rules": f"tcp sport {INTAKE_PORT} drop", "output_rules": f"tcp dport {INTAKE_PORT} drop"}
+
+
+def begin(lab: Lab, *options: str, size: int = SIZE) -> Transfer:
+    """Start a transfer under the eyes of two collectors and let the first windows go by."""
+    transfer = Transfer(lab)
+    transfer.reducer = lab.start_reducer_with_sink(*options)
+    transfer.watch()
+    transfer.begin(size, f"{BITS_PER_SECOND}")
+    return transfer
+
+
+def test_a_reducer_that_is_killed_three_times(lab: Lab, tmp_path: Path) -> None:
+    data = ("--data-dir", str(tmp_path / "data"))
+    size = SIZE // 4
+    transfer = begin(lab, *data, size=size)
+    for pause in (3.3, 4.6, 3.9):  # at different places of a window
+        time.sleep(pause)
+        assert transfer.reducer.stop(signal.SIGKILL) == -signal.SIGKILL
+        transfer.reducer = lab.start_reducer_with_sink(*data)
+    transfer.check(transfer.finish())
+
+
+@pytest.mark.timeout(420)
+def test_outages_of_a_minute(new_lab: Callable[[], Lab]) -> None:
+    """All at the same time, each in a lab of its own, to take a minute together."""
+    stopped, receiver_down, cut_off = transfers = [begin(new_lab()) for _ in range(3)]
+    time.sleep(5)
+    stopped.reducer.pause()
+    receiver_down.lab.stop_sink()
+    cut_off.client.firewall("cut-off", **CUT_OFF)
+    time.sleep(OUTAGE_S)
+    stopped.reducer.resume()
+    receiver_down.lab.start_sink()
+    cut_off.client.firewall("cut-off")
+    for transfer in transfers:
+        transfer.check(transfer.finish())
+
+
+def test_a_collector_that_is_stopped_for_a_while(lab: Lab) -> None:
+    size = SIZE // 6
+    transfer = begin(lab, size=size)
+    time.sleep(3)
+    for collector in transfer.collectors:
+        collector.pause()
+    time.sleep(6)
+    for collector in transfer.collectors:
+        collector.resume()
+    transfer.check(transfer.finish())

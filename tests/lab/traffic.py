@@ -1,0 +1,181 @@
+"""Real traffic with known totals: iperf3, and wrk against nginx."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.network import wait_for_listener
+from tests.lab.packages import debian_program
+from tests.lab.sockets import live_sockets, payload
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.network import Host
+    from tests.lab.programs import Programs
+    from tests.lab.sockets import Socket
+
+# The first bytes on each of iperf3's data connections name the test (COOKIE_SIZE in iperf.h).
+IPERF_COOKIE_BYTES = 37
+IPERF_PORT = 5201
+HTTP_PORT = 80
+
+NGINX_CONFIGURATION = """
+daemon off;
+master_process off;
+pid nginx.pid;
+error_log stderr;
+events {{ worker_connections 4096; }}
+http {{
+  log_format exact '$request_length $bytes_sent';
+  access_log access.log exact;
+  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+  uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+  keepalive_requests 1000000000;
+  server {{
+    listen {port} backlog=4096 reuseport; listen [::]:{port} backlog=4096 reuseport;
+    location / {{ return 200 '{body}'; }}
+    location /status {{ stub_status; access_log off; }}
+  }}
+}}
+"""
+
+# A thread of wrk ends by time alone: once its share of requests is sent, each of its connections waits without a word.
+WRK_SCRIPT = """
+local begun = 0
+function init(arguments) share = tonumber(arguments[1]) end
+function delay()
+  begun = begun + 1
+  if begun <= share then return 0 else return 3600000 end
+end
+function done(summary)
+  local errors = summary.errors
+  io.write(string.format("requests=%d bytes=%d failed=%d\\n",
+    summary.requests, summary.bytes, errors.connect + errors.read + errors.write))
+end
+"""
+
+
+class Iperf:
+    """An iperf3 server for one test, and its client.
+
+    When the client has written all, it says so on the control connection, and the server closes without reading what
+    is still on its way. So that both count the same, that word is held back until all has arrived.
+
+    Attributes:
+        client_port: of the data connection; any other is the control connection's.
+        size: bytes that the data connection is to move, without the cookie that it begins with.
+
+    """
+
+    def __init__(
+        self, programs: Programs, server: Host, client: Host, address: str, size: int, *arguments: str
+    ) -> None:
+        self.client_port = 45201
+        self._hosts = (client, server)
+        self.size = size
+        self._server = programs.start("iperf3-server", "iperf3", "--server", "--one-off", "--json", host=server)
+        wait_for_listener(server, IPERF_PORT)
+        data = ("--cport", f"{self.client_port}", "--bytes", f"{size}")
+        command = ("iperf3", "--client", address, *data, "--json", *arguments)
+        self._client = programs.start("iperf3-client", *command, host=client)
+        wait_until(lambda: self._data_sent() > IPERF_COOKIE_BYTES, 20, "iperf3 to send")
+        held = f"tcp dport {IPERF_PORT} tcp sport != {self.client_port}"
+        server.firewall("hold", input_rules=f"{held} drop")
+
+    def finish(self, timeout_s: float = 180.0) -> dict[str, Any]:
+        """Wait for the end and return what the client reports.
+
+        Raises:
+            AssertionError: one of the two failed, or what was sent is not what was received.
+
+        """
+        wait_until(self._all_arrived, timeout_s, f"{self.size} bytes to arrive")
+        self._hosts[1].firewall("hold")
+        for program in (self._client, self._server):
+            assert program.wait(timeout_s) == 0, program.tail()
+        report = json.loads(self._client.output())["end"]
+        assert report["sum_sent"]["bytes"] == report["sum_received"]["bytes"] == self.size, report
+        return report
+
+    def _data_sockets(self) -> list[Socket]:
+        return [
+            s for host in self._hosts for s in live_sockets(host) if self.client_port in (s.local_port, s.remote_port)
+        ]
+
+    def _data_sent(self) -> int:
+        return payload(self._data_sockets())
+
+    def _all_arrived(self) -> bool:
+        sockets = self._data_sockets()
+        return payload(sockets) == IPERF_COOKIE_BYTES + self.size and not any(socket.queued for socket in sockets)
+
+
+@dataclass(frozen=True)
+class NginxCounts:
+    """What nginx counted: connections, and the bytes of all requests and responses with their heads."""
+
+    accepted: int
+    requests: int
+    request_bytes: int
+    response_bytes: int
+
+
+class Nginx:
+    """A web server that answers each request with *body_bytes* bytes."""
+
+    def __init__(self, programs: Programs, host: Host, directory: Path, *, body_bytes: int = 600) -> None:
+        directory.mkdir()
+        self.host = host
+        self._access_log = directory / "access.log"
+        configuration = directory / "nginx.conf"
+        configuration.write_text(NGINX_CONFIGURATION.format(port=HTTP_PORT, body="x" * body_bytes))
+        nginx = debian_program("nginx", "usr/sbin/nginx")
+        self.program = programs.start("nginx", nginx, "-p", f"{directory}/", "-c", str(configuration), host=host)
+        wait_for_listener(host, HTTP_PORT)
+        self._own_connections = 0
+
+    def logged(self) -> int:
+        """Return how many requests it has answered so far."""
+        return self._access_log.read_bytes().count(b"\n")
+
+    def counts(self) -> NginxCounts:
+        """Return its counts so far; the connections made to ask are left out."""
+        self._own_connections += 1
+        status = self.host.get(f"http://127.0.0.1:{HTTP_PORT}/status")
+        accepted = int(re.search(r"accepts handled requests\s+(\d+)", status)[1])
+        lines = [tuple(map(int, line.split())) for line in self._access_log.read_text().splitlines()]
+        requests, responses = zip(*lines, strict=True) if lines else ((), ())
+        return NginxCounts(accepted - self._own_connections, len(lines), sum(requests), sum(responses))
+
+
+class Wrk:
+    """wrk that sends *requests* requests in all, each on a connection of its own, to an Nginx."""
+
+    THREADS = 2
+
+    def __init__(self, programs: Programs, nginx: Nginx, client: Host, *, requests: int, connections: int) -> None:
+        self._nginx = nginx
+        self._requests = requests
+        script = programs.directory / "wrk.lua"
+        script.write_text(WRK_SCRIPT)
+        command = ("wrk", "--threads", f"{self.THREADS}", "--connections", f"{connections}", "--duration", "10m")
+        url = f"http://{nginx.host.ipv4}:{HTTP_PORT}/"
+        header, share = "Connection: close", str(requests // self.THREADS)
+        self._wrk = programs.start("wrk", *command, "-s", str(script), "-H", header, url, "--", share, host=client)
+
+    def finish(self, timeout_s: float = 120.0) -> int:
+        """Wait until all requests are answered; return the bytes of the responses as the client counted them."""
+        wait_until(lambda: self._nginx.logged() >= self._requests, timeout_s, "wrk's requests")
+        time.sleep(0.2)  # for the last answers to reach the client
+        assert self._wrk.stop(signal.SIGINT) == 0
+        counts = self._wrk.wait_for(r"requests=(\d+) bytes=(\d+) failed=(\d+)")
+        requests, response_bytes, failed = map(int, counts.groups())
+        assert (requests, failed) == (self._requests, 0), self._wrk.tail()
+        return response_bytes

@@ -1,0 +1,81 @@
+"""A transfer between two hosts under the eyes of collectors, and what must be exported of it to the byte."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.lab.daemons import Exported
+from tests.lab.sockets import ClosedSockets, payload
+from tests.lab.traffic import IPERF_COOKIE_BYTES, IPERF_PORT, Iperf
+
+if TYPE_CHECKING:
+    from tests.lab.daemons import Lab
+    from tests.lab.network import Host
+    from tests.lab.programs import Program
+
+
+class Transfer:
+    """iperf3 from `client` to `server`, and `ss` as a witness on both.
+
+    Attributes:
+        collectors: started by `watch` or by the test; `finish` ends them before the reducer.
+        reducer: started by the test.
+
+    """
+
+    def __init__(self, lab: Lab, *, ipv6: bool = False) -> None:
+        self.lab = lab
+        self.ipv6 = ipv6
+        self.client = lab.host("client")
+        self.server = lab.host("server")
+        self.closed = {host: ClosedSockets(lab.programs, host) for host in (self.client, self.server)}
+        self.collectors: list[Program] = []
+        self.reducer: Program | None = None
+        self.iperf: Iperf | None = None
+
+    def watch(self) -> None:
+        """Start a collector on each host."""
+        self.collectors = [self.lab.start_collector(host) for host in (self.client, self.server)]
+
+    def begin(self, size: int, bits_per_second: str, *arguments: str) -> None:
+        """Start to move *size* bytes, whole blocks of 128 KiB; *arguments* are for iperf3's client."""
+        address = self.address_of(self.server)
+        arguments = ("--bitrate", bits_per_second, *arguments)
+        self.iperf = Iperf(self.lab.programs, self.server, self.client, address, size, *arguments)
+
+    def finish(self) -> Exported:
+        """Wait for the end of the transfer, end the daemons, and return what was exported."""
+        self.iperf.finish()
+        self.lab.finish(self.reducer, *self.collectors)
+        return Exported(self.lab.sink.points())
+
+    def address_of(self, host: Host) -> str:
+        """Return the address that the transfer uses."""
+        return host.ipv6 if self.ipv6 else host.ipv4
+
+    def sent(self, source: Host) -> tuple[int, int]:
+        """Return the payload bytes and the retransmits of iperf3's sockets on a host, as the kernel counted them."""
+        sockets = self.closed[source].sockets(lambda s: IPERF_PORT in (s.local_port, s.remote_port))
+        assert len(sockets) == 2, sockets
+        return payload(sockets), sum(socket.retransmits for socket in sockets)
+
+    def _data_sent(self) -> int:
+        port = self.iperf.client_port
+        return sum(
+            payload(closed.sockets(lambda s: port in (s.local_port, s.remote_port))) for closed in self.closed.values()
+        )
+
+    def check(self, exported: Exported) -> None:
+        """Assert that the export has, a direction, what the kernel counted: iperf3's own count, and its control."""
+        assert self._data_sent() == self.iperf.size + IPERF_COOKIE_BYTES
+        ends = {"source__process__name": "iperf3", "dest__process__name": "iperf3"}
+        both_ways = 0
+        for source, dest in ((self.client, self.server), (self.server, self.client)):
+            sent, retransmits = self.sent(source)
+            both_ways += sent
+            names = ends | {"source__ip": self.address_of(source), "dest__ip": self.address_of(dest)}
+            assert exported.total("tcp.bytes", **names) == sent  # control connection included
+            assert exported.total("tcp.retrans", **names) == retransmits
+        assert exported.total("tcp.bytes", "az_az", **ends) == both_ways
+        assert exported.total("tcp.new_sockets", **ends) == 2
+        assert exported.total("tcp.closed_sockets", **ends) == 2

@@ -1,0 +1,282 @@
+"""Hypothesis strategies for hosts, processes, sockets and what collectors see of them, and a world that plays them.
+
+A world runs in steps of one second. Connections carry bytes, collectors poll the sockets of their host and send what
+changed, now and then they are cut off; the truth is known to the byte.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+from hypothesis import strategies as st
+
+from intake.columns import TCP_COLUMNS, Columns, empty_columns
+
+SECOND_NS = 1_000_000_000
+WINDOW_S = 4
+GRACE_S = 1
+POLL_S = 2
+START_S = 1_000_000
+STEPS = 30
+PROCESSES = 3
+LOOPBACK = "127.0.0.1"
+
+
+def packed(address: str) -> bytes:
+    """Return the 16 bytes of an address."""
+    ip = ipaddress.ip_address(address)
+    return ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
+
+
+def tcp_rows(*rows: dict) -> Columns:
+    """Return a table: a dict a row, columns left out are zero; addresses as text."""
+    table = empty_columns(len(rows))
+    for column in TCP_COLUMNS:
+        for index, row in enumerate(rows):
+            if column.name in row:
+                value = row[column.name]
+                table[column.name][index] = np.void(packed(value)) if isinstance(value, str) else value
+    return table
+
+
+def session_id(number: int) -> bytes:
+    """Return a session id."""
+    return bytes([number + 1]) * 16
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """A host; its collector, if any, starts at a step, polls at a phase, and is cut off for some steps."""
+
+    address: str
+    collected: bool
+    starts: int = 0
+    phase: int = 0
+    cut_from: int = STEPS
+    cut_for: int = 0
+
+    def cut(self, step: int) -> bool:
+        return self.cut_from <= step < self.cut_from + self.cut_for
+
+
+@dataclass(frozen=True)
+class ConnectionPlan:
+    """A connection between two hosts (or on one): from its first step on, bytes up and down at each step."""
+
+    client: int
+    server: int
+    client_port: int
+    server_port: int
+    first: int
+    traffic: tuple[tuple[int, int], ...]
+    lag: int  # steps that bytes take to be received
+    processes: tuple[int, int]  # of the client and of the server
+
+    @property
+    def last(self) -> int:
+        return self.first + len(self.traffic)
+
+
+@dataclass(frozen=True)
+class WorldPlan:
+    """Hosts, connections, and the steps at which the reducer is killed and started again."""
+
+    hosts: tuple[HostPlan, ...]
+    connections: tuple[ConnectionPlan, ...]
+    restarts: frozenset[int] = frozenset()
+
+
+@st.composite
+def hosts(draw, *, late: bool, cut: bool):
+    """Two or three hosts, at least one with a collector."""
+    count = draw(st.integers(2, 3))
+    plans = [
+        HostPlan(
+            address=f"10.0.0.{index + 1}" if draw(st.booleans()) else f"fd00::{index + 1}",
+            collected=index == 0 or draw(st.booleans()) or draw(st.booleans()),
+            starts=draw(st.integers(0, 12)) if late else 0,
+            phase=draw(st.integers(0, POLL_S - 1)),
+            cut_from=draw(st.integers(0, STEPS)) if cut else STEPS,
+            cut_for=draw(st.integers(0, 20)) if cut else 0,
+        )
+        for index in range(count)
+    ]
+    return tuple(plans)
+
+
+@st.composite
+def connections(draw, hosts_count: int, *, reuse: bool):
+    """Up to five connections; their ports are used again one after the other only where *reuse* says so."""
+    plans: list[ConnectionPlan] = []
+    free_from: dict[tuple, int] = {}
+    for index in range(draw(st.integers(1, 5))):
+        client = draw(st.integers(0, hosts_count - 1))
+        server = draw(st.integers(0, hosts_count - 1))
+        port = 40000 if reuse else 40000 + index
+        key = (client, server, port)
+        first = free_from.get(key, 0) + draw(st.integers(1, 6))
+        amounts = st.integers(0, 3) | st.integers(0, 100_000)
+        traffic = tuple(draw(st.lists(st.tuples(amounts, amounts), min_size=1, max_size=12)))
+        if first + len(traffic) + 2 >= STEPS:
+            continue
+        processes = (draw(st.integers(1, PROCESSES)), draw(st.integers(1, PROCESSES)))
+        plan = ConnectionPlan(client, server, port, 80, first, traffic, draw(st.integers(0, 1)), processes)
+        free_from[key] = plan.last + 1
+        plans.append(plan)
+    return tuple(plans)
+
+
+@st.composite
+def worlds(draw, *, late: bool = False, cut: bool = False, reuse: bool = False, restarts: bool = False):
+    """Worlds with these troubles."""
+    plan_hosts = draw(hosts(late=late, cut=cut))
+    plan_connections = draw(connections(len(plan_hosts), reuse=reuse))
+    when = draw(st.frozensets(st.integers(1, STEPS + 20), max_size=3)) if restarts else frozenset()
+    return WorldPlan(plan_hosts, plan_connections, when)
+
+
+COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "opened", "closed")
+
+
+@dataclass
+class Socket:
+    """One end of a connection, with the counters that the kernel would have at a step."""
+
+    cookie: int
+    plan: ConnectionPlan
+    connector: bool
+
+    def counters(self, step: int) -> dict[str, int]:
+        plan = self.plan
+        age = step - plan.first
+        own, theirs = (0, 1) if self.connector else (1, 0)
+        sent = sum(moved[own] for moved in plan.traffic[: max(0, age + 1)])
+        received = sum(moved[theirs] for moved in plan.traffic[: max(0, age + 1 - plan.lag)])
+        return {
+            "bytes_sent": sent,
+            "bytes_received": received,
+            "segments_sent": -(-sent // 1000),
+            "segments_received": -(-received // 1000),
+            "opened": int(age >= 0),
+            "closed": int(step > plan.last),
+        }
+
+
+@dataclass
+class Collector:
+    """Polls the sockets of a host; keeps each batch until it is acknowledged."""
+
+    number: int
+    host: HostPlan
+    sockets: list[Socket]
+    reported: dict[int, dict[str, int]] = field(default_factory=dict)
+    baselines: set[int] = field(default_factory=set)
+    unacknowledged: list[tuple[int, int, Columns | None]] = field(default_factory=list)
+    unsent: list[tuple[int, int, Columns | None]] = field(default_factory=list)
+    taken: int = 0
+
+    @property
+    def session(self) -> bytes:
+        return session_id(self.number)
+
+    def hello(self) -> intake_pb2.Host:
+        return intake_pb2.Host(name=f"host-{self.number}", zone="zone", environment="test")
+
+    def entities(self) -> intake_pb2.Entities:
+        processes = [intake_pb2.Process(id=number, name=f"process-{number}") for number in range(1, PROCESSES + 1)]
+        return intake_pb2.Entities(processes=processes)
+
+    def start(self, step: int) -> None:
+        for socket in self.sockets:
+            if socket.plan.first < step <= socket.plan.last:
+                self.reported[socket.cookie] = socket.counters(step)
+                self.baselines.add(socket.cookie)
+            elif step > socket.plan.last:
+                self.reported[socket.cookie] = socket.counters(STEPS * 2)
+
+    def poll(self, step: int) -> None:
+        rows = [row for socket in self.sockets if (row := self._row(socket, step)) is not None]
+        self.taken += 1
+        batch = (self.taken, (START_S + step) * SECOND_NS, tcp_rows(*rows) if rows else None)
+        self.unacknowledged.append(batch)
+        self.unsent.append(batch)
+
+    def _row(self, socket: Socket, step: int) -> dict | None:
+        plan = socket.plan
+        now = socket.counters(step)
+        before = self.reported.get(socket.cookie, dict.fromkeys(COUNTERS, 0))
+        changes = {name: now[name] - before[name] for name in COUNTERS}
+        if not any(changes.values()):
+            return None
+        self.reported[socket.cookie] = now
+        baseline = socket.cookie in self.baselines
+        self.baselines.discard(socket.cookie)
+        return changes | {
+            "socket": socket.cookie,
+            "process": plan.processes[0 if socket.connector else 1],
+            "network_namespace": 7,
+            "role": intake_pb2.ROLE_CONNECTOR if socket.connector else intake_pb2.ROLE_ACCEPTOR,
+            "baseline": int(baseline),
+            **endpoints(plan, self.host_addresses, connector=socket.connector),
+        }
+
+    host_addresses: tuple[str, ...] = ()
+
+
+def endpoints(plan: ConnectionPlan, addresses: tuple[str, ...], *, connector: bool) -> dict:
+    """Return the local and remote columns of one end; a connection of a host with itself is on loopback."""
+    client, server = addresses[plan.client], addresses[plan.server]
+    if plan.client == plan.server:
+        client = server = LOOPBACK
+    one, two = (client, plan.client_port), (server, plan.server_port)
+    local, remote = (one, two) if connector else (two, one)
+    return {"local_address": local[0], "local_port": local[1], "remote_address": remote[0], "remote_port": remote[1]}
+
+
+def collectors_of(plan: WorldPlan) -> list[Collector]:
+    """Return the collectors with the sockets of their hosts."""
+    addresses = tuple(host.address for host in plan.hosts)
+    collectors = []
+    for number, host in enumerate(plan.hosts):
+        if not host.collected:
+            continue
+        sockets = []
+        for index, connection in enumerate(plan.connections):
+            sockets += [Socket(2 * index + 1, connection, connector=True)] if connection.client == number else []
+            sockets += [Socket(2 * index + 2, connection, connector=False)] if connection.server == number else []
+        collectors.append(Collector(number, host, sockets, host_addresses=addresses))
+    return collectors
+
+
+@dataclass
+class Truth:
+    """What the series must add up to: bytes by (source address, dest address), and connections."""
+
+    bytes: Counter = field(default_factory=Counter)
+    opened: int = 0
+    closed: int = 0
+
+
+def truth_of(plan: WorldPlan) -> Truth:
+    """Return what happened, as far as any collector was there to see it."""
+    truth = Truth()
+    for connection in plan.connections:
+        ends = [Socket(0, connection, connector=True), Socket(0, connection, connector=False)]
+        hosts_of = [plan.hosts[connection.client], plan.hosts[connection.server]]
+        addresses = [endpoints(connection, tuple(h.address for h in plan.hosts), connector=c) for c in (True, False)]
+        whole = [h.collected and h.starts <= connection.first for h in hosts_of]
+        seen = [h.collected and h.starts <= connection.last for h in hosts_of]
+        for sender, receiver in ((0, 1), (1, 0)):
+            everything = sum(moved[sender] for moved in connection.traffic)
+            by_sender = everything - ends[sender].counters(hosts_of[sender].starts)["bytes_sent"]
+            by_receiver = everything - ends[receiver].counters(hosts_of[receiver].starts)["bytes_received"]
+            parts = [part for end, part in ((sender, by_sender), (receiver, by_receiver)) if seen[end]]
+            key = (addresses[sender]["local_address"], addresses[sender]["remote_address"])
+            truth.bytes[key] += everything if any(whole) else max(parts, default=0)
+        truth.opened += any(whole)
+        truth.closed += any(seen)
+    return truth

@@ -1,0 +1,58 @@
+"""Records as the kernel's programs write them, for tests of what reads them."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+
+import numpy as np
+
+from kernel_collector.libbpf import BpfObject
+from kernel_collector.objects import OBJECTS
+from kernel_collector.records import TcpRecordKind, exec_record_dtype, tcp_record_dtype
+from kernel_collector.tcp_states import TcpState
+
+NAMESPACE = 4_026_531_840
+
+
+def address(text: str) -> bytes:
+    """16 bytes in network byte order, IPv4 mapped."""
+    parsed = ipaddress.ip_address(text)
+    return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
+
+
+DEFAULTS = {
+    "network_namespace": NAMESPACE,
+    "local_address": address("10.0.0.1"),
+    "remote_address": address("10.0.0.2"),
+    "local_port": 40_000,
+    "remote_port": 80,
+    "min_rtt_us": 0xFFFFFFFF,
+}
+STATES = {
+    TcpRecordKind.LIVE: (TcpState.ESTABLISHED, 0),
+    TcpRecordKind.CONNECT: (TcpState.SYN_SENT, TcpState.CLOSE),
+    TcpRecordKind.ESTABLISHED: (TcpState.ESTABLISHED, TcpState.SYN_SENT),
+    TcpRecordKind.LISTENING: (TcpState.LISTEN, TcpState.CLOSE),
+    TcpRecordKind.CLOSED: (TcpState.CLOSE, TcpState.LAST_ACK),
+}
+
+
+@functools.cache
+def tcp_dtype() -> np.dtype:
+    return tcp_record_dtype(BpfObject(OBJECTS / "tcp.bpf.o").btf)
+
+
+@functools.cache
+def exec_dtype() -> np.dtype:
+    return exec_record_dtype(BpfObject(OBJECTS / "process.bpf.o").btf)
+
+
+def tcp_records(*rows: dict) -> np.ndarray:
+    """An array of `tcp_record`: what a row does not say is its kind's, or the default."""
+    records = np.zeros(len(rows), tcp_dtype())
+    for record, row in zip(records, rows, strict=True):
+        state, old_state = STATES[TcpRecordKind(row.get("kind", 0))]
+        for name, value in (DEFAULTS | {"state": state, "old_state": old_state} | row).items():
+            record[name] = value
+    return records
