@@ -40,10 +40,9 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the log options to a click command, which passes them to `configure_logs` as `**log_arguments`."""
     for level in reversed(LEVELS):
         command = click.option(f"--{level}", is_flag=True, help=f"Log messages of level {level} and above.")(command)
-    command = click.option("--no-log-file", is_flag=True, help=f"Do not log to the file (${LOG_FILE_VARIABLE}).")(
-        command
-    )
-    return click.option("--log-console", "--console-log", is_flag=True, help="Log to the console.")(command)
+    no_file = click.option("--no-log-file", is_flag=True, help=f"Do not log to the file (${LOG_FILE_VARIABLE}).")
+    to_console = click.option("--log-console", "--console-log", is_flag=True, help="Log to the console.")
+    return to_console(no_file(command))
 
 
 def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> None:

@@ -218,6 +218,7 @@ class CollectorSession:
             case "refusal":
                 self.batches_refused += 1
                 self._spool.refuse(message.refusal.number)
+                self._snapshot_due = True  # the entities in that batch were not taken either
                 return f"batch {message.refusal.number}: {message.refusal.reason}"
             case "heartbeat":
                 sent = self._heartbeat_sent

@@ -102,7 +102,8 @@ class _Lives(NamedTuple):
 class SocketTable:
     """What was last reported of each socket; at most *most_sockets* are tracked while they live.
 
-    A socket beyond that is counted in `untracked` each time that it finds no room, and reported by its close event.
+    A socket beyond that is counted in `untracked` each time that it finds no room, and reported by its close event (one
+    that was open before the start then counts as new).
 
     Args:
         baseline_ns: when the first poll and the first walks had ended. A socket that a record up to then shows, and no
@@ -213,7 +214,9 @@ class SocketTable:
 
     def _follow(self, lives: _Lives) -> Columns:
         """Return the rows of *lives*, and remember the sockets that go on."""
-        first, last = lives.records.take(lives.heads), lives.records.take(lives.tails)
+        first = last = lives.records
+        if len(lives.heads) < len(lives.records):
+            first, last = lives.records.take(lives.heads), lives.records.take(lives.tails)
         known = lives.slots >= 0
         sockets = self._sockets.take(lives.slots)
         sockets["cookie"] = first["cookie"]

@@ -29,7 +29,6 @@ PORTS, SCOPE = 4, 5
 _KEY_COLUMNS = ("local_address", "remote_address", "local_port", "remote_port", "process", "network_namespace")
 _ROLE = intake_pb2.Role
 _SUMMED = tuple(column.name for column in TCP_COLUMNS if column.merge == "sum" and column.name != "failed")
-_COUNTED = {column for counter in COUNTERS for column in (counter.sender, counter.receiver)}
 # What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
 OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
 OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
@@ -145,9 +144,7 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     baseline = np.zeros(2 * flows, bool)
     baseline[end[rows["baseline"] != 0]] = True
     sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if rows[name].any()}
-    to_itself = grouped.keys[0] == grouped.keys[2]
-    if to_itself.any():
-        _drop_own_echo(grouped, to_itself, sums)
+    _drop_own_echo(grouped, sums)
     failed = np.flatnonzero(rows["failed"])
     for reason, name in enumerate(CONNECT_FAILURES, 1):
         these = failed[failure_reason(rows["failure"][failed]) == reason]
@@ -263,14 +260,17 @@ def failure_reason(failure: np.ndarray) -> np.ndarray:
     return np.where((failure == 0) | (failure > last), last, failure)
 
 
-def _drop_own_echo(grouped: Grouped, same_word: np.ndarray, sums: dict[str, np.ndarray]) -> None:
+def _drop_own_echo(grouped: Grouped, sums: dict[str, np.ndarray]) -> None:
     """Let a socket that is connected to itself, both endpoints being one, not tell what it received from itself."""
-    keys = grouped.keys
+    same = np.flatnonzero(grouped.keys[1] == grouped.keys[3])
+    if not len(same):
+        return
+    keys = grouped.keys[:, same]
     ports = keys[PORTS] & np.uint64(0xFFFFFFFF)
-    same = same_word & (keys[1] == keys[3]) & (ports >> np.uint64(16) == ports & np.uint64(0xFFFF))
-    for name in _COUNTED & {"bytes_received", "segments_received", "resets_received"}:
-        if name in sums:
-            sums[name][grouped.end[same]] = 0
+    echo = same[(keys[0] == keys[2]) & (ports >> np.uint64(16) == ports & np.uint64(0xFFFF))]
+    for counter in COUNTERS:
+        if not counter.of_connection and counter.receiver in sums:
+            sums[counter.receiver][grouped.end[echo]] = 0
 
 
 def _sockets(rows: Columns, end: np.ndarray, size: int, owners: OwnersView) -> np.ndarray:

@@ -96,9 +96,9 @@ class Matcher:
         tables: list[Columns],
         later: list[Columns],
         owners: OwnersView,
+        *,
         heard: np.ndarray,
         gone: np.ndarray,
-        *,
         with_addresses: bool,
     ) -> Matched:
         """Return the flows of a window, and remember them.
@@ -203,9 +203,8 @@ class Matcher:
         witnessed = receiver + receiver_balance[at]
         total = np.where(sender_complete & (before >= 0), said, np.maximum(said, witnessed))
         amount = np.maximum(total, 0)
-        limits = np.iinfo(counter.dtype)
-        sender_balance[at] = np.clip(said - amount, limits.min, limits.max)
-        receiver_balance[at] = np.clip(witnessed - amount, limits.min, limits.max)
+        sender_balance[at] = _fitting(said - amount, counter)
+        receiver_balance[at] = _fitting(witnessed - amount, counter)
         return amount, witnessed > amount
 
     def _finished(self, slots: np.ndarray) -> np.ndarray:
@@ -218,6 +217,11 @@ class Matcher:
                     balanced &= balance[at] == 0
         finished: np.ndarray = at[0::2][balanced.reshape(-1, 2).all(axis=1)] >> 1
         return finished
+
+
+def _fitting(balance: np.ndarray, counter: Counter) -> np.ndarray:
+    limits = np.iinfo(counter.dtype)
+    return balance if balance.dtype == counter.dtype else np.clip(balance, limits.min, limits.max)
 
 
 def _raise_to_zero(balance: np.ndarray, at: np.ndarray) -> None:

@@ -48,7 +48,7 @@ class Settings:
     otlp_grpc_endpoint: str | None = None
     otlp_http: bool = False
     prometheus: str | None = "127.0.0.1:7010"
-    internal_prometheus: str = "0.0.0.0:7001"  # noqa: S104 - probes and scrapers of a cluster come from outside
+    internal_prometheus: str = "0.0.0.0:7001"  # probes and scrapers of a cluster come from outside
     data_directory: Path | None = None
     credentials: ServerCredentials = field(default_factory=ServerCredentials)
 

@@ -166,16 +166,19 @@ class Pipeline:
 
         Windows are sealed one by one, each after the one before is encoded: the table of ends may be cleared between.
         """
-        with self._lock:
-            self._start(now_ns)
-            if now_ns < self._not_before_ns:
-                return None
-            window = self._windows.close(now_ns, idle=not self._matcher.pending)
-            if window is None:
-                return None
-            closed = self._take_out(window, window.end_ns)
-        self._lag_ns = now_ns - window.end_ns
-        return self._seal(closed)
+        while True:
+            with self._lock:
+                self._start(now_ns)
+                if now_ns < self._not_before_ns:
+                    return None
+                window = self._windows.close(now_ns, idle=not self._matcher.pending)
+                if window is None:
+                    return None
+                closed = self._take_out(window, window.end_ns)
+            self._lag_ns = now_ns - window.end_ns
+            sealed = self._seal(closed)
+            if sealed.acknowledge or any(len(level.source) for level in sealed.levels):
+                return sealed
 
     def finish(self, now_ns: int) -> Iterator[SealedWindow]:
         """Yield all open windows, the last one ending now; each must be encoded before the next is asked for."""
@@ -270,8 +273,8 @@ class Pipeline:
             closed.tables,
             closed.later,
             owners,
-            closed.heard,
-            closed.gone,
+            heard=closed.heard,
+            gone=closed.gone,
             with_addresses="id_id" in self._levels,
         )
         self._count_unknown(matched, owners)

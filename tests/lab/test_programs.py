@@ -112,7 +112,7 @@ def test_a_collector_waits_for_a_reducer_that_is_not_there_and_loses_nothing(lab
     transfer.begin(size, "100M")
     time.sleep(6)
     for collector in transfer.collectors:
-        assert collector.output().count(f"{lab.centre.ipv4}:{INTAKE_PORT}") == 1, "one line, not one each retry"
+        assert collector.output().count("WARNING") == 1, "one line, not one each retry"
     transfer.reducer = lab.start_reducer_with_sink()
     for collector in transfer.collectors:
         collector.wait_for("connected to the reducer", timeout_s=40)

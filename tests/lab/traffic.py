@@ -75,7 +75,7 @@ class Iperf:
     """
 
     def __init__(
-        self, programs: Programs, server: Host, client: Host, address: str, size: int, *arguments: str
+        self, programs: Programs, server: Host, client: Host, address: str, size: int, bits_per_second: str
     ) -> None:
         self.client_port = 45201
         self._hosts = (client, server)
@@ -83,7 +83,7 @@ class Iperf:
         self._server = programs.start("iperf3-server", "iperf3", "--server", "--one-off", "--json", host=server)
         wait_for_listener(server, IPERF_PORT)
         data = ("--cport", f"{self.client_port}", "--bytes", f"{size}")
-        command = ("iperf3", "--client", address, *data, "--json", *arguments)
+        command = ("iperf3", "--client", address, *data, "--bitrate", bits_per_second, "--json")
         self._client = programs.start("iperf3-client", *command, host=client)
         wait_until(lambda: self._data_sent() > IPERF_COOKIE_BYTES, 20, "iperf3 to send")
         held = f"tcp dport {IPERF_PORT} tcp sport != {self.client_port}"

@@ -37,11 +37,10 @@ class Transfer:
         """Start a collector on each host."""
         self.collectors = [self.lab.start_collector(host) for host in (self.client, self.server)]
 
-    def begin(self, size: int, bits_per_second: str, *arguments: str) -> None:
-        """Start to move *size* bytes, whole blocks of 128 KiB; *arguments* are for iperf3's client."""
+    def begin(self, size: int, bits_per_second: str) -> None:
+        """Start to move *size* bytes, whole blocks of 128 KiB, from client to server."""
         address = self.address_of(self.server)
-        arguments = ("--bitrate", bits_per_second, *arguments)
-        self.iperf = Iperf(self.lab.programs, self.server, self.client, address, size, *arguments)
+        self.iperf = Iperf(self.lab.programs, self.server, self.client, address, size, bits_per_second)
 
     def finish(self) -> Exported:
         """Wait for the end of the transfer, end the daemons, and return what was exported."""

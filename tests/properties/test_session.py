@@ -39,6 +39,7 @@ class ModelPipeline:
     def __init__(self):
         self.open: deque[tuple[int, int]] = deque()
         self.processes: set[int] | None = None
+        self.refused: set[int] = set()
         self.heard_ns = 0
         self.greeted = False
 
@@ -53,7 +54,7 @@ class ModelPipeline:
         assert self.processes is not None, "a batch came before the snapshot"
         self.processes |= {process.id for process in batch.entities.processes}
         if tcp is not None:
-            assert set(tcp["process"].tolist()) <= self.processes, "a row came before its process"
+            assert set(tcp["process"].tolist()) <= self.processes | self.refused, "a row came before its process"
         self.open.append((number, mask_of([tcp]) if tcp is not None else 0))
 
     def heard(self, session, event_time_ns):
@@ -229,8 +230,9 @@ class Sessions(RuleBasedStateMachine):
         if answer is not None:
             connection.down.append(answer)
         if self.reducer.counters.refused > refused:
-            tcp = intake_pb2.FromCollector.FromString(message).batch.tcp
-            self.refused_by_reducer |= mask_of([unpack_tcp_sockets(tcp, 1_000)])
+            batch = intake_pb2.FromCollector.FromString(message).batch
+            self.refused_by_reducer |= mask_of([unpack_tcp_sockets(batch.tcp, 1_000)])
+            self.pipeline.refused |= {process.id for process in batch.entities.processes}
 
     def to_collector(self, answer):
         before = self.spooled()
@@ -280,4 +282,4 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
-TestSessions.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+TestSessions.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)

@@ -33,7 +33,10 @@ class Socket:
     """A socket of the kernel, and what the collector has to say of it in the end."""
 
     cookie: int
-    before: bool = False  # it may be older than the collector: what it did until it was first seen does not count
+    before: bool = (
+        False  # this life of it may be older than the collector: what it did until it was first seen does not count
+    )
+    untold: bool = False  # it was open before, and found no room
     state: TcpState = TcpState.CLOSE
     connects: bool = False
     seen: bool = False
@@ -114,6 +117,8 @@ class Sockets(RuleBasedStateMachine):
         ]
         socket = data.draw(st.sampled_from(closed)) if again and closed else self.new_socket()
         socket.state, socket.connects, socket.before = TcpState.SYN_SENT, True, False
+        self.roles.pop(socket.cookie, None)
+        socket.untold |= socket.before and self.most <= len(self.sockets)
         socket.counters = dict.fromkeys(COUNTED, 0)
         socket.retransmitted = socket.fin_received = 0
         self.event(socket, TcpRecordKind.CONNECT, TcpState.CLOSE, lost)
@@ -231,8 +236,9 @@ class Sockets(RuleBasedStateMachine):
     def check(self, *, open_sockets_known):
         for socket in self.sockets.values():
             told = self.reported.get(socket.cookie, dict.fromkeys((*COUNTED, *TOLD), 0))
-            if socket.state != TcpState.CLOSE and not open_sockets_known:
-                continue  # found no room: its close event will tell
+            socket.untold |= socket.before and not open_sockets_known
+            if socket.untold or (socket.state != TcpState.CLOSE and not open_sockets_known):
+                continue  # its close event tells all, and does not know that it was open before
             if not socket.lossy:
                 expected = (
                     socket.truth

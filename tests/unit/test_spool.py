@@ -104,6 +104,9 @@ def test_append_tells_whether_entities_went():
     told = [spool.append(batch_of(same(i))) for i in range(60)]
     assert any(told)
     assert not told[0]
+    dropping = Spool(50_000, 20_000)
+    assert any([dropping.append(batch_of(other(i))) for i in range(60)])
+    assert dropping.rows_merged == 0
     first = told.index(True)
     sent = Spool(50_000, 20_000)
     for i in range(first):

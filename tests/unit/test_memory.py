@@ -1,0 +1,73 @@
+from tests.flow_rows import Feed, acceptor_row, connector_row, series_of
+
+
+def two_hosts(**options):
+    feed = Feed(**options)
+    feed.session(0, "wget")
+    feed.session(1, "-", "nginx")
+    return feed
+
+
+def test_flows_are_forgotten_when_both_ends_have_closed():
+    feed = two_hosts()
+    feed.take(0, 3, connector_row(bytes_sent=5, opened=1, closed=1))
+    feed.take(1, 3, acceptor_row(bytes_received=5, opened=1, closed=1))
+    feed.seal()
+    assert feed.pipeline.statistics().flows == 0
+
+
+def test_flows_are_kept_while_one_end_has_more_to_tell():
+    for late in ({"closed": 0}, {"bytes_received": 4}, {"opened": 0}):
+        feed = two_hosts()
+        feed.take(0, 3, connector_row(bytes_sent=5, opened=1, closed=1))
+        feed.take(1, 3, acceptor_row(**({"bytes_received": 5, "opened": 1, "closed": 1} | late)))
+        feed.seal()
+        assert feed.pipeline.statistics().flows == 1
+
+
+def test_failed_connects_are_not_remembered():
+    feed = two_hosts()
+    feed.take(0, 3, connector_row(failed=1, failure=1))
+    feed.seal()
+    assert feed.pipeline.statistics().flows == 0
+
+
+def test_flows_are_forgotten_after_idle_windows():
+    feed = two_hosts()
+    feed.take(0, 3, connector_row(bytes_sent=5))
+    feed.seal()
+    for index in range(1, 11):
+        feed.take(0, index * 30 + 3, connector_row(local_port=2, bytes_sent=1, socket=3))
+        feed.seal(index)
+        assert feed.pipeline.statistics().flows == (2 if index < 10 else 1)
+
+
+def test_too_many_flows_push_out_those_that_were_idle_the_longest():
+    feed = two_hosts(most_flows=3)
+    feed.take(0, 3, *(connector_row(local_port=port, bytes_sent=1) for port in (1, 2)))
+    feed.take(1, 3, *(acceptor_row(remote_port=port, bytes_received=1) for port in (1, 2)))
+    feed.seal()
+    feed.take(0, 33, *(connector_row(local_port=port, bytes_sent=1) for port in (2, 3, 4)))
+    feed.seal(1)
+    assert feed.pipeline.statistics().flows == 3
+    assert feed.pipeline.statistics().flows_untracked == 1
+    feed.take(0, 63, *(connector_row(local_port=port, bytes_sent=1) for port in (1, 2)))
+    assert set(series_of(feed.seal(2))) == {("wget", "nginx"), ("wget", "(unknown)")}
+
+
+def test_a_connection_is_counted_once_whoever_tells_first():
+    feed = two_hosts()
+    feed.take(1, 29, acceptor_row(opened=1))
+    assert series_of(feed.seal(heard=(0, 1))) == {("(unknown)", "nginx"): {"opened": 1, "active": 1}}
+    feed.take(0, 31, connector_row(opened=1))
+    assert series_of(feed.seal(1, heard=(0, 1))) == {("wget", "nginx"): {"active": 1}}
+
+
+def test_slots_are_used_again_clean():
+    feed = two_hosts()
+    for index in range(5):
+        feed.take(0, index * 30 + 3, connector_row(bytes_sent=5, closed=1))
+        feed.take(1, index * 30 + 3, acceptor_row(bytes_received=5, closed=1))
+        assert series_of(feed.seal(index))["wget", "nginx"]["bytes"] == 5
+    feed.take(0, 153, connector_row(local_port=9, remote_port=9, bytes_sent=3))
+    assert series_of(feed.seal(5)) == {("wget", "(unknown)"): {"bytes": 3, "active": 1}}

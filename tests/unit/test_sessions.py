@@ -1,0 +1,227 @@
+import numpy as np
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake.clock import SECOND_NS
+from intake.columns import empty_columns, pack_tcp_sockets
+from reducer.sessions import ReducerSessions, RejectedError, Stream
+
+NOW = 1_700_000_000 * SECOND_NS
+ID = bytes(range(16))
+
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def hello(self, session, host):
+        self.calls.append(("hello", session, host.name))
+
+    def snapshot(self, session, entities):
+        self.calls.append(("snapshot", session, len(entities.processes)))
+
+    def take(self, session, number, event_time_ns, batch, tcp):
+        self.calls.append(("take", session, number, event_time_ns, None if tcp is None else len(tcp["socket"])))
+
+    def heard(self, session, event_time_ns):
+        self.calls.append(("heard", session, event_time_ns))
+
+    def of(self, kind):
+        return [call[2:] for call in self.calls if call[0] == kind]
+
+
+@pytest.fixture
+def pipeline():
+    return Recorder()
+
+
+@pytest.fixture
+def sessions(pipeline):
+    return ReducerSessions(pipeline, 30 * SECOND_NS, 5 * SECOND_NS)
+
+
+def give(sessions, stream, **message):
+    answer = sessions.received(stream, intake_pb2.FromCollector(**message).SerializeToString(), NOW)
+    return answer and (answer.WhichOneof("message"), getattr(answer, answer.WhichOneof("message")))
+
+
+def hello(sessions, session_id=ID, superseded=lambda: None, **fields):
+    stream = Stream(superseded)
+    fields = {"protocol_version": 1, "kind": 1, "session_id": session_id, "host": {"name": "h"}} | fields
+    kind, welcome = give(sessions, stream, hello=intake_pb2.Hello(**fields))
+    assert kind == "welcome"
+    return stream, welcome
+
+
+def batch(number, rows=1, time=NOW, **fields):
+    columns = empty_columns(rows)
+    columns["socket"][:] = np.arange(1, rows + 1)
+    return intake_pb2.Batch(number=number, time_unix_ns=time, tcp=pack_tcp_sockets(columns), **fields)
+
+
+def test_a_hello_is_welcomed(sessions, pipeline):
+    _, welcome = hello(sessions, time_unix_ns=77)
+    assert (welcome.window_ns, welcome.poll_interval_ns) == (30 * SECOND_NS, 5 * SECOND_NS)
+    assert (welcome.hello_time_unix_ns, welcome.time_unix_ns, welcome.acknowledged) == (77, NOW, 0)
+    assert pipeline.calls == [("hello", ID, "h")]
+    assert [(session.host, session.kind) for session in sessions.connected()] == [("h", "COLLECTOR_KIND_KERNEL")]
+
+
+@pytest.mark.parametrize(
+    ("message", "status", "told"),
+    [
+        ({"hello": {"protocol_version": 2, "session_id": ID, "kind": 1}}, "FAILED_PRECONDITION", "speaks version 2"),
+        ({"hello": {"protocol_version": 1, "session_id": b"short", "kind": 1}}, "INVALID_ARGUMENT", "5 bytes"),
+        ({"hello": {"protocol_version": 1, "session_id": ID, "kind": 99}}, "INVALID_ARGUMENT", "kind 99"),
+        ({"heartbeat": {}}, "INVALID_ARGUMENT", "first message must be a Hello"),
+    ],
+)
+def test_a_stream_that_cannot_go_on_is_rejected(sessions, pipeline, message, status, told):
+    with pytest.raises(RejectedError, match=told) as raised:
+        give(sessions, Stream(lambda: None), **message)
+    assert raised.value.status == status
+    assert sessions.counters.rejected == 1
+    assert not pipeline.calls
+
+
+def test_a_first_message_that_cannot_be_parsed_is_rejected(sessions):
+    with pytest.raises(RejectedError, match="none of this protocol"):
+        sessions.received(Stream(lambda: None), b"\xff\xff", NOW)
+
+
+def test_a_batch_is_taken_once(sessions, pipeline):
+    stream, _ = hello(sessions)
+    for number in (1, 2, 2, 1, 5):
+        assert give(sessions, stream, batch=batch(number, rows=3)) is None
+    assert [call[0] for call in pipeline.of("take")] == [1, 2, 5]
+    counters = sessions.counters
+    assert (counters.batches, counters.rows, counters.duplicates) == (3, 9, 2)
+
+
+def test_a_duplicate_that_is_safe_is_acknowledged_again(sessions):
+    stream, _ = hello(sessions)
+    for number in (1, 2, 3):
+        give(sessions, stream, batch=batch(number))
+    assert [session.safe for session in sessions.safe({ID: 2, bytes(16): 9})] == [2]
+    assert sessions.safe({ID: 1}) == []
+    kind, ack = give(sessions, stream, batch=batch(1))
+    assert (kind, ack.number) == ("ack", 2)
+    assert give(sessions, stream, batch=batch(3)) is None
+
+
+def test_numbers_outlive_connections_and_restarts(sessions, pipeline):
+    stream, _ = hello(sessions)
+    give(sessions, stream, batch=batch(4))
+    sessions.safe({ID: 3})
+    sessions.closed(stream)
+    assert list(sessions.connected()) == []
+    stream, welcome = hello(sessions)
+    assert welcome.acknowledged == 3
+    give(sessions, stream, batch=batch(4))
+    assert len(pipeline.of("take")) == 1
+    again = ReducerSessions(pipeline, SECOND_NS, SECOND_NS)
+    again.restore({ID: 3})
+    stream, welcome = hello(again)
+    assert welcome.acknowledged == 3
+    give(again, stream, batch=batch(3))
+    give(again, stream, batch=batch(4))
+    assert [call[0] for call in pipeline.of("take")] == [4, 4]
+
+
+def test_a_second_stream_takes_the_session_over(sessions, pipeline):
+    ended = []
+    first, _ = hello(sessions, superseded=lambda: ended.append(1))
+    second, _ = hello(sessions)
+    assert ended == [1]
+    with pytest.raises(RejectedError, match="took this session over") as raised:
+        give(sessions, first, batch=batch(9))
+    assert raised.value.status == "ABORTED"
+    sessions.closed(first)
+    give(sessions, second, batch=batch(1))
+    assert [call[0] for call in pipeline.of("take")] == [1]
+    assert len(list(sessions.connected())) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "number", "told"),
+    [
+        (b"\xff\xff\xff", 0, "not a message"),
+        (b"", 0, "of no use"),
+        (intake_pb2.FromCollector(hello={}).SerializeToString(), 0, "of no use"),
+        (intake_pb2.FromCollector(batch={"number": 7, "tcp": {"rows": 2, "socket": b"x"}}).SerializeToString(), 7, "soc"),
+    ],
+)
+def test_a_malformed_message_is_refused_and_the_stream_goes_on(sessions, pipeline, data, number, told):
+    stream, _ = hello(sessions)
+    refusal = sessions.received(stream, data, NOW).refusal
+    assert refusal.number == number
+    assert told in refusal.reason
+    assert sessions.counters.refused == 1
+    give(sessions, stream, batch=batch(8))
+    assert [call[0] for call in pipeline.of("take")] == [8]
+
+
+def test_a_refused_batch_is_refused_again(sessions):
+    stream, _ = hello(sessions)
+    for _ in range(2):
+        kind, refusal = give(sessions, stream, batch={"number": 1, "tcp": {"rows": 1, "role": b"\x09"}})
+        assert (kind, refusal.number) == ("refusal", 1)
+
+
+def test_times_are_corrected_by_the_offset(sessions, pipeline):
+    stream, _ = hello(sessions)
+    kind, reply = give(sessions, stream, heartbeat={"time_unix_ns": NOW - 100, "clock_offset_ns": 50})
+    assert (kind, reply.heartbeat_time_unix_ns, reply.time_unix_ns) == ("heartbeat", NOW - 100, NOW)
+    give(sessions, stream, batch=batch(1, time=NOW - 1_000))
+    assert pipeline.of("heard") == [(NOW - 50,)]
+    assert pipeline.of("take") == [(1, NOW - 950, 1)]
+
+
+def test_a_heartbeat_that_batches_are_behind_does_not_say_that_all_was_told(sessions, pipeline):
+    stream, _ = hello(sessions)
+    give(sessions, stream, heartbeat={"time_unix_ns": NOW, "behind": True})
+    assert pipeline.of("heard") == []
+
+
+@pytest.mark.parametrize("time", [0, NOW + 6 * SECOND_NS, NOW - 25 * 3600 * SECOND_NS, 2**64 - 1])
+def test_times_that_cannot_be_are_the_present(sessions, pipeline, time):
+    stream, _ = hello(sessions)
+    give(sessions, stream, batch=batch(1, time=time))
+    assert pipeline.of("take") == [(1, NOW, 1)]
+    assert sessions.counters.times_clamped == 1
+
+
+def test_snapshots_go_to_the_pipeline_within_limits(sessions, pipeline):
+    stream, _ = hello(sessions)
+    assert give(sessions, stream, snapshot={"entities": {"processes": [{"id": 1, "name": "n" * 999}]}}) is None
+    assert pipeline.of("snapshot") == [(1,)]
+    assert sessions.counters.strings_cut == 1
+    kind, _ = give(sessions, stream, snapshot={"entities": {"retired_processes": [1] * 65_537}})
+    assert kind == "refusal"
+
+
+def test_statistics_are_kept(sessions):
+    stream, _ = hello(sessions)
+    give(sessions, stream, batch=batch(1, statistics=intake_pb2.CollectorStatistics(events_lost=3)))
+    give(sessions, stream, batch=batch(2))
+    assert next(sessions.connected()).statistics.events_lost == 3
+
+
+def test_the_session_that_was_disconnected_first_is_forgotten(pipeline):
+    sessions = ReducerSessions(pipeline, SECOND_NS, SECOND_NS, most_sessions=2)
+    streams = [hello(sessions, bytes([i]) * 16)[0] for i in range(2)]
+    with pytest.raises(RejectedError, match="takes 2 collectors"):
+        hello(sessions, bytes(16 * [9]))
+    for stream in reversed(streams):
+        give(sessions, stream, batch=batch(5))
+        sessions.safe({stream.session.id: 5})
+        sessions.closed(stream)
+    hello(sessions, bytes([7]) * 16)
+    assert sessions.counters.sessions_forgotten == 1
+    assert hello(sessions, bytes([0]) * 16)[1].acknowledged == 5
+
+
+def test_restored_sessions_are_bounded(pipeline):
+    sessions = ReducerSessions(pipeline, SECOND_NS, SECOND_NS, most_sessions=2)
+    sessions.restore({bytes([i]) * 16: 1 for i in range(5)})
+    assert len(sessions) == 2
