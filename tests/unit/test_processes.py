@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.processes import MOST_EXECS, ProcessTable, read_arguments
+from kernel_collector.processes import MOST_EXECS, ProcessTable, full_name, read_arguments
 from tests.tcp_records import exec_dtype, tcp_records
 
 BOOT = 1_700_000_000_000_000_000
@@ -74,6 +74,23 @@ def test_what_is_told_of_a_process(table, proc):
 @pytest.mark.parametrize(
     ("start", "name"), [(5 * SECOND + TICK, b"nginx"), (5 * SECOND, b"sh")], ids=["pid used again", "other program"]
 )
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        (b"nginx", b"nginx-of-another-name\0", b"nginx"),
+        (b"kernel-collecto", b"/usr/bin/kernel-collector\0--info\0", b"kernel-collector"),
+        (b"kernel-collecto", b"/usr/bin/python3\0/opt/bin/kernel-collector\0", b"kernel-collector"),
+        (b"fifteen-letters", b"something-else\0fifteen\0", b"fifteen-letters"),
+        (b"fifteen-letters", b"", b"fifteen-letters"),
+    ],
+)
+def test_a_name_that_the_kernel_cut_is_made_whole(table, proc, name, arguments, expected):
+    assert full_name(name, arguments) == expected
+    proc.put(10, SECOND, name, arguments)
+    identify(table, (10, SECOND, name))
+    assert table.take_changes().processes[0].name == expected.decode()
+
+
 def test_command_line_of_another_process_is_not_taken(table, proc, start, name):
     proc.put(10, start, name, b"not mine\0")
     identify(table, (10, 5 * SECOND, b"nginx"))
