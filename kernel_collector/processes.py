@@ -162,7 +162,7 @@ def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
 
 
 def full_name(name: bytes, arguments: bytes) -> bytes:
-    """Return a name that the kernel cut (TASK_COMM_LEN) as it is in the arguments: a program's, or its interpreter's."""
+    """Return a name that the kernel cut (TASK_COMM_LEN) as it is in the arguments, an interpreter's perhaps."""
     if len(name) < LONGEST_NAME:
         return name
     programs = (argument.rpartition(b"/")[2] for argument in arguments.split(b"\0")[:_PROGRAM_ARGUMENTS])

@@ -72,9 +72,6 @@ def test_what_is_told_of_a_process(table, proc):
 
 
 @pytest.mark.parametrize(
-    ("start", "name"), [(5 * SECOND + TICK, b"nginx"), (5 * SECOND, b"sh")], ids=["pid used again", "other program"]
-)
-@pytest.mark.parametrize(
     ("name", "arguments", "expected"),
     [
         (b"nginx", b"nginx-of-another-name\0", b"nginx"),
@@ -91,6 +88,9 @@ def test_a_name_that_the_kernel_cut_is_made_whole(table, proc, name, arguments, 
     assert table.take_changes().processes[0].name == expected.decode()
 
 
+@pytest.mark.parametrize(
+    ("start", "name"), [(5 * SECOND + TICK, b"nginx"), (5 * SECOND, b"sh")], ids=["pid used again", "other program"]
+)
 def test_command_line_of_another_process_is_not_taken(table, proc, start, name):
     proc.put(10, start, name, b"not mine\0")
     identify(table, (10, 5 * SECOND, b"nginx"))
