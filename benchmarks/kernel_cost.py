@@ -20,7 +20,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions import conditions, usage
 from benchmarks.rig import start_collector, start_intake_sink
+from kernel_collector.cgroups import cgroup2_root
+from kernel_collector.libbpf import ProgramCost
 from kernel_collector.tcp import TcpProbe
+from kernel_collector.udp import UdpProbe
 from tests.lab.daemons import Lab
 from tests.lab.network import wait_for_listener
 from tests.lab.traffic import HTTP_PORT, IPERF_PORT, Nginx
@@ -46,7 +49,7 @@ def bpf_statistics() -> Iterator[None]:
 
 
 def cost_of_hooks(connections: int) -> None:
-    """Print what each program costs, driven by connections over loopback."""
+    """Print what each TCP program costs, driven by connections over loopback."""
     print(f"\n## Hooks: {connections} connections over loopback, then one poll")
     with bpf_statistics(), TcpProbe() as probe, socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         for _ in range(connections):
@@ -55,10 +58,40 @@ def cost_of_hooks(connections: int) -> None:
             probe.drain()
         life_ns = sum(cost.run_time_ns for cost in probe.cost().values())
         probe.poll()
-        for program, cost in probe.cost().items():
-            if cost.run_count:
-                print(f"{program:24} {cost.run_count:10} runs {cost.run_time_ns / cost.run_count:8.0f} ns a run")
+        print_cost(probe.cost())
     print(f"a connection's whole life, both ends: {life_ns / connections:.0f} ns")
+
+
+def cost_of_packets(packets: int) -> None:
+    """Print what the UDP programs cost a UDP packet, and a packet that is none."""
+    with bpf_statistics(), UdpProbe(cgroup2_root()) as probe, contextlib.ExitStack() as stack:
+        server, client = (stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(2))
+        server.bind(("127.0.0.1", 0))
+        client.connect(server.getsockname())
+        print(f"\n## Packets: {packets} over loopback by UDP, then one poll")
+        for _ in range(packets):
+            client.send(b"x")
+        probe.poll()
+        print_cost(before := probe.cost())
+        print(f"\n## Packets: {packets} over loopback by TCP")
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        one = stack.enter_context(socket.create_connection(listener.getsockname()))
+        other = stack.enter_context(listener.accept()[0])
+        for _ in range(packets):
+            one.send(b"x")
+            other.recv(1)
+        print_cost(
+            {
+                program: ProgramCost(*(now - then for now, then in zip(cost, before[program], strict=True)))
+                for program, cost in probe.cost().items()
+            }
+        )
+
+
+def print_cost(costs: dict[str, ProgramCost]) -> None:
+    for program, cost in costs.items():
+        if cost.run_count:
+            print(f"{program:24} {cost.run_count:10} runs {cost.run_time_ns / cost.run_count:8.0f} ns a run")
 
 
 def iperf3(client: Host, server: Host, seconds: int) -> Figures:
@@ -109,6 +142,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"# What the collector costs the node\n{conditions()}; rounds of {arguments.seconds} s")
     cost_of_hooks(arguments.connections)
+    cost_of_packets(10 * arguments.connections)
     with tempfile.TemporaryDirectory() as directory, contextlib.closing(Lab(Path(directory))) as lab:
         client, server = hosts = [lab.host("client"), lab.host("server")]
         start_intake_sink(lab)

@@ -19,7 +19,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
-from intake.columns import Columns, empty_columns, pack_tcp_sockets
+from intake.columns import Columns, empty_columns, pack_rows
 from intake.compression import compress
 from intake.wire import CLIENT_OPTIONS, METHOD, SERVICE
 
@@ -105,7 +105,7 @@ def simulated(index: int, collectors: int, rows: int, *, compresses: bool) -> Co
     names = [f"{part}-{number}" for part in ("client", "server") for number in range(PROCESSES)]
     processes = [intake_pb2.Process(id=number, pid=number, name=name) for number, name in enumerate(names, 1)]
     snapshot = intake_pb2.Snapshot(entities=intake_pb2.Entities(processes=processes))
-    batch = intake_pb2.Batch(tcp=pack_tcp_sockets(columns))
+    batch = intake_pb2.Batch(tcp=pack_rows("tcp", columns))
     return Collector(
         intake_pb2.FromCollector(hello=hello).SerializeToString(),
         intake_pb2.FromCollector(snapshot=snapshot).SerializeToString(),

@@ -26,7 +26,14 @@ typedef u32 __wsum;
 /* The kernel's interface with programs: include/uapi/linux/bpf.h */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_NOEXIST = 1, /* of an update */
+	BPF_F_NO_PREALLOC = 1, /* of a map */
 };
 
 enum {
@@ -42,7 +49,14 @@ enum {
 enum {
 	AF_INET = 2,
 	AF_INET6 = 10,
+	IPPROTO_HOPOPTS = 0,
 	IPPROTO_TCP = 6,
+	IPPROTO_UDP = 17,
+	IPPROTO_ROUTING = 43,
+	IPPROTO_FRAGMENT = 44,
+	IPPROTO_DSTOPTS = 60,
+	ETH_P_IP = 0x0800,
+	ETH_P_IPV6 = 0x86DD,
 };
 
 enum tcp_state {
@@ -80,6 +94,7 @@ struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
 	__be16 skc_dport;
+	u16 skc_num;
 	u16 skc_family;
 	u8 skc_state;
 	possible_net_t skc_net;
@@ -88,10 +103,21 @@ struct sock_common {
 	unsigned long skc_flags;
 };
 
+typedef struct {
+	s32 counter;
+} atomic_t;
+
+struct numa_drop_counters { /* Linux 6.18 */
+	atomic_t drops0;
+	atomic_t drops1;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	u16 sk_protocol;
 	s32 sk_err;
+	atomic_t sk_drops;
+	struct numa_drop_counters *sk_drop_counters;
 };
 
 struct inet_sock {
@@ -122,6 +148,10 @@ struct tcp_sock {
 	struct minmax rtt_min;
 };
 
+struct nsproxy {
+	struct net *net_ns;
+};
+
 struct mm_struct {
 	unsigned long arg_start;
 	unsigned long arg_end;
@@ -133,6 +163,7 @@ struct task_struct {
 	u64 start_boottime;
 	char comm[16];
 	struct mm_struct *mm;
+	struct nsproxy *nsproxy;
 };
 
 struct socket {
@@ -142,6 +173,21 @@ struct socket {
 struct seq_file;
 struct file;
 struct linux_binprm;
+
+/* The contexts of programs for cgroups. */
+struct bpf_sock {
+	u32 family;
+	u32 protocol;
+};
+
+struct __sk_buff {
+	u32 len;
+	u32 protocol;
+	u32 data;
+	u32 data_end;
+	u32 gso_size;
+	struct bpf_sock *sk;
+};
 
 struct bpf_iter_meta {
 	struct seq_file *seq;

@@ -38,6 +38,42 @@ struct tcp_record {
 	char comm[16]; /* of the process's first thread */
 };
 
+/* A UDP socket, read by an iterator. */
+struct udp_record {
+	u64 cookie;
+	u64 process_start_ns; /* of the process pid, since boot */
+	u32 pid;              /* of the process (thread group) */
+	u32 network_namespace;
+	u32 drops;       /* datagrams that the socket was to receive and did not; wraps */
+	u16 local_port;  /* 0 where not bound */
+	u16 remote_port; /* 0 where not connected */
+	u8 local_address[16];
+	u8 remote_address[16];
+	char comm[16]; /* of the process's first thread */
+};
+
+/* Whose traffic an entry counts: a socket and one of its peers, as the packets name them. A remote end of zeros stands
+ * for all peers beyond the limit. */
+struct udp_peer {
+	u64 cookie;
+	u8 local_address[16];
+	u8 remote_address[16];
+	u16 local_port;
+	u16 remote_port;
+	u32 padding; /* 0: it is part of the key */
+};
+
+struct udp_traffic {
+	u64 bytes_sent; /* payload: neither IP nor UDP header */
+	u64 bytes_received;
+	u64 packets_sent; /* datagrams on the wire: those that GSO and GRO join count one by one */
+	u64 packets_received;
+	u64 process_start_ns; /* of the process that opened the socket, or held it in the last poll; 0 where unknown */
+	u32 pid;
+	u32 network_namespace; /* 0 where unknown */
+	char comm[16];
+};
+
 struct exec_record {
 	u64 process_start_ns;
 	u32 pid;

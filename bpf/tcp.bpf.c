@@ -10,39 +10,12 @@
 
 #define RING_BYTES (4 << 20)
 #include "events.h"
+#include "sockets.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
 const struct tcp_record *tcp_record; /* puts the struct into the object's BTF */
 const enum tcp_record_kind tcp_record_kind;
-
-/* Set before load: whether only the sockets of network_namespaces count. */
-const volatile bool network_namespaces_named = 0;
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, u32);
-	__type(value, u8);
-} network_namespaces SEC(".maps");
-
-static __always_inline bool is_watched(u32 network_namespace)
-{
-	return !network_namespaces_named || bpf_map_lookup_elem(&network_namespaces, &network_namespace);
-}
-
-static __always_inline void write_mapped_ipv4(u8 *address, __be32 ipv4)
-{
-	*(u64 *)address = 0;
-	*(u32 *)(address + 8) = bpf_htonl(0xffff);
-	*(u32 *)(address + 12) = ipv4;
-}
-
-static __always_inline void write_ipv6(u8 *address, struct in6_addr *ipv6)
-{
-	*(u64 *)address = ((u64 *)ipv6)[0];
-	*(u64 *)(address + 8) = ((u64 *)ipv6)[1];
-}
 
 static __always_inline void write_endpoints(struct tcp_record *record, struct tcp_sock *tcp)
 {
@@ -51,13 +24,7 @@ static __always_inline void write_endpoints(struct tcp_record *record, struct tc
 	/* By TCP_CLOSE the kernel has reset skc_num, not inet_sport. */
 	record->local_port = bpf_ntohs(tcp->inet_conn.icsk_inet.inet_sport);
 	record->remote_port = bpf_ntohs(common->skc_dport);
-	if (common->skc_family == AF_INET) {
-		write_mapped_ipv4(record->local_address, common->skc_rcv_saddr);
-		write_mapped_ipv4(record->remote_address, common->skc_daddr);
-	} else if (bpf_core_field_exists(common->skc_v6_daddr)) { /* CONFIG_IPV6 */
-		write_ipv6(record->local_address, &common->skc_v6_rcv_saddr);
-		write_ipv6(record->remote_address, &common->skc_v6_daddr);
-	}
+	write_addresses(common, record->local_address, record->remote_address);
 }
 
 static __always_inline void write_counters(struct tcp_record *record, struct tcp_sock *tcp)
@@ -75,15 +42,6 @@ static __always_inline void write_counters(struct tcp_record *record, struct tcp
 	record->error = sk->sk_err;
 	/* Only tcp_fin() sets SOCK_DONE. RCV_SHUTDOWN is set by shutdown() and by a reset as well. */
 	record->fin_received = sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1;
-}
-
-static __always_inline void write_owner(struct tcp_record *record, struct task_struct *task)
-{
-	struct task_struct *leader = task->group_leader;
-
-	record->pid = task->tgid;
-	record->process_start_ns = leader->start_boottime;
-	bpf_probe_read_kernel(record->comm, sizeof(record->comm), leader->comm);
 }
 
 static __always_inline enum tcp_record_kind kind_of_event(int old_state, int new_state)
@@ -129,8 +87,8 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 	record->state = new_state;
 	record->old_state = old_state;
 	write_endpoints(record, tcp);
-	if (kind == TCP_RECORD_CONNECT || kind == TCP_RECORD_LISTENING)
-		write_owner(record, bpf_get_current_task_btf()); /* the other two may run anywhere */
+	if (kind == TCP_RECORD_CONNECT || kind == TCP_RECORD_LISTENING) /* the other two may run anywhere */
+		write_owner(bpf_get_current_task_btf(), &record->process_start_ns, &record->pid, record->comm);
 	else
 		write_counters(record, tcp);
 	submit_event(record);
@@ -152,7 +110,7 @@ static __always_inline void write_live(struct seq_file *seq, struct tcp_sock *tc
 	write_endpoints(&record, tcp);
 	write_counters(&record, tcp);
 	if (task)
-		write_owner(&record, task);
+		write_owner(task, &record.process_start_ns, &record.pid, record.comm);
 	bpf_seq_write(seq, &record, sizeof(record));
 }
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
-    from intake.columns import Columns
+    from intake.columns import Tables
 
 _LOGGER = logging.getLogger(__name__)
 _WATCH_INTERVAL_S = 1.0
@@ -83,11 +83,11 @@ class IntakeClient:
         self,
         time_unix_ns: int,
         entities: intake_pb2.Entities,
-        columns: Columns | None,
+        tables: Tables,
         statistics: intake_pb2.CollectorStatistics | None = None,
     ) -> int:
         """Put rows into the spool and have them sent; return the number of the last batch. See `CollectorSession`."""
-        number = self.session.submit(time_unix_ns, entities, columns, statistics)
+        number = self.session.submit(time_unix_ns, entities, tables, statistics)
         self._wake.set()
         return number
 

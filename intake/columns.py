@@ -20,6 +20,9 @@ Merge = Literal["key", "last", "sum", "max", "least"]
 Columns = dict[str, np.ndarray]
 """A table: a column a name, all of one length."""
 
+Tables = dict[str, Columns]
+"""The tables of a batch, by their names in `TABLES`; those without rows may be left out."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -63,28 +66,49 @@ TCP_COLUMNS = (
     _column("failure", "u1", "key"),
 )
 
+UDP_COLUMNS = (
+    _column("socket", "<u8", "key"),
+    _column("process", "<u4", "last"),
+    _column("network_namespace", "<u4", "key"),
+    _column("local_address", "V16", "key"),
+    _column("remote_address", "V16", "key"),
+    _column("local_port", "<u2", "key"),
+    _column("remote_port", "<u2", "key"),
+    _column("baseline", "u1", "max"),
+    _column("bytes_sent", "<u8", "sum"),
+    _column("bytes_received", "<u8", "sum"),
+    _column("packets_sent", "<u8", "sum"),
+    _column("packets_received", "<u8", "sum"),
+    _column("drops", "<u4", "sum"),
+)
+
+TABLES = {"tcp": TCP_COLUMNS, "udp": UDP_COLUMNS}
+"""The columns of each table, by the name that the table has in a Batch."""
+
+Message = intake_pb2.TcpSockets | intake_pb2.UdpSockets
+_MESSAGES: dict[str, type[Message]] = {"tcp": intake_pb2.TcpSockets, "udp": intake_pb2.UdpSockets}
+
 
 class MalformedRowsError(ValueError):
     """Columns that are no table: the message says which column and why."""
 
 
-def empty_columns(rows: int = 0) -> Columns:
+def empty_columns(rows: int = 0, table: str = "tcp") -> Columns:
     """Return a table of *rows* rows of zeros."""
-    return {column.name: np.zeros(rows, column.dtype) for column in TCP_COLUMNS}
+    return {column.name: np.zeros(rows, column.dtype) for column in TABLES[table]}
 
 
-def pack_tcp_sockets(columns: Mapping[str, np.ndarray]) -> intake_pb2.TcpSockets:
+def pack_rows(table: str, columns: Mapping[str, np.ndarray]) -> Message:
     """Return the message of a table; columns that are zero throughout are left out."""
-    rows = len(columns["socket"])
-    message = intake_pb2.TcpSockets(rows=rows)
-    for column in TCP_COLUMNS:
+    message = _MESSAGES[table](rows=len(columns["socket"]))
+    for column in TABLES[table]:
         data = np.ascontiguousarray(columns[column.name], column.dtype).tobytes()
         if data.strip(b"\0"):
             setattr(message, column.name, data)
     return message
 
 
-def unpack_tcp_sockets(message: intake_pb2.TcpSockets, most_rows: int) -> Columns:
+def unpack_rows(table: str, message: Message, most_rows: int) -> Columns:
     """Return the table of a message: views of its bytes, read-only.
 
     Raises:
@@ -94,10 +118,41 @@ def unpack_tcp_sockets(message: intake_pb2.TcpSockets, most_rows: int) -> Column
     if message.rows > most_rows:
         raise MalformedRowsError(f"{message.rows} rows in a batch: at most {most_rows} are taken")
     columns: Columns = {}
-    for column in TCP_COLUMNS:
+    for column in TABLES[table]:
         data = getattr(message, column.name)
         expected = message.rows * column.dtype.itemsize
         if data and len(data) != expected:
             raise MalformedRowsError(f"column {column.name} has {len(data)} bytes: {message.rows} rows need {expected}")
         columns[column.name] = np.frombuffer(data or bytes(expected), column.dtype)
     return columns
+
+
+def pack_tables(tables: Tables, batch: intake_pb2.Batch) -> None:
+    """Put the tables that have rows into *batch*."""
+    for table, columns in tables.items():
+        if len(columns["socket"]):
+            getattr(batch, table).CopyFrom(pack_rows(table, columns))
+
+
+def unpack_tables(batch: intake_pb2.Batch, most_rows: int) -> Tables:
+    """Return the tables of *batch* that have rows.
+
+    Raises:
+        MalformedRowsError: they have more than *most_rows* rows together, or one is no table.
+
+    """
+    tables: Tables = {}
+    for table in TABLES:
+        message = getattr(batch, table)
+        if batch.HasField(table):
+            columns = unpack_rows(table, message, most_rows)
+            if message.rows:
+                tables[table] = columns
+    if rows_of(batch) > most_rows:
+        raise MalformedRowsError(f"{rows_of(batch)} rows in a batch: at most {most_rows} are taken")
+    return tables
+
+
+def rows_of(batch: intake_pb2.Batch) -> int:
+    """Return how many rows all tables of *batch* say that they have."""
+    return sum(getattr(batch, table).rows for table in TABLES)

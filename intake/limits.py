@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import Columns, MalformedRowsError, unpack_tcp_sockets
+from intake.columns import MalformedRowsError, Tables, unpack_tables
 
 MOST_MESSAGE_BYTES = 16 << 20
 # 9.2 MiB of columns. A column that is absent costs no bytes on the wire but memory here: so no more than this.
@@ -19,7 +19,10 @@ GREATEST_VALUE = 1 << 48
 # Numbers stay within int64, for those who store them.
 GREATEST_NUMBER = 1 << 62
 
-_VALUES = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "srtt_sum_us", "connect_sum_us")
+_VALUES = (
+    *("bytes_sent", "bytes_received", "segments_sent", "segments_received", "packets_sent", "packets_received"),
+    *("srtt_sum_us", "connect_sum_us"),
+)
 _ENUMERATED = {
     "role": max(intake_pb2.Role.values()),
     "failure": max(intake_pb2.ConnectFailure.values()),
@@ -31,8 +34,8 @@ class MalformedMessageError(ValueError):
     """A message that cannot be taken; the text says why."""
 
 
-def checked_rows(batch: intake_pb2.Batch) -> Columns | None:
-    """Return the TCP rows of *batch*; None where it has none.
+def checked_rows(batch: intake_pb2.Batch) -> Tables:
+    """Return the tables of *batch* that have rows.
 
     Raises:
         MalformedMessageError: its number, entities or rows are not within the limits, or the rows are no table.
@@ -41,21 +44,18 @@ def checked_rows(batch: intake_pb2.Batch) -> Columns | None:
     if not 0 < batch.number <= GREATEST_NUMBER:
         raise MalformedMessageError(f"batch number {batch.number} is not from 1 to 2^62")
     check_entities(batch.entities)
-    if not batch.HasField("tcp"):
-        return None
     try:
-        rows = unpack_tcp_sockets(batch.tcp, MOST_ROWS)
+        tables = unpack_tables(batch, MOST_ROWS)
     except MalformedRowsError as error:
         raise MalformedMessageError(str(error)) from error
-    if not batch.tcp.rows:
-        return None
-    for name, greatest in _ENUMERATED.items():
-        if rows[name].max() > greatest:
-            raise MalformedMessageError(f"column {name} holds {rows[name].max()}: the greatest known is {greatest}")
-    for name in _VALUES:
-        if rows[name].max() > GREATEST_VALUE:
-            raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
-    return rows
+    for rows in tables.values():
+        for name in _ENUMERATED.keys() & rows.keys():
+            if rows[name].max() > (greatest := _ENUMERATED[name]):
+                raise MalformedMessageError(f"column {name} holds {rows[name].max()}: the greatest known is {greatest}")
+        for name in rows.keys() & _VALUES:
+            if rows[name].max() > GREATEST_VALUE:
+                raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
+    return tables
 
 
 def check_entities(entities: intake_pb2.Entities) -> None:

@@ -6,25 +6,31 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from intake.columns import TCP_COLUMNS, Column, Columns
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from intake.columns import Column, Columns
 
-def merge_rows(tables: Sequence[Columns]) -> Columns:
-    """Return the rows of *tables*, oldest first, with rows of equal keys made one, where the first of them stood."""
-    columns = {column.name: np.concatenate([table[column.name] for table in tables]) for column in TCP_COLUMNS}
+
+def merge_rows(table: Sequence[Column], parts: Sequence[Columns]) -> Columns:
+    """Return the rows of *parts*, oldest first, with rows of equal keys made one, where the first of them stood.
+
+    Args:
+        table: the columns.
+        parts: which all have these columns.
+
+    """
+    columns = {column.name: np.concatenate([part[column.name] for part in parts]) for column in table}
     if not len(columns["socket"]):
         return columns
-    keys = np.stack([part for column in TCP_COLUMNS if column.merge == "key" for part in _parts(columns[column.name])])
+    keys = np.stack([part for column in table if column.merge == "key" for part in _parts(columns[column.name])])
     order = np.lexsort(keys)  # stable: rows of a group stay in order of time
     ordered = keys[:, order]
     changes = np.any(ordered[:, 1:] != ordered[:, :-1], axis=0)
     starts = np.concatenate(([0], np.flatnonzero(changes) + 1))
     ends = np.concatenate((starts[1:], [len(order)])) - 1
     by_first = np.argsort(order[starts])
-    return {column.name: _reduce(column, columns[column.name][order], starts, ends)[by_first] for column in TCP_COLUMNS}
+    return {column.name: _reduce(column, columns[column.name][order], starts, ends)[by_first] for column in table}
 
 
 def _parts(key: np.ndarray) -> list[np.ndarray]:

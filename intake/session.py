@@ -12,12 +12,12 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
 from intake.clock import SECOND_NS, Instant
-from intake.columns import Columns, pack_tcp_sockets
+from intake.columns import Tables, pack_tables
 from intake.compression import compress
 from intake.limits import MOST_ROWS, fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from intake.spool import Spool
 
@@ -122,7 +122,7 @@ class CollectorSession:
         self,
         time_unix_ns: int,
         entities: intake_pb2.Entities,
-        columns: Columns | None,
+        tables: Tables,
         statistics: intake_pb2.CollectorStatistics | None,
     ) -> int:
         """Put rows into the spool, as one batch or, where they are more than a batch may hold, several.
@@ -130,23 +130,20 @@ class CollectorSession:
         Args:
             time_unix_ns: when the rows were read.
             entities: new ones and retired ones since the last call.
-            columns: rows as in `intake.columns`.
+            tables: rows as in `intake.columns`.
             statistics: the collector's own; what concerns the spool is filled in here.
 
         Returns:
             The number of the last batch.
 
         """
-        rows = len(columns["socket"]) if columns else 0
-        for start in range(0, max(rows, 1), MOST_ROWS):
+        for index, part in enumerate(_parts(tables)):
             batch = intake_pb2.Batch(time_unix_ns=time_unix_ns)
-            if start == 0:
+            if index == 0:
                 batch.entities.CopyFrom(fitting(entities))
                 if statistics:
                     batch.statistics.CopyFrom(self._with_spool(statistics))
-            if columns and rows:
-                part = {name: column[start : start + MOST_ROWS] for name, column in columns.items()}
-                batch.tcp.CopyFrom(pack_tcp_sockets(part))
+            pack_tables(part, batch)
             self._snapshot_due |= self._spool.append(batch)
         return self._spool.highest_number
 
@@ -258,3 +255,13 @@ class CollectorSession:
         self._failed_attempts += 1
         self._start(now)
         return int(longest * self._random())
+
+
+def _parts(tables: Tables) -> Iterator[Tables]:
+    """Yield *tables* as they fit into batches: all in one, or each cut into several."""
+    if sum(len(columns["socket"]) for columns in tables.values()) <= MOST_ROWS:
+        yield tables
+        return
+    for table, columns in tables.items():
+        for start in range(0, len(columns["socket"]), MOST_ROWS):
+            yield {table: {name: column[start : start + MOST_ROWS] for name, column in columns.items()}}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import Columns, pack_tcp_sockets, unpack_tcp_sockets
+from intake.columns import TABLES, Columns, pack_tables, rows_of, unpack_tables
 from intake.limits import MOST_ROWS
 from intake.merge import merge_rows
 
@@ -184,13 +184,15 @@ class Spool:
         """Merge these batches if that frees a fair part of them; return whether it did."""
         run = self._batches[start:end]
         batches = [intake_pb2.FromCollector.FromString(batch.message).batch for batch in run]
-        tables: list[Columns] = [unpack_tcp_sockets(batch.tcp, MOST_ROWS) for batch in batches if batch.tcp.rows]
+        parts: dict[str, list[Columns]] = {}
+        for batch in batches:
+            for table, rows in unpack_tables(batch, MOST_ROWS).items():
+                parts.setdefault(table, []).append(rows)
         newest = batches[-1]
         merged = intake_pb2.Batch(number=newest.number, time_unix_ns=newest.time_unix_ns)
         if newest.HasField("statistics"):
             merged.statistics.CopyFrom(newest.statistics)
-        if tables:
-            merged.tcp.CopyFrom(pack_tcp_sockets(merge_rows(tables)))
+        pack_tables({table: merge_rows(TABLES[table], of_table) for table, of_table in parts.items()}, merged)
         replacement = _spooled(merged, run[0].first)
         if replacement.size > _WORTHWHILE * sum(batch.size for batch in run):
             return False
@@ -203,8 +205,7 @@ class Spool:
 
 def _spooled(batch: intake_pb2.Batch, first: int) -> SpooledBatch:
     payload = 0
-    if batch.tcp.rows:
-        rows = unpack_tcp_sockets(batch.tcp, MOST_ROWS)
-        payload = int(rows["bytes_sent"].sum()) + int(rows["bytes_received"].sum())
+    for rows in unpack_tables(batch, MOST_ROWS).values():
+        payload += int(rows["bytes_sent"].sum()) + int(rows["bytes_received"].sum())
     message = intake_pb2.FromCollector(batch=batch).SerializeToString()
-    return SpooledBatch(batch.number, first, message, batch.tcp.rows, payload)
+    return SpooledBatch(batch.number, first, message, rows_of(batch), payload)

@@ -21,6 +21,7 @@ from intake.client import IntakeClient
 from intake.clock import SECOND_NS
 from kernel_collector import preflight
 from kernel_collector.btf import BtfError
+from kernel_collector.cgroups import cgroup2_root
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
 from kernel_collector.host import describe_host
@@ -30,11 +31,13 @@ from kernel_collector.processes import ProcessTable
 from kernel_collector.sockets import SocketTable
 from kernel_collector.structured import concatenated
 from kernel_collector.tcp import TcpProbe
+from kernel_collector.udp import UdpProbe
+from kernel_collector.udp_sockets import UdpSocketTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from intake.columns import Columns
+    from intake.columns import Tables
     from kernel_collector.options import Settings
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,12 +76,19 @@ async def collect(settings: Settings) -> None:
         loop.add_signal_handler(number, stop)
     with contextlib.ExitStack() as stack:
         named = [stack.enter_context(each) for each in named_network_namespaces(settings.network_namespaces)]
+        inodes = frozenset(each.inode for each in named)
         try:
             execs = stack.enter_context(ExecProbe())
-            tcp = stack.enter_context(TcpProbe(frozenset(each.inode for each in named)))
+            tcp = stack.enter_context(TcpProbe(inodes))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
-        await KernelCollector(settings, tcp, execs, named).run(stopping)
+        udp = None
+        if settings.udp_metrics:
+            try:
+                udp = stack.enter_context(UdpProbe(cgroup2_root(settings.proc), inodes))
+            except (OSError, BtfError) as error:
+                _LOGGER.warning("UDP is not counted, all else is: %s", error)
+        await KernelCollector(settings, tcp, execs, udp, named).run(stopping)
 
 
 class KernelCollector:
@@ -88,13 +98,22 @@ class KernelCollector:
         settings: of the operator.
         tcp: attached.
         execs: attached before.
-        named: the network namespaces to which *tcp* is limited; none: it sees all.
+        udp: attached; None: UDP is not counted.
+        named: the network namespaces to which *tcp* and *udp* are limited; none: they see all.
 
     """
 
-    def __init__(self, settings: Settings, tcp: TcpProbe, execs: ExecProbe, named: list[NetworkNamespace]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tcp: TcpProbe,
+        execs: ExecProbe,
+        udp: UdpProbe | None,
+        named: list[NetworkNamespace],
+    ) -> None:
         self._tcp = tcp
         self._execs = execs
+        self._udp = udp
         self._hidden = HiddenSockets(tcp, settings.proc, named)
         self._processes = ProcessTable(settings.proc, time.time_ns() - _now_ns())
         hello = intake_pb2.Hello(
@@ -112,7 +131,8 @@ class KernelCollector:
         live = tcp.poll()
         walk = self._hidden.walk(live, np.empty(0, np.uint32))
         self._sockets = SocketTable(baseline_ns=_now_ns())
-        self._submit(self._take([live, *walk.records]))
+        self._udp_sockets = UdpSocketTable()
+        self._submit(self._take([live, *walk.records]) | self._read_udp())
         _LOGGER.info("watching %s: %d sockets are open", hello.host.name, len(self._sockets))
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -155,44 +175,56 @@ class KernelCollector:
     def _poll(self) -> None:
         """Read all that the probes have, and submit the rows; now and then look for what polls cannot see."""
         started_ns, cpu_ns = _now_ns(), time.thread_time_ns()
-        live = self._tcp.poll()
+        live, udp = self._tcp.poll(), self._read_udp()
         self._poll_cost_ns = time.thread_time_ns() - cpu_ns
         if started_ns - self._walked_ns < WALK_INTERVAL_NS:
-            self._submit(self._take([live]))
+            self._submit(self._take([live]) | udp)
         else:
             self._walked_ns = started_ns
             walk = self._hidden.walk(live, self._sockets.missing(self._polled_ns))
-            self._submit(self._take([live, *walk.records]))
-            self._submit(self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS))
-            self._processes.retire(self._sockets.processes().tolist(), self._client.acknowledged)
+            self._submit(self._take([live, *walk.records]) | udp)
+            self._submit({"tcp": self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS)})
+            in_use = np.concatenate((self._sockets.processes(), self._udp_sockets.processes()))
+            self._processes.retire(in_use.tolist(), self._client.acknowledged)
         self._polled_ns = started_ns
 
     def _drain(self) -> None:
         """Make room in a ring that fills between two polls."""
         self._submit(self._take([]))
 
-    def _take(self, live: list[np.ndarray]) -> Columns:
-        """Return the rows of what iterators gave and of the events since."""
+    def _take(self, live: list[np.ndarray]) -> Tables:
+        """Return the TCP rows of what iterators gave and of the events since."""
         events = self._tcp.drain()
         self._processes.executed(self._execs.drain())  # after the events: what they tell of was executed before
         if self._tcp.events_lost > self._events_lost:
             self._events_lost = self._tcp.events_lost
             self._sockets.roles_uncertain_until_ns = _now_ns() + 2 * self._interval_ns()
         records = concatenated([events, *live])
-        return self._sockets.update(records, self._processes.identify(records))
+        return {"tcp": self._sockets.update(records, self._processes.identify(records))}
 
-    def _submit(self, rows: Columns) -> None:
+    def _read_udp(self) -> Tables:
+        """Return the UDP rows since the call before."""
+        if self._udp is None:
+            return {}
+        traffic, polled = self._udp.drain(), self._udp.poll()
+        creators, holders = self._processes.identify(traffic.counts), self._processes.identify(polled)
+        return {"udp": self._udp_sockets.update(traffic, creators, polled, holders)}
+
+    def _submit(self, tables: Tables) -> None:
         statistics = intake_pb2.CollectorStatistics(
             events_lost=self._tcp.events_lost + self._execs.events_lost,
-            sockets_untracked=self._sockets.untracked,
-            sockets_tracked=len(self._sockets),
+            sockets_untracked=self._sockets.untracked + self._udp_sockets.untracked,
+            sockets_tracked=len(self._sockets) + len(self._udp_sockets),
             processes_tracked=len(self._processes),
             poll_duration_ns=self._poll_cost_ns,
             cpu_time_ns=time.process_time_ns(),
             resident_bytes=_resident_bytes(),
+            udp_packets_untracked=self._udp.packets_untracked if self._udp else 0,
+            udp_packets_of_other_peers=self._udp.packets_of_other_peers if self._udp else 0,
         )
-        number = self._client.submit(time.time_ns(), self._processes.take_changes(), rows, statistics)
-        self._processes.submitted(np.unique(rows["process"]).tolist(), number)
+        number = self._client.submit(time.time_ns(), self._processes.take_changes(), tables, statistics)
+        referred = np.unique(np.concatenate([rows["process"] for rows in tables.values()]))
+        self._processes.submitted(referred.tolist(), number)
 
 
 def _give_memory_back() -> None:

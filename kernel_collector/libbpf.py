@@ -6,6 +6,7 @@ Every error carries what libbpf and the kernel's verifier said.
 from __future__ import annotations
 
 import ctypes
+import errno
 import functools
 import itertools
 import mmap
@@ -16,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 
 from kernel_collector.btf import Btf, BtfError
+from kernel_collector.structured import concatenated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
 SONAME = "libbpf.so.1"
+BATCH_ENTRIES = 8192  # of a map at once: more than can be in one of its buckets
 ITERATOR_READ_BYTES = 8 * mmap.PAGESIZE  # the most that bpf_seq_read() gives at once
 
 _P, _I, _U32, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char_p
@@ -37,6 +40,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_map_by_name": (_P, [_P, _S]),
     "bpf_program__set_autoload": (_I, [_P, ctypes.c_bool]),
     "bpf_program__attach": (_P, [_P]),
+    "bpf_program__attach_cgroup": (_P, [_P, _I]),
     "bpf_program__fd": (_I, [_P]),
     "bpf_link__fd": (_I, [_P]),
     "bpf_link__destroy": (_I, [_P]),
@@ -44,6 +48,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__max_entries": (_U32, [_P]),
     "bpf_map__initial_value": (_P, [_P, _P]),
     "bpf_map_update_elem": (_I, [_I, _S, _S, ctypes.c_uint64]),
+    "bpf_map_lookup_and_delete_batch": (_I, [_I, _P, _P, _P, _P, _P, _P]),
     "bpf_iter_create": (_I, [_I]),
     "bpf_obj_get_info_by_fd": (_I, [_I, _P, _P]),
     "btf__raw_data": (_P, [_P, _P]),
@@ -140,15 +145,22 @@ class BpfObject:
                 program = self._lib.bpf_object__next_program(self._pointer, program)
         _call(f"cannot load {self._name}", self._lib.bpf_object__load, self._pointer)
 
-    def attach(self, program: str) -> int:
+    def attach(self, program: str, cgroup: int | None = None) -> int:
         """Attach a program to what its section names; return the link's file descriptor, which this object owns.
+
+        Args:
+            program: its name.
+            cgroup: a file descriptor of the cgroup for which the program is, if it is one for cgroups.
 
         Raises:
             LibbpfError: the kernel refused, or there is no such program.
 
         """
         what = f"cannot attach {program} of {self._name}"
-        link = _call(what, self._lib.bpf_program__attach, self._program(program))
+        if cgroup is None:
+            link = _call(what, self._lib.bpf_program__attach, self._program(program))
+        else:
+            link = _call(what, self._lib.bpf_program__attach_cgroup, self._program(program), cgroup)
         self._links.append(link)
         return _call(what, self._lib.bpf_link__fd, link)
 
@@ -168,6 +180,36 @@ class BpfObject:
 
         """
         _call(f"cannot set an element of {name}", self._lib.bpf_map_update_elem, self.map_fd(name), key, value, 0)
+
+    def empty(self, name: str, key: np.dtype, value: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys and values of a hash map in which no program counts any more, and delete them.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        what, descriptor = f"cannot read {name}", self.map_fd(name)
+        keys, values = [np.empty(0, key)], [np.empty(0, value)]
+        place, count = ctypes.c_uint32(), ctypes.c_uint32()
+        done = False
+        while not done:
+            some_keys, some_values = np.empty(BATCH_ENTRIES, key), np.empty(BATCH_ENTRIES, value)
+            count.value = BATCH_ENTRIES
+            result = self._lib.bpf_map_lookup_and_delete_batch(
+                descriptor,
+                ctypes.byref(place) if len(keys) > 1 else None,
+                ctypes.byref(place),
+                some_keys.ctypes.data,
+                some_values.ctypes.data,
+                ctypes.byref(count),
+                None,
+            )
+            done = result == -errno.ENOENT  # that was all
+            if result and not done:
+                raise LibbpfError(-result, what)
+            keys.append(some_keys[: count.value])
+            values.append(some_values[: count.value])
+        return concatenated(keys), concatenated(values)
 
     def variables(self) -> Mapping[str, np.ndarray]:
         """Return the global variables in `.bss`, after `load`: each an array of one unsigned integer.

@@ -36,6 +36,7 @@ class Settings:
         network_namespaces: paths of those to watch; none: all.
         labels: of the operator, as `operator_labels` gives them.
         credentials: what the collector shows to the reducer, and asks of it.
+        udp_metrics: whether UDP is counted.
 
     """
 
@@ -45,6 +46,7 @@ class Settings:
     network_namespaces: tuple[Path, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
+    udp_metrics: bool = True
 
     @property
     def proc(self) -> Path:
@@ -86,6 +88,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         network_namespaces=arguments["network_namespace"],
         labels=operator_labels(config.get("labels") or {}, environ),
         credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
+        udp_metrics=not arguments["disable_udp_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -120,6 +123,13 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         multiple=True,
         help="Watch this network namespace, e.g. /run/netns/NAME, and no other; may be given several times.",
+    ),
+    click.option(
+        "--disable-udp-metrics",
+        is_flag=True,
+        envvar="EBPF_NET_DISABLE_UDP_METRICS",
+        show_envvar=True,
+        help="Leave UDP alone: then no program looks at packets.",
     ),
     click.option(
         "--config-file", type=click.Path(path_type=Path), help="YAML with `labels:` and `intake: {host, port}`."

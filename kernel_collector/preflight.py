@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from kernel_collector import execs, tcp
 from kernel_collector.btf import BtfError
+from kernel_collector.cgroups import NotMountedError, cgroup2_root
 from kernel_collector.libbpf import BpfObject, LibbpfError, library
 from kernel_collector.objects import OBJECTS
+from kernel_collector.udp import UdpProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -66,6 +68,7 @@ def checks(proc: Path = Path("/proc"), objects: Path = OBJECTS) -> list[Check]:
     return [
         *found,
         *(_hook(objects / file, program, name, hindrance) for file, program, name in HOOKS),
+        _udp(proc, objects, hindrance),
         *_optional_capabilities(capabilities),
         _host_pid_namespace(proc),
         _cgroup_v2(proc),
@@ -160,6 +163,19 @@ def _hook(path: Path, program: str, name: str, hindrance: Check | None) -> Check
     return Check(name, Result.YES, f"{program} loaded and attached")
 
 
+def _udp(proc: Path, objects: Path, hindrance: Check | None) -> Check:
+    name = "UDP"
+    if hindrance:
+        return Check(name, Result.UNKNOWN, f"not tried: first see to {hindrance.name}", required=False)
+    try:
+        root = cgroup2_root(proc)
+        UdpProbe(root, objects=objects).close()
+    except (OSError, BtfError) as error:
+        remedy = f"see to cgroup v2 and CAP_NET_ADMIN; {_PRIVILEGED}; or --disable-udp-metrics"
+        return Check(name, Result.NO, f"not counted: {error}", remedy, required=False)
+    return Check(name, Result.YES, f"counted by packets that pass {root} (cgroup_skb)", required=False)
+
+
 def _host_pid_namespace(proc: Path) -> Check:
     name = "pid namespace of the host"
     try:
@@ -180,10 +196,9 @@ def _host_pid_namespace(proc: Path) -> Check:
 def _cgroup_v2(proc: Path) -> Check:
     name = "cgroup v2"
     try:
-        mounts = [line.split() for line in (proc / "self" / "mounts").read_text().splitlines()]
+        root = cgroup2_root(proc)
+    except NotMountedError:
+        return Check(name, Result.NO, "not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with it")
     except OSError as error:
         return Check(name, Result.UNKNOWN, f"{error.filename}: {error.strerror}", _NO_PROC)
-    for mount in mounts:
-        if mount[2] == "cgroup2":
-            return Check(name, Result.YES, f"mounted on {mount[1]}")
-    return Check(name, Result.NO, "not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with it")
+    return Check(name, Result.YES, f"mounted on {root}")

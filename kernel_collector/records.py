@@ -35,6 +35,17 @@ TCP_FIELDS = (
     *("bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "segs_in", "total_retrans", "srtt_us", "min_rtt_us"),
     *("pid", "process_start_ns", "comm"),
 )
+UDP_FIELDS = {
+    "udp_record": (
+        *("cookie", "network_namespace", "drops", "local_address", "remote_address", "local_port", "remote_port"),
+        *("pid", "process_start_ns", "comm"),
+    ),
+    "udp_peer": ("cookie", "local_address", "remote_address", "local_port", "remote_port"),
+    "udp_traffic": (
+        *("bytes_sent", "bytes_received", "packets_sent", "packets_received", "network_namespace"),
+        *("pid", "process_start_ns", "comm"),
+    ),
+}
 EXEC_FIELDS = ("process_start_ns", "pid", "arguments_length", "comm", "arguments")
 
 
@@ -51,6 +62,16 @@ def tcp_record_dtype(btf: Btf) -> np.dtype:
         if numbers.get(f"TCP_RECORD_{kind.name}") != kind:
             raise BtfError(f"the object's TCP_RECORD_{kind.name} is not {kind.value}: {_ANOTHER_VERSION}")
     return dtype
+
+
+def udp_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
+    """Return the dtypes of `struct udp_record`, `udp_peer` and `udp_traffic`: integers, addresses as V16, comm as S16.
+
+    Raises:
+        BtfError: the object lacks one of `UDP_FIELDS`.
+
+    """
+    return tuple(_record_dtype(btf, struct, needed) for struct, needed in UDP_FIELDS.items())
 
 
 def exec_record_dtype(btf: Btf) -> np.dtype:

@@ -111,6 +111,15 @@ COLLECTOR_TABLE = (
     _counter("collector", "spool_bytes_dropped", "By", "Payload counted in the rows lost."),
     _counter("collector", "cpu_time_ns", "s", "Processor time of the collector."),
     _gauge("collector", "resident_bytes", "By", "Resident memory of the collector."),
+    _counter(
+        "collector", "udp_packets_untracked", "{packet}", "UDP packets not counted since the kernel's table was full."
+    ),
+    _counter(
+        "collector",
+        "udp_packets_of_other_peers",
+        "{packet}",
+        "UDP packets counted without their peer since their socket had too many.",
+    ),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics of each collector, with the attributes `host` and `kind`."""

@@ -13,6 +13,7 @@ from reducer.match import (
     PORTS,
     Ends,
     add_up,
+    by_protocol,
     directed_values,
     forward_directions,
     group,
@@ -45,7 +46,8 @@ class Pair:
         bytes_per_second: payload.
         rtt_us: average of the sender's smoothed round trip times, microseconds; None where none was measured.
         retransmits: segments sent again since the last look.
-        connections: different sockets that did anything since the last look; 0 unless the source connected.
+        connections: TCP connections that did anything since the last look, on the side of the source if that
+            connected; and pairs of UDP sockets in which the source sent.
 
     """
 
@@ -101,8 +103,10 @@ class LiveView:
     def _pairs(self, tables: list[Columns], owners: OwnersView, elapsed_s: float, most: int) -> list[Pair]:
         grouped = group(tables, owners, self._seed)
         ends = add_up(grouped, owners)
-        connector = guess_connector(ends.connector, grouped.keys[PORTS, grouped.first])
+        ports = grouped.keys[PORTS, grouped.first]
+        connector = guess_connector(ends.connector, ports)
         values = directed_values(ends, connector, _senders_word(ends, forward_directions(connector)))
+        values = by_protocol(values, ports)
         self._names.begin_window(owners)
         identity = self._names.identities(ends.owner, owners)
         names = [dict(labels)["workload.name"] for labels in self._names.ends.labels]
@@ -110,15 +114,17 @@ class LiveView:
         workload = of_end[identity].astype(np.uint32)
         level = roll_up("live", workload, other(workload), values)
         moved = level.values
-        top = np.lexsort((-moved["active"], -moved["bytes"]))[:most].tolist()
+        payload = moved["bytes"] + moved["udp_bytes"]
+        active = moved["active"] + moved["udp_active"]
+        top = np.lexsort((-active, -payload))[:most].tolist()
         return [
             Pair(
                 source=str(workloads[level.source[row]]),
                 dest=str(workloads[level.dest[row]]),
-                bytes_per_second=int(moved["bytes"][row]) / elapsed_s,
+                bytes_per_second=int(payload[row]) / elapsed_s,
                 rtt_us=int(moved["srtt_sum_us"][row]) / count if (count := int(moved["srtt_count"][row])) else None,
                 retransmits=int(moved["retransmits"][row]),
-                connections=int(moved["active"][row]),
+                connections=int(active[row]),
             )
             for row in top
         ]

@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import TCP_COLUMNS
 from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, KEY_WORDS, ConnectorSide, by_side, other
 from reducer.owners import UNKNOWN_OWNER
+from reducer.rows import IPPROTO_UDP, ROW_COLUMNS
 from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
 from reducer.window import joined
 
@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from intake.columns import Columns
     from reducer.owners import OwnersView
 
-IPPROTO_TCP = 6
 PORTS, SCOPE = 4, 5
 """Which words of a key hold the protocol and the ports (low << 16 | high), and the scope."""
 
-_KEY_COLUMNS = ("local_address", "remote_address", "local_port", "remote_port", "process", "network_namespace")
+_KEY_COLUMNS = (
+    *("protocol", "local_address", "remote_address", "local_port", "remote_port"),
+    *("process", "network_namespace"),
+)
 _ROLE = intake_pb2.Role
-_SUMMED = tuple(column.name for column in TCP_COLUMNS if column.merge == "sum" and column.name != "failed")
+_SUMMED = tuple(column.name for column in ROW_COLUMNS if column.merge == "sum" and column.name != "failed")
 # What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
 OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
 OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
@@ -97,7 +99,7 @@ def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str
 
     Keys are told apart by a 64-bit hash; *seed* must be secret, since who sends rows may choose their addresses.
     """
-    rows = joined(tables, tuple(column.name for column in TCP_COLUMNS) if names is None else names)
+    rows = joined(tables, tuple(column.name for column in ROW_COLUMNS) if names is None else names)
     keys, side = _keys(rows, owners)
     hashes = hashed(keys, seed)
     order = np.argsort(hashes)
@@ -127,7 +129,7 @@ def _keys(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
     keys[2], keys[3] = np.where(high, local_0, remote_0), np.where(high, local_1, remote_1)
     shift = np.uint64(16)
     keys[PORTS] = np.where(high, remote_port << shift | local_port, local_port << shift | remote_port)
-    keys[PORTS] |= np.uint64(IPPROTO_TCP << 32)
+    keys[PORTS] |= rows["protocol"].astype(np.uint64) << np.uint64(32)
     keys[SCOPE] = 0
     loopback = np.flatnonzero(is_loopback(local))
     if len(loopback):
@@ -192,7 +194,25 @@ def directed_values(ends: Ends, connector: np.ndarray, emitted: dict[str, np.nda
     for name in (*OF_CONNECTOR, *(f"failed_{reason}" for reason in CONNECT_FAILURES)):
         if name in ends.sums:
             values[name] = ends.sums[name] * forward
+    if "drops" in ends.sums:
+        values["udp_drops"] = other(ends.sums["drops"])
     return {name: values[name] for name in VALUE_COLUMNS if name in values}
+
+
+def by_protocol(values: dict[str, np.ndarray], ports: np.ndarray) -> dict[str, np.ndarray]:
+    """Return value columns by direction with those of UDP flows in columns of their own; *ports* are a word a flow."""
+    udp = np.repeat(ports >> np.uint64(32) == IPPROTO_UDP, 2)
+    if not udp.any():
+        return values
+    told = dict(values)
+    told["active"] = values["active"] * ~udp
+    for name in ("bytes", "packets"):
+        if name in values:
+            told[f"udp_{name}"] = values[name] * udp
+            told[name] = values[name] * ~udp
+    if "udp_packets" in told:
+        told["udp_active"] = (told["udp_packets"] > 0).astype(np.int64)
+    return told
 
 
 def forward_directions(connector: np.ndarray) -> np.ndarray:

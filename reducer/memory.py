@@ -40,6 +40,7 @@ from reducer.match import (
     Ends,
     add_up,
     addresses,
+    by_protocol,
     directed_values,
     forward_directions,
     group,
@@ -131,8 +132,10 @@ class Matcher:
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
         address = addresses(flows.key[:, np.concatenate((slots, slots[own.flow]))]) if with_addresses else None
+        ports = flows.key[PORTS, np.concatenate((slots, slots[own.flow]))]
         flows.forget(window, self._finished(slots))
         values = {name: np.concatenate((column, own.values[name])) for name, column in values.items()}
+        values = by_protocol(values, ports)
         return Matched(np.concatenate((ends.owner, own.owner)), address, values)
 
     def _silent(self, slots: np.ndarray) -> np.ndarray:

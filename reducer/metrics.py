@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Literal
 
-from reducer.series import CONNECT_FAILURES
+import numpy as np
+
+from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    import numpy as np
 
     Values = Mapping[str, np.ndarray]
     Column = Callable[[Values], np.ndarray]
@@ -79,9 +79,8 @@ def _mean_seconds(total: str, count: str) -> Column:
     return lambda values: values[total] / values[count].clip(min=1) / MICROSECONDS
 
 
-def _always(values: Values) -> np.ndarray:
-    exists: np.ndarray = values["bytes"] >= 0
-    return exists
+def _any(*names: str) -> Column:
+    return lambda values: np.any([values[name] != 0 for name in names], axis=0)
 
 
 def _has_connections(values: Values) -> np.ndarray:
@@ -97,7 +96,7 @@ def _reset_or_has_connections(values: Values) -> np.ndarray:
     return exists
 
 
-def _counter(name: str, unit: str, description: str, column: str, exists: Column = _always) -> Metric:
+def _counter(name: str, unit: str, description: str, column: str, exists: Column) -> Metric:
     return Metric(name, unit, Instrument.COUNTER, "int", description, (Points(_column(column), exists),))
 
 
@@ -105,10 +104,17 @@ def _seconds(name: str, description: str, value: Column, exists: Column) -> Metr
     return Metric(name, "s", Instrument.GAUGE, "double", description, (Points(value, exists),))
 
 
+_TCP = _any(*(name for name in VALUE_COLUMNS if not name.startswith("udp_")))
+_UDP = _any(*(name for name in VALUE_COLUMNS if name.startswith("udp_")))
+
 METRICS = (
-    _counter("tcp.bytes", "By", "Payload that the source sent, each byte once however often it was sent.", "bytes"),
-    _counter("tcp.packets", "{packet}", "Segments that the source sent, those without payload as well.", "packets"),
-    _counter("tcp.retrans", "{packet}", "Segments that the source sent again.", "retransmits"),
+    _counter(
+        "tcp.bytes", "By", "Payload that the source sent, each byte once however often it was sent.", "bytes", _TCP
+    ),
+    _counter(
+        "tcp.packets", "{packet}", "Segments that the source sent, those without payload as well.", "packets", _TCP
+    ),
+    _counter("tcp.retrans", "{packet}", "Segments that the source sent again.", "retransmits", _TCP),
     _seconds(
         "tcp.rtt.average",
         "Smoothed round trip time (RFC 6298) as the source measured it: mean of the readings of its sockets.",
@@ -161,6 +167,29 @@ METRICS = (
         _positive("connect_count"),
     ),
     _counter("tcp.resets", "{connection}", "Connections that the source reset.", "resets", _reset_or_has_connections),
+    _counter("udp.bytes", "By", "Payload that the source sent, without headers.", "udp_bytes", _UDP),
+    _counter(
+        "udp.packets",
+        "{packet}",
+        "Datagrams that the source sent: those that GSO and GRO join one by one, one cut into fragments as one.",
+        "udp_packets",
+        _UDP,
+    ),
+    Metric(
+        "udp.active",
+        "{socket}",
+        Instrument.GAUGE,
+        "int",
+        "Pairs of sockets in which the source sent in the window: a socket counts with each of its peers.",
+        (Points(_column("udp_active"), _UDP),),
+    ),
+    _counter(
+        "udp.drops",
+        "{packet}",
+        "Datagrams that reached the destination's socket and were dropped there, for want of room mostly (sk_drops).",
+        "udp_drops",
+        _UDP,
+    ),
 )
 
 ENABLED_METRICS = tuple(metric for metric in METRICS if metric.enabled)
@@ -185,6 +214,11 @@ data); gauges are those of the last window.
 
 A series has a point of a metric only where there is something to say: of connections where one opened, closed,
 failed or was active, of times where one was measured, of `tcp.failed_connects` for each reason that occurred.
+
+UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
+included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;
+what these send or receive counts once more where a collector is at their end. The kernel does not tell whose datagrams
+a socket dropped: where it has several peers, `udp.drops` is on the series from `::`.
 
 ## Labels
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from intake.columns import empty_columns
 from reducer import balances
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
@@ -20,6 +19,7 @@ from reducer.memory import Matched, Matcher
 from reducer.name import Names
 from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
 from reducer.roll_up import roll_up
+from reducer.rows import no_rows, uniform_rows
 from reducer.series import Level, SealedWindow
 from reducer.window import Window, Windows
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ebpf_net.v1 import intake_pb2
 
-    from intake.columns import Columns
+    from intake.columns import Columns, Tables
     from reducer.live import LiveView
 
 LEVELS = ("az_az", "id_id")
@@ -136,16 +136,17 @@ class Pipeline:
         with self._lock:
             self._owners.heard(session, event_time_ns)
 
-    def take(
-        self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tcp: Columns | None
-    ) -> None:
-        """Take a batch; the time is by the reducer's clock."""
+    def take(self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tables: Tables) -> None:
+        """Take a batch and its rows; the time is by the reducer's clock."""
         with self._lock:
             self._owners.learn(session, batch.entities)
-            rows = None if tcp is None else self._owned(session, tcp)
-            if rows is not None and self.live is not None:
-                self.live.take(event_time_ns, rows)
-            self._windows.take(session, number, event_time_ns, rows)
+            self._windows.take(session, number, event_time_ns, None)
+            for table, columns in tables.items():
+                rows = self._owned(session, uniform_rows(table, columns))
+                if rows is not None:
+                    self._windows.take(session, number, event_time_ns, rows)
+                    if self.live is not None:
+                        self.live.take(event_time_ns, rows)
             self._owners.retire(session, batch.entities)
             self._owners.heard(session, event_time_ns)
 
@@ -232,10 +233,10 @@ class Pipeline:
             self._restored = False
         return max(self._windows.due_ns(now_ns), self._not_before_ns)
 
-    def _owned(self, session: bytes, tcp: Columns) -> Columns | None:
+    def _owned(self, session: bytes, told: Columns) -> Columns | None:
         """Return the rows to count, with owners as `process`."""
-        self._rows += len(tcp["socket"])
-        rows = {**tcp, "process": self._owners.of(session, tcp["process"])}
+        self._rows += len(told["socket"])
+        rows = {**told, "process": self._owners.of(session, told["process"])}
         if self._keep_loopback:
             return rows
         loopback = is_loopback(rows["local_address"].view(np.uint64))
@@ -250,7 +251,7 @@ class Pipeline:
         owners = self._owners.view()
         return _Closed(
             window,
-            tables or [empty_columns()],
+            tables or [no_rows()],
             later,
             owners,
             owners.heard(heard_until_ns),

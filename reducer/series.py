@@ -29,6 +29,10 @@ VALUE_COLUMNS = (
     "connect_sum_us",
     "connect_count",
     *(f"failed_{reason}" for reason in CONNECT_FAILURES),
+    "udp_bytes",
+    "udp_packets",
+    "udp_active",
+    "udp_drops",
 )
 """The value columns of a `Level`, all int64."""
 

@@ -13,13 +13,14 @@ from google.protobuf.message import DecodeError
 
 from daemon.version import PROTOCOL_VERSION, VERSION
 from intake.clock import SECOND_NS
+from intake.columns import rows_of
 from intake.compression import parse
 from intake.limits import MalformedMessageError, check_entities, checked_rows, cut_entities, cut_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from intake.columns import Columns
+    from intake.columns import Tables
 
 # Each collector's each run is one; one that is over costs about 300 bytes.
 MOST_SESSIONS = 65_536
@@ -39,9 +40,7 @@ class Pipeline(Protocol):
     def snapshot(self, session: bytes, entities: intake_pb2.Entities) -> None:
         """Replace the entities of a session."""
 
-    def take(
-        self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tcp: Columns | None
-    ) -> None:
+    def take(self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tables: Tables) -> None:
         """Take a batch, its rows as views of its bytes; the time is by the reducer's clock."""
 
     def heard(self, session: bytes, event_time_ns: int) -> None:
@@ -255,16 +254,16 @@ class ReducerSessions:
             if batch.number <= session.safe:
                 return intake_pb2.FromReducer(ack=intake_pb2.Ack(number=session.safe))
             return None
-        rows = checked_rows(batch)
+        tables = checked_rows(batch)
         self.counters.strings_cut += cut_entities(batch.entities)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
-        self.pipeline.take(session.id, batch.number, time_ns, batch, rows)
+        self.pipeline.take(session.id, batch.number, time_ns, batch, tables)
         session.taken = batch.number
         if batch.HasField("statistics"):
             session.statistics = intake_pb2.CollectorStatistics()
             session.statistics.CopyFrom(batch.statistics)  # a part of the batch would keep all of it in memory
         self.counters.batches += 1
-        self.counters.rows += batch.tcp.rows
+        self.counters.rows += rows_of(batch)
         return None
 
     def _heartbeat(self, session: Session, heartbeat: intake_pb2.Heartbeat, now_unix_ns: int) -> intake_pb2.FromReducer:

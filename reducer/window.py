@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intake.merge import merge_rows
+from reducer.rows import ROW_COLUMNS
 
 if TYPE_CHECKING:
     from intake.columns import Columns
@@ -72,7 +73,7 @@ class Window:
         self.rows += later.rows
 
     def _fold(self, part: _Part) -> None:
-        part.tables = [merge_rows(part.tables)]
+        part.tables = [merge_rows(ROW_COLUMNS, part.tables)]
         self.rows -= part.rows
         part.rows = part.folded = len(part.tables[0]["socket"])
         self.rows += part.rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ebpf_net.v1 import intake_pb2
 
 from reducer.pipeline import Pipeline
-from tests.strategies import SECOND_NS, session_id, tcp_rows
+from tests.strategies import SECOND_NS, session_id, table_of
 
 if TYPE_CHECKING:
     from reducer.series import SealedWindow
@@ -62,12 +62,20 @@ class Feed:
         self.pipeline.snapshot(session_id(number), intake_pb2.Entities(processes=processes))
         self.numbers.setdefault(number, 0)
 
-    def take(self, number: int, at_s: float, *rows: dict, entities: intake_pb2.Entities | None = None) -> None:
-        """Give the rows of a batch, the next of its session."""
+    def take(
+        self,
+        number: int,
+        at_s: float,
+        *rows: dict,
+        udp: tuple[dict, ...] = (),
+        entities: intake_pb2.Entities | None = None,
+    ) -> None:
+        """Give the TCP and UDP rows of a batch, the next of its session."""
         self.numbers[number] += 1
         batch = intake_pb2.Batch(number=self.numbers[number], entities=entities)
         time_ns = int(at_s * SECOND_NS)
-        self.pipeline.take(session_id(number), batch.number, time_ns, batch, tcp_rows(*rows) if rows else None)
+        tables = {name: table_of(name, *told) for name, told in (("tcp", rows), ("udp", udp)) if told}
+        self.pipeline.take(session_id(number), batch.number, time_ns, batch, tables)
 
     def seal(self, index: int = 0, *, heard: tuple[int, ...] = ()) -> SealedWindow | None:
         """Seal the window *index*; the collectors of *heard* have spoken after its end."""

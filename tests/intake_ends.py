@@ -33,11 +33,11 @@ class RecordingPipeline:
     def snapshot(self, session, entities):
         self.snapshots += 1
 
-    def take(self, session, number, event_time_ns, batch, tcp):
+    def take(self, session, number, event_time_ns, batch, tables):
         self.numbers.append(number)
-        if tcp is not None:
-            self.rows += len(tcp["socket"])
-            self.bytes += int(tcp["bytes_sent"].sum())
+        for rows in tables.values():
+            self.rows += len(rows["socket"])
+            self.bytes += int(rows["bytes_sent"].sum())
 
     def heard(self, session, event_time_ns):
         self.heard_ns = event_time_ns
@@ -94,7 +94,7 @@ def rows(count=10, sent=1):
 
 
 def submit(client, count=10):
-    return client.submit(time.time_ns(), intake_pb2.Entities(), rows(count))
+    return client.submit(time.time_ns(), intake_pb2.Entities(), {"tcp": rows(count)})
 
 
 async def until(condition, timeout_s=10.0):

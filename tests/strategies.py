@@ -14,7 +14,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 from hypothesis import strategies as st
 
-from intake.columns import TCP_COLUMNS, Columns, empty_columns
+from intake.columns import TABLES, Columns, Tables, empty_columns
 
 SECOND_NS = 1_000_000_000
 WINDOW_S = 4
@@ -34,8 +34,13 @@ def packed(address: str) -> bytes:
 
 def tcp_rows(*rows: dict) -> Columns:
     """Return a table: a dict a row, columns left out are zero; addresses as text."""
-    table = empty_columns(len(rows))
-    for column in TCP_COLUMNS:
+    return table_of("tcp", *rows)
+
+
+def table_of(name: str, *rows: dict) -> Columns:
+    """Return a table of this name, as `tcp_rows` does."""
+    table = empty_columns(len(rows), name)
+    for column in TABLES[name]:
         for index, row in enumerate(rows):
             if column.name in row:
                 value = row[column.name]
@@ -65,7 +70,10 @@ class HostPlan:
 
 @dataclass(frozen=True)
 class ConnectionPlan:
-    """A connection between two hosts (or on one): from its first step on, bytes up and down at each step."""
+    """A connection between two hosts (or on one): from its first step on, bytes up and down at each step.
+
+    UDP is no connection: nothing opens or closes, and what a collector that starts late says of it is never whole.
+    """
 
     client: int
     server: int
@@ -75,6 +83,7 @@ class ConnectionPlan:
     traffic: tuple[tuple[int, int], ...]
     lag: int  # steps that bytes take to be received
     processes: tuple[int, int]  # of the client and of the server
+    udp: bool
 
     @property
     def last(self) -> int:
@@ -124,7 +133,9 @@ def connections(draw, hosts_count: int, *, reuse: bool):
         if first + len(traffic) + 2 >= STEPS:
             continue
         processes = (draw(st.integers(1, PROCESSES)), draw(st.integers(1, PROCESSES)))
-        plan = ConnectionPlan(client, server, port, 80, first, traffic, draw(st.integers(0, 1)), processes)
+        plan = ConnectionPlan(
+            client, server, port, 80, first, traffic, draw(st.integers(0, 1)), processes, draw(st.booleans())
+        )
         free_from[key] = plan.last + 1
         plans.append(plan)
     return tuple(plans)
@@ -161,8 +172,8 @@ class Socket:
             "bytes_received": received,
             "segments_sent": -(-sent // 1000),
             "segments_received": -(-received // 1000),
-            "opened": int(age >= 0),
-            "closed": int(step > plan.last),
+            "opened": int(age >= 0 and not plan.udp),
+            "closed": int(step > plan.last and not plan.udp),
         }
 
 
@@ -175,8 +186,8 @@ class Collector:
     sockets: list[Socket]
     reported: dict[int, dict[str, int]] = field(default_factory=dict)
     baselines: set[int] = field(default_factory=set)
-    unacknowledged: list[tuple[int, int, Columns | None]] = field(default_factory=list)
-    unsent: list[tuple[int, int, Columns | None]] = field(default_factory=list)
+    unacknowledged: list[tuple[int, int, Tables]] = field(default_factory=list)
+    unsent: list[tuple[int, int, Tables]] = field(default_factory=list)
     taken: int = 0
 
     @property
@@ -199,9 +210,13 @@ class Collector:
                 self.reported[socket.cookie] = socket.counters(STEPS * 2)
 
     def poll(self, step: int) -> None:
-        rows = [row for socket in self.sockets if (row := self._row(socket, step)) is not None]
+        tables: Tables = {}
+        for name, udp in (("tcp", False), ("udp", True)):
+            rows = [self._row(socket, step) for socket in self.sockets if socket.plan.udp == udp]
+            if any(rows):
+                tables[name] = table_of(name, *filter(None, rows))
         self.taken += 1
-        batch = (self.taken, (START_S + step) * SECOND_NS, tcp_rows(*rows) if rows else None)
+        batch = (self.taken, (START_S + step) * SECOND_NS, tables)
         self.unacknowledged.append(batch)
         self.unsent.append(batch)
 
@@ -214,7 +229,10 @@ class Collector:
             return None
         self.reported[socket.cookie] = now
         baseline = socket.cookie in self.baselines
-        self.baselines.discard(socket.cookie)
+        if plan.udp:
+            changes |= {"packets_sent": changes["segments_sent"], "packets_received": changes["segments_received"]}
+        else:
+            self.baselines.discard(socket.cookie)
         return changes | {
             "socket": socket.cookie,
             "process": plan.processes[0 if socket.connector else 1],
@@ -277,6 +295,7 @@ def truth_of(plan: WorldPlan) -> Truth:
             parts = [part for end, part in ((sender, by_sender), (receiver, by_receiver)) if seen[end]]
             key = (addresses[sender]["local_address"], addresses[sender]["remote_address"])
             truth.bytes[key] += everything if any(whole) else max(parts, default=0)
-        truth.opened += any(whole)
-        truth.closed += any(seen)
+        if not connection.udp:
+            truth.opened += any(whole)
+            truth.closed += any(seen)
     return truth

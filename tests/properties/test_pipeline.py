@@ -53,15 +53,16 @@ class Totals:
         assert not self.windows or window.start_ns >= self.windows[-1][1]
         self.windows.append((window.start_ns, window.end_ns))
         az, by_node = window.levels
-        self.az_bytes += int(az.values["bytes"].sum())
-        self.packets += int(az.values["packets"].sum())
+        self.az_bytes += int(az.values["bytes"].sum() + az.values["udp_bytes"].sum())
+        self.packets += int(az.values["packets"].sum() + az.values["udp_packets"].sum())
         for name, values in az.values.items():
             assert (values >= 0).all(), name
             if name != "min_rtt_us":
                 assert values.sum() == by_node.values[name].sum(), name
         for name in ("opened", "closed"):
             self.counts[name] += int(az.values[name].sum())
-        for source, dest, amount in zip(by_node.source, by_node.dest, by_node.values["bytes"], strict=True):
+        moved = by_node.values["bytes"] + by_node.values["udp_bytes"]
+        for source, dest, amount in zip(by_node.source, by_node.dest, moved, strict=True):
             ends = tuple(dict(window.ends.labels[end])["ip"] for end in (source, dest))
             self.bytes[ends] += int(amount)
 
@@ -113,8 +114,8 @@ class World:
             self.pipeline.hello(collector.session, collector.hello())
             self.pipeline.snapshot(collector.session, collector.entities())
             self.connected.add(collector.number)
-        for number, time_ns, rows in collector.unsent:
-            self.pipeline.take(collector.session, number, time_ns, intake_pb2.Batch(number=number), rows)
+        for number, time_ns, tables in collector.unsent:
+            self.pipeline.take(collector.session, number, time_ns, intake_pb2.Batch(number=number), tables)
         collector.unsent.clear()
         self.pipeline.heard(collector.session, now)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from intake.clock import SECOND_NS, Instant
-from intake.columns import empty_columns, unpack_tcp_sockets
+from intake.columns import empty_columns, unpack_rows
 from intake.compression import parse
 from intake.session import CollectorSession
 from intake.spool import Spool
@@ -50,10 +50,11 @@ class ModelPipeline:
     def snapshot(self, session, entities):
         self.processes = {process.id for process in entities.processes}
 
-    def take(self, session, number, event_time_ns, batch, tcp):
+    def take(self, session, number, event_time_ns, batch, tables):
         assert self.greeted
         assert self.processes is not None, "a batch came before the snapshot"
         self.processes |= {process.id for process in batch.entities.processes}
+        tcp = tables.get("tcp")
         if tcp is not None:
             assert set(tcp["process"].tolist()) <= self.processes | self.refused, "a row came before its process"
         self.open.append((number, mask_of([tcp]) if tcp is not None else 0))
@@ -105,7 +106,7 @@ class Sessions(RuleBasedStateMachine):
 
     def spooled(self) -> int:
         return mask_of(
-            unpack_tcp_sockets(intake_pb2.FromCollector.FromString(batch.message).batch.tcp, 1_000)
+            unpack_rows("tcp", intake_pb2.FromCollector.FromString(batch.message).batch.tcp, 1_000)
             for batch in self.spool.pending()
         )
 
@@ -129,7 +130,7 @@ class Sessions(RuleBasedStateMachine):
             bits |= bit_of(self.rows)
             self.rows += 1
         self.referred[self.processes] = self.spool.highest_number + 1
-        number = self.collector.submit(self.now.unix_ns, new, columns, intake_pb2.CollectorStatistics())
+        number = self.collector.submit(self.now.unix_ns, new, {"tcp": columns}, intake_pb2.CollectorStatistics())
         self.referred |= dict.fromkeys(columns["process"].tolist(), number)
         lost = (before | bits) & ~self.spooled()
         self.dropped |= lost
@@ -233,7 +234,7 @@ class Sessions(RuleBasedStateMachine):
             connection.down.append(answer)
         if self.reducer.counters.refused > refused:
             batch = parse(message).batch
-            self.refused_by_reducer |= mask_of([unpack_tcp_sockets(batch.tcp, 1_000)])
+            self.refused_by_reducer |= mask_of([unpack_rows("tcp", batch.tcp, 1_000)])
             self.pipeline.refused |= {process.id for process in batch.entities.processes}
 
     def to_collector(self, answer):

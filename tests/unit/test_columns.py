@@ -2,35 +2,48 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import TCP_COLUMNS, MalformedRowsError, empty_columns, pack_tcp_sockets, unpack_tcp_sockets
+from intake.columns import (
+    TABLES,
+    MalformedRowsError,
+    empty_columns,
+    pack_rows,
+    pack_tables,
+    unpack_rows,
+    unpack_tables,
+)
 
 
-def test_every_column_is_a_field_of_the_message_and_the_other_way_round():
-    fields = {field.name for field in intake_pb2.TcpSockets.DESCRIPTOR.fields}
-    assert fields == {column.name for column in TCP_COLUMNS} | {"rows"}
+@pytest.mark.parametrize("table", TABLES)
+def test_every_column_is_a_field_of_the_message_and_the_other_way_round(table):
+    fields = {field.name for field in type(getattr(intake_pb2.Batch(), table)).DESCRIPTOR.fields}
+    assert fields == {column.name for column in TABLES[table]} | {"rows"}
 
 
-def test_a_table_comes_back_as_it_went():
-    columns = empty_columns(3)
-    for i, column in enumerate(TCP_COLUMNS):
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_comes_back_as_it_went(table):
+    columns = empty_columns(3, table)
+    for i, column in enumerate(TABLES[table]):
         raw = np.random.default_rng(i).bytes(3 * column.dtype.itemsize)
         columns[column.name] = np.frombuffer(raw, column.dtype)
-    message = intake_pb2.TcpSockets.FromString(pack_tcp_sockets(columns).SerializeToString())
-    for name, values in unpack_tcp_sockets(message, 3).items():
+    batch = intake_pb2.Batch()
+    pack_tables({table: columns}, batch)
+    batch = intake_pb2.Batch.FromString(batch.SerializeToString())
+    assert unpack_tables(batch, 3).keys() == {table}
+    for name, values in unpack_tables(batch, 3)[table].items():
         assert values.tobytes() == columns[name].tobytes(), name
         assert values.dtype == columns[name].dtype, name
 
 
 def test_columns_of_zeros_cost_nothing():
-    message = pack_tcp_sockets(empty_columns(1_000))
+    message = pack_rows("tcp", empty_columns(1_000))
     assert message.ByteSize() < 10
-    assert unpack_tcp_sockets(message, 1_000)["bytes_sent"].tolist() == [0] * 1_000
+    assert unpack_rows("tcp", message, 1_000)["bytes_sent"].tolist() == [0] * 1_000
 
 
 def test_integers_are_little_endian_on_the_wire():
     columns = empty_columns(1)
     columns["local_port"] = np.array([0x1234])
-    assert pack_tcp_sockets(columns).local_port == b"\x34\x12"
+    assert pack_rows("tcp", columns).local_port == b"\x34\x12"
 
 
 @pytest.mark.parametrize(
@@ -43,4 +56,4 @@ def test_integers_are_little_endian_on_the_wire():
 )
 def test_what_is_no_table_is_told(rows, socket, told):
     with pytest.raises(MalformedRowsError, match=told):
-        unpack_tcp_sockets(intake_pb2.TcpSockets(rows=rows, socket=socket), 10)
+        unpack_rows("tcp", intake_pb2.TcpSockets(rows=rows, socket=socket), 10)

@@ -123,3 +123,9 @@ def test_version():
 def test_preflight_does_not_start_the_daemon(asked):
     result = CliRunner().invoke(cli.main, ["preflight"], env=VARIABLES)
     assert "libbpf" in result.output
+
+
+def test_udp_is_counted_unless_switched_off(asked):
+    assert asked().udp_metrics
+    assert not asked("--disable-udp-metrics").udp_metrics
+    assert not asked(EBPF_NET_DISABLE_UDP_METRICS="true").udp_metrics

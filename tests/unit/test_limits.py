@@ -3,7 +3,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake import limits
-from intake.columns import empty_columns, pack_tcp_sockets
+from intake.columns import empty_columns, pack_rows
 from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, fitting
 
 
@@ -12,18 +12,26 @@ def batch_with(number=1, **columns):
     rows["socket"][:] = 1
     for name, values in columns.items():
         rows[name] = np.asarray(values, rows[name].dtype)
-    return intake_pb2.Batch(number=number, tcp=pack_tcp_sockets(rows))
+    return intake_pb2.Batch(number=number, tcp=pack_rows("tcp", rows))
 
 
 def test_rows_within_the_limits_are_taken():
-    rows = checked_rows(batch_with(role=[2, 0], failure=[7, 0], bytes_sent=[2**48, 0]))
-    assert rows is not None
-    assert rows["bytes_sent"].tolist() == [2**48, 0]
+    tables = checked_rows(batch_with(role=[2, 0], failure=[7, 0], bytes_sent=[2**48, 0]))
+    assert tables.keys() == {"tcp"}
+    assert tables["tcp"]["bytes_sent"].tolist() == [2**48, 0]
+
+
+def test_the_rows_of_all_tables_are_limited_together():
+    tcp, udp = intake_pb2.TcpSockets(rows=40_000), intake_pb2.UdpSockets(rows=20_000)
+    assert checked_rows(intake_pb2.Batch(number=1, tcp=tcp, udp=udp)).keys() == {"tcp", "udp"}
+    udp.rows = 30_000
+    with pytest.raises(MalformedMessageError, match="70000 rows"):
+        checked_rows(intake_pb2.Batch(number=1, tcp=tcp, udp=udp))
 
 
 def test_a_batch_without_rows_is_taken():
-    assert checked_rows(intake_pb2.Batch(number=1)) is None
-    assert checked_rows(intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets())) is None
+    assert checked_rows(intake_pb2.Batch(number=1)) == {}
+    assert checked_rows(intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets())) == {}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +46,11 @@ def test_a_batch_without_rows_is_taken():
         (batch_with(connect_sum_us=[2**63, 0]), "column connect_sum_us"),
         (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=65_537)), "65537 rows"),
         (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=3, socket=b"1")), "column socket"),
+        (intake_pb2.Batch(number=1, udp=intake_pb2.UdpSockets(rows=3, drops=b"1")), "column drops"),
+        (
+            intake_pb2.Batch(number=1, udp=intake_pb2.UdpSockets(rows=1, packets_sent=b"\xff" * 8)),
+            "column packets_sent holds",
+        ),
         (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(retired_processes=[1] * 65_537)), "65537 retired"),
     ],
 )

@@ -4,6 +4,7 @@ from ebpf_net.v1 import intake_pb2
 
 from reducer.match import add_up, addresses, group, guess_connector, hashed, is_loopback, look_ahead
 from reducer.owners import Owners
+from reducer.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
 from tests.strategies import packed, session_id, tcp_rows
 
@@ -19,7 +20,7 @@ def owners():
 
 
 def owned(owners, session, *rows):
-    table = tcp_rows(*rows)
+    table = uniform_rows("tcp", tcp_rows(*rows))
     return table | {"process": owners.of(session_id(session), table["process"])}
 
 

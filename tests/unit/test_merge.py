@@ -14,11 +14,12 @@ def table(**columns):
 
 def test_rows_of_a_socket_become_one():
     merged = merge_rows(
+        TCP_COLUMNS,
         [
             table(socket=[7, 8], bytes_sent=[10, 1], min_rtt_us=[0, 5], baseline=[1, 0], process=[3, 4], role=[0, 2]),
             table(socket=[8, 7], bytes_sent=[2, 20], min_rtt_us=[0, 9], baseline=[0, 0], process=[5, 6], role=[2, 1]),
             table(socket=[7], bytes_sent=[30], min_rtt_us=[4], process=[9], role=[1]),
-        ]
+        ],
     )
     told = {
         name: merged[name].tolist() for name in ("socket", "bytes_sent", "min_rtt_us", "baseline", "process", "role")
@@ -35,7 +36,7 @@ def test_rows_of_a_socket_become_one():
 
 
 def test_a_row_stands_where_the_first_of_its_socket_stood():
-    assert merge_rows([table(socket=[9, 3]), table(socket=[1, 9])])["socket"].tolist() == [9, 3, 1]
+    assert merge_rows(TCP_COLUMNS, [table(socket=[9, 3]), table(socket=[1, 9])])["socket"].tolist() == [9, 3, 1]
 
 
 def test_rows_that_differ_in_any_key_stay_apart():
@@ -45,13 +46,13 @@ def test_rows_that_differ_in_any_key_stay_apart():
             raw = bytearray(column.dtype.itemsize)
             raw[-1] = 1
             second[column.name] = np.frombuffer(bytes(raw), column.dtype)
-            assert merge_rows([first, second])["bytes_sent"].tolist() == [1, 2], column.name
+            assert merge_rows(TCP_COLUMNS, [first, second])["bytes_sent"].tolist() == [1, 2], column.name
 
 
 def test_a_sum_stops_at_the_greatest_value_of_its_column():
-    merged = merge_rows([table(socket=[1], retransmits=[2**32 - 1]), table(socket=[1], retransmits=[2])])
+    merged = merge_rows(TCP_COLUMNS, [table(socket=[1], retransmits=[2**32 - 1]), table(socket=[1], retransmits=[2])])
     assert merged["retransmits"].tolist() == [2**32 - 1]
 
 
 def test_no_rows():
-    assert len(merge_rows([empty_columns()])["socket"]) == 0
+    assert len(merge_rows(TCP_COLUMNS, [empty_columns()])["socket"]) == 0

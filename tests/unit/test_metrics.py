@@ -31,7 +31,7 @@ def points(name: str, **columns: int) -> dict[str, float]:
     ("name", "columns", "expected"),
     [
         ("tcp.bytes", {"bytes": 7}, 7),
-        ("tcp.bytes", {}, 0),
+        ("tcp.bytes", {"packets": 1}, 0),
         ("tcp.packets", {"packets": 3}, 3),
         ("tcp.retrans", {"retransmits": 2}, 2),
         ("tcp.retrans", {"bytes": 1}, 0),

@@ -131,3 +131,14 @@ def test_a_process_without_the_capabilities_is_told_so_by_the_real_proc():
     assert said.stdout == (
         "capabilities for BPF: CAP_BPF and CAP_PERFMON missing: run it as root; in a container with --privileged\n"
     )
+
+
+def test_without_cgroup_v2_udp_alone_is_not_counted(proc, monkeypatch):
+    monkeypatch.setattr(preflight, "HOOKS", ())
+    (proc / "self" / "mounts").write_text("proc /proc proc rw 0 0\n")
+    udp = by_name(checks(proc))["UDP"]
+    assert udp.result is not Result.YES
+    assert not udp.required
+    if udp.result is Result.NO:  # as root
+        assert "cgroup v2 is not mounted" in udp.detail
+        assert "--disable-udp-metrics" in udp.remedy

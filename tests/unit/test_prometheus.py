@@ -130,15 +130,15 @@ def test_series_without_data_in_ten_windows_leaves_and_starts_anew() -> None:
 
 def test_series_beyond_the_limit_are_left_out_and_counted() -> None:
     rig = Rig(most_series=2)
-    rows = [({"workload.name": f"w{i}"}, DATABASE, {"bytes": i}) for i in range(5)]
+    rows = [({"workload.name": f"w{i}"}, DATABASE, {"bytes": i + 1}) for i in range(5)]
     rig.observe(*rows)
     rig.observe(*rows)
-    assert rig.samples("tcp_bytes_total") == {"w0": 0, "w1": 2}
+    assert rig.samples("tcp_bytes_total") == {"w0": 2, "w1": 4}
     assert rig.series.statistics() == (2, 6)
     for _ in range(10):
         rig.observe()
     rig.observe(rows[4])
-    assert rig.samples("tcp_bytes_total") == {"w4": 4}
+    assert rig.samples("tcp_bytes_total") == {"w4": 5}
 
 
 def test_sums_over_many_windows_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def rows(count=1):
 
 
 def submit(session, count=1):
-    return session.submit(START.unix_ns, intake_pb2.Entities(), rows(count), intake_pb2.CollectorStatistics())
+    return session.submit(START.unix_ns, intake_pb2.Entities(), {"tcp": rows(count)}, intake_pb2.CollectorStatistics())
 
 
 def sent(session, now=START):
@@ -127,7 +127,7 @@ def test_more_rows_than_a_batch_holds_become_several():
 
 def test_a_batch_without_rows_is_one():
     session = session_with()
-    assert session.submit(1, intake_pb2.Entities(), None, None) == 1
+    assert session.submit(1, intake_pb2.Entities(), {}, None) == 1
     assert kinds(connect(session))[-1] == "batch"
 
 

@@ -3,7 +3,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from intake.columns import empty_columns, pack_tcp_sockets
+from intake.columns import empty_columns, pack_rows
 from reducer.sessions import ReducerSessions, RejectedError, Stream
 
 NOW = 1_700_000_000 * SECOND_NS
@@ -20,8 +20,8 @@ class Recorder:
     def snapshot(self, session, entities):
         self.calls.append(("snapshot", session, len(entities.processes)))
 
-    def take(self, session, number, event_time_ns, batch, tcp):
-        self.calls.append(("take", session, number, event_time_ns, None if tcp is None else len(tcp["socket"])))
+    def take(self, session, number, event_time_ns, batch, tables):
+        self.calls.append(("take", session, number, event_time_ns, len(tables["tcp"]["socket"]) if tables else None))
 
     def heard(self, session, event_time_ns):
         self.calls.append(("heard", session, event_time_ns))
@@ -56,7 +56,7 @@ def hello(sessions, session_id=ID, superseded=lambda: None, **fields):
 def batch(number, rows=1, time=NOW, **fields):
     columns = empty_columns(rows)
     columns["socket"][:] = np.arange(1, rows + 1)
-    return intake_pb2.Batch(number=number, time_unix_ns=time, tcp=pack_tcp_sockets(columns), **fields)
+    return intake_pb2.Batch(number=number, time_unix_ns=time, tcp=pack_rows("tcp", columns), **fields)
 
 
 def test_a_hello_is_welcomed(sessions, pipeline):

@@ -1,7 +1,7 @@
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import empty_columns, pack_tcp_sockets, unpack_tcp_sockets
+from intake.columns import empty_columns, pack_rows, pack_tables, unpack_rows
 from intake.spool import SPOOL_BYTES, Spool
 
 
@@ -11,7 +11,7 @@ def batch_of(sockets, time=1, **columns):
     rows["bytes_sent"][:] = 1
     for name, values in columns.items():
         rows[name][:] = values
-    return intake_pb2.Batch(time_unix_ns=time, tcp=pack_tcp_sockets(rows))
+    return intake_pb2.Batch(time_unix_ns=time, tcp=pack_rows("tcp", rows))
 
 
 def decoded(spool):
@@ -76,7 +76,7 @@ def test_a_full_spool_adds_up_rows_of_the_same_sockets():
     assert spool.bytes <= 50_000
     assert spool.rows_dropped == 0
     assert spool.rows_merged > 0
-    total = sum(int(unpack_tcp_sockets(batch.tcp, 1_000)["bytes_sent"].sum()) for batch in decoded(spool))
+    total = sum(int(unpack_rows("tcp", batch.tcp, 1_000)["bytes_sent"].sum()) for batch in decoded(spool))
     assert total == 60 * 100
     assert sum(batch.rows for batch in spool.pending()) == 60 * 100 - spool.rows_merged
 
@@ -134,7 +134,7 @@ def test_what_does_not_merge_is_dropped_oldest_first_and_counted():
     assert spool.bytes_dropped == spool.rows_dropped
     assert spool.rows_merged == 0
     assert spool.acknowledged == numbers[0] - 1 == spool.rows_dropped // 100
-    sockets = np.concatenate([unpack_tcp_sockets(batch.tcp, 1_000)["socket"] for batch in decoded(spool)])
+    sockets = np.concatenate([unpack_rows("tcp", batch.tcp, 1_000)["socket"] for batch in decoded(spool)])
     assert sockets.tolist() == list(range(6_000 - kept, 6_000))
 
 
@@ -152,3 +152,23 @@ def test_the_default_holds_an_outage_of_minutes():
     columns = empty_columns(1)
     row = sum(values.itemsize for values in columns.values())
     assert SPOOL_BYTES // row > 100_000
+
+
+def test_the_rows_of_each_table_are_merged_by_themselves():
+    spool = Spool(3_000)
+    for _ in range(40):
+        tables = {}
+        for table, counter in (("tcp", "segments_sent"), ("udp", "packets_sent")):
+            tables[table] = empty_columns(2, table)
+            tables[table]["socket"][:] = (1, 2)
+            tables[table]["bytes_sent"][:] = 10
+            tables[table][counter][:] = 1
+        batch = intake_pb2.Batch()
+        pack_tables(tables, batch)
+        spool.append(batch)
+    assert spool.rows_dropped == 0
+    assert spool.rows_merged > 0
+    for table, counter in (("tcp", "segments_sent"), ("udp", "packets_sent")):
+        merged = [unpack_rows(table, getattr(batch, table), 1_000) for batch in decoded(spool)]
+        assert sum(int(rows["bytes_sent"].sum()) for rows in merged) == 40 * 2 * 10
+        assert sum(int(rows[counter].sum()) for rows in merged) == 40 * 2

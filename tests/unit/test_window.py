@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from reducer import window as module
+from reducer.rows import uniform_rows
 from reducer.window import MOST_OPEN_WINDOWS, Windows, joined
 from tests.strategies import tcp_rows
 
@@ -17,7 +18,7 @@ def windows():
 
 
 def rows(count=1, first_socket=1, **values):
-    return tcp_rows(*({"socket": first_socket + index, **values} for index in range(count)))
+    return uniform_rows("tcp", tcp_rows(*({"socket": first_socket + index, **values} for index in range(count))))
 
 
 def test_windows_are_aligned_and_close_after_the_delay(windows):

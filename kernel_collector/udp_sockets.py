@@ -1,0 +1,191 @@
+"""What UDP sockets did since their last row: their traffic with each peer as the kernel counted it, and their drops.
+
+Traffic comes as what is new and needs no memory; what is remembered of a socket, as long as polls see it, is its owner
+and the drops that were reported.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from intake.columns import UDP_COLUMNS
+from kernel_collector.listeners import choose_owners
+
+if TYPE_CHECKING:
+    from intake.columns import Columns
+    from kernel_collector.udp import UdpTraffic
+
+MOST_SOCKETS = 1 << 17
+_REMOTE = ("remote_address", "remote_port")
+_ENDPOINTS = ("local_address", "local_port", *_REMOTE)
+
+_SOCKET = np.dtype(
+    [
+        ("cookie", "u8"),
+        ("process", "u4"),
+        ("network_namespace", "u4"),
+        ("drops", "u4"),
+        ("local_address", "V16"),
+        ("remote_address", "V16"),
+        ("local_port", "u2"),
+        ("remote_port", "u2"),  # 0 while no peer is known
+        ("several", "?"),  # peers, so that nobody can say whose packets were dropped
+        ("baseline", "?"),
+    ],
+    align=True,
+)
+
+
+class _Groups(NamedTuple):
+    """Rows sorted by socket."""
+
+    order: np.ndarray
+    cookies: np.ndarray  # a socket
+    heads: np.ndarray  # a socket: where its rows begin in `order`
+
+
+class UdpSocketTable:
+    """The sockets of the last poll, at most *most_sockets*; those beyond are counted in `untracked` at each poll.
+
+    The first update tells what was there before: the sockets in it are marked `baseline` in all their rows, and what
+    they had dropped is in none.
+    """
+
+    def __init__(self, most_sockets: int = MOST_SOCKETS) -> None:
+        self.untracked = 0
+        self._most = most_sockets
+        self._sockets = np.empty(0, _SOCKET)  # sorted by cookie
+        self._started = False
+
+    def __len__(self) -> int:
+        return len(self._sockets)
+
+    def processes(self) -> np.ndarray:
+        """Return the ids of the owners, as often as they own."""
+        return self._sockets["process"]
+
+    def update(self, traffic: UdpTraffic, creators: np.ndarray, polled: np.ndarray, holders: np.ndarray) -> Columns:
+        """Return the rows of what is new.
+
+        Args:
+            traffic: since the update before.
+            creators: for each row of it, the id of the process that opened the socket; 0 where unknown.
+            polled: `udp_record`s of a poll made after.
+            holders: the ids of their processes.
+
+        """
+        before = self._sockets
+        self._sockets = self._polled(polled, holders)
+        if not self._started:
+            self._started = True
+            self._sockets["baseline"] = True
+            self._sockets["drops"] = _drops(self._sockets, polled)
+        self._learn_peers(traffic)
+        return _joined(self._traffic_rows(traffic, creators, before), self._drop_rows(polled))
+
+    def _polled(self, polled: np.ndarray, holders: np.ndarray) -> np.ndarray:
+        """Return the sockets of a poll, with what is known of them from before."""
+        groups = _grouped(polled["cookie"])
+        if len(groups.cookies) > self._most:
+            self.untracked += len(groups.cookies) - self._most
+            kept = groups.heads[self._most]
+            groups = _Groups(groups.order[:kept], groups.cookies[: self._most], groups.heads[: self._most])
+        sockets = np.zeros(len(groups.cookies), _SOCKET)
+        known, at = _find(self._sockets["cookie"], groups.cookies)
+        sockets[known] = self._sockets[at[known]]
+        records = polled[groups.order[groups.heads]]
+        for name in ("cookie", "network_namespace"):
+            sockets[name] = records[name]
+        connected = records["remote_port"] != 0
+        for name in _ENDPOINTS:
+            np.copyto(sockets[name], records[name], where=connected | (~known if name.startswith("local") else False))
+        sockets["several"] &= ~connected
+        sockets["process"] = choose_owners(
+            np.ascontiguousarray(sockets["process"]), holders[groups.order], groups.heads
+        )
+        return sockets
+
+    def _learn_peers(self, traffic: UdpTraffic) -> None:
+        """Note with whom the sockets exchange packets, and with what local address."""
+        groups = _grouped(traffic.peers["cookie"])
+        known, at = _find(self._sockets["cookie"], groups.cookies)
+        if not known.any():
+            return
+        peers = traffic.peers[groups.order]
+        lengths = np.diff(groups.heads, append=len(peers))
+        first = peers[groups.heads]
+        differs = np.zeros(len(peers), bool)
+        for name in _REMOTE:
+            differs |= peers[name] != np.repeat(first[name], lengths)
+        several = np.logical_or.reduceat(differs, groups.heads)[known]
+        sockets, first = self._sockets[at[known]], first[known]
+        for name in _REMOTE:
+            several |= (sockets["remote_port"] != 0) & (sockets[name] != first[name])
+        for name in _ENDPOINTS:
+            sockets[name] = first[name]
+        sockets["several"] |= several
+        self._sockets[at[known]] = sockets
+
+    def _traffic_rows(self, traffic: UdpTraffic, creators: np.ndarray, before: np.ndarray) -> Columns:
+        peers, counts = traffic
+        rows: Columns = {"socket": peers["cookie"], **{name: peers[name] for name in _ENDPOINTS}}
+        rows |= {name: counts[name] for name in ("bytes_sent", "bytes_received", "packets_sent", "packets_received")}
+        rows["process"], rows["network_namespace"] = creators.copy(), counts["network_namespace"].copy()
+        rows["baseline"] = np.zeros(len(peers), bool)
+        for sockets in (before, self._sockets):  # the last word is the later one's
+            known, at = _find(sockets["cookie"], peers["cookie"])
+            of = sockets[at[known]]
+            for name in ("process", "network_namespace", "baseline"):
+                rows[name][known] = np.where(of[name] != 0, of[name], rows[name][known])
+        return rows
+
+    def _drop_rows(self, polled: np.ndarray) -> Columns:
+        """Return a row of each socket that dropped something."""
+        grown = _drops(self._sockets, polled) - self._sockets["drops"]
+        self._sockets["drops"] += grown
+        sockets = self._sockets[grown != 0]
+        for name in _REMOTE:
+            sockets[name][sockets["several"]] = np.zeros((), sockets[name].dtype)
+        rows: Columns = {"socket": sockets["cookie"], **{name: sockets[name] for name in _ENDPOINTS}}
+        rows |= {name: sockets[name] for name in ("process", "network_namespace", "baseline")}
+        return rows | {"drops": grown[grown != 0]}
+
+
+def _drops(sockets: np.ndarray, polled: np.ndarray) -> np.ndarray:
+    """Return what each of *sockets* has dropped in all, uint32."""
+    _, first = np.unique(polled["cookie"], return_index=True)
+    drops: np.ndarray = polled["drops"][first[: len(sockets)]]
+    return drops
+
+
+def _grouped(cookies: np.ndarray) -> _Groups:
+    order = np.argsort(cookies, kind="stable")
+    ordered = cookies[order]
+    new = np.ones(len(order), bool)
+    new[1:] = ordered[1:] != ordered[:-1]
+    heads = np.flatnonzero(new)
+    return _Groups(order, ordered[heads], heads)
+
+
+def _find(cookies: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of *wanted* are in the sorted *cookies*, and where; where not, the index means nothing."""
+    if not len(cookies):
+        return np.zeros(len(wanted), bool), np.zeros(len(wanted), np.intp)
+    at = np.minimum(np.searchsorted(cookies, wanted), len(cookies) - 1)
+    return cookies[at] == wanted, at
+
+
+def _joined(first: Columns, second: Columns) -> Columns:
+    """Return the whole table of the rows of both; columns that they lack are 0."""
+    rows = [len(part["socket"]) for part in (first, second)]
+    return {
+        column.name: np.concatenate(
+            [
+                part[column.name].astype(column.dtype) if column.name in part else np.zeros(count, column.dtype)
+                for part, count in zip((first, second), rows, strict=True)
+            ]
+        )
+        for column in UDP_COLUMNS
+    }
