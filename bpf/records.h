@@ -17,6 +17,7 @@ struct tcp_record {
 	u64 bytes_sent; /* each time it was sent */
 	u64 bytes_retrans;
 	u64 bytes_received; /* one more once a FIN was received */
+	u64 cgroup; /* id of the socket's own cgroup; 0 where unknown */
 	u64 process_start_ns; /* of the process pid, since boot; 0 where there is none */
 	u32 pid;              /* of the process (thread group); 0 where unknown */
 	u32 network_namespace;
@@ -36,6 +37,11 @@ struct tcp_record {
 	u8 local_address[16];
 	u8 remote_address[16];
 	char comm[16]; /* of the process's first thread */
+};
+
+struct cgroup_record {
+	u64 id;
+	char path[512]; /* from the root of the hierarchy; cut at the end */
 };
 
 struct exec_record {

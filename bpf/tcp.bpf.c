@@ -60,6 +60,14 @@ static __always_inline void write_endpoints(struct tcp_record *record, struct tc
 	}
 }
 
+static __always_inline u64 cgroup_of(struct sock *sk)
+{
+	/* Before 5.15 (8520e224f547) other things could stand in its place; without cgroups it is not there at all. */
+	if (!bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
+		return 0;
+	return sk->sk_cgrp_data.cgroup->kn->id;
+}
+
 static __always_inline void write_counters(struct tcp_record *record, struct tcp_sock *tcp)
 {
 	struct sock *sk = (struct sock *)tcp;
@@ -125,6 +133,7 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 	record->cookie = bpf_get_socket_cookie(sk); /* never used twice, unlike the address */
 	record->time_ns = bpf_ktime_get_boot_ns();
 	record->network_namespace = network_namespace;
+	record->cgroup = cgroup_of(sk);
 	record->kind = kind;
 	record->state = new_state;
 	record->old_state = old_state;
@@ -147,6 +156,7 @@ static __always_inline void write_live(struct seq_file *seq, struct tcp_sock *tc
 		return;
 	record.cookie = bpf_get_socket_cookie(sk);
 	record.time_ns = bpf_ktime_get_boot_ns();
+	record.cgroup = cgroup_of(sk);
 	record.kind = TCP_RECORD_LIVE;
 	record.state = sk->__sk_common.skc_state;
 	write_endpoints(&record, tcp);

@@ -19,8 +19,11 @@ from daemon.errors import StartupError
 from daemon.version import VERSION
 from intake.client import IntakeClient
 from intake.clock import SECOND_NS
-from kernel_collector import preflight
+from kernel_collector import cgroup_tree, preflight, runit
 from kernel_collector.btf import BtfError
+from kernel_collector.cgroup_probe import CgroupProbe
+from kernel_collector.cgroups import CgroupTable
+from kernel_collector.docker import Docker
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
 from kernel_collector.host import describe_host
@@ -50,6 +53,7 @@ FINISH_TIMEOUT_S = 5.0
 LONGEST_SLEEP_NS = SECOND_NS // 2
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _KEPT_BYTES = 256 << 10
+DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -75,10 +79,11 @@ async def collect(settings: Settings) -> None:
         named = [stack.enter_context(each) for each in named_network_namespaces(settings.network_namespaces)]
         try:
             execs = stack.enter_context(ExecProbe())
+            cgroups = stack.enter_context(CgroupProbe())
             tcp = stack.enter_context(TcpProbe(frozenset(each.inode for each in named)))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
-        await KernelCollector(settings, tcp, execs, named).run(stopping)
+        await KernelCollector(settings, tcp, execs, cgroups, named).run(stopping)
 
 
 class KernelCollector:
@@ -88,22 +93,38 @@ class KernelCollector:
         settings: of the operator.
         tcp: attached.
         execs: attached before.
+        cgroup_events: attached before.
         named: the network namespaces to which *tcp* is limited; none: it sees all.
 
     """
 
-    def __init__(self, settings: Settings, tcp: TcpProbe, execs: ExecProbe, named: list[NetworkNamespace]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tcp: TcpProbe,
+        execs: ExecProbe,
+        cgroup_events: CgroupProbe,
+        named: list[NetworkNamespace],
+    ) -> None:
         self._tcp = tcp
         self._execs = execs
+        self._cgroup_events = cgroup_events
+        self._probes = (tcp, execs, cgroup_events)
         self._hidden = HiddenSockets(tcp, settings.proc, named)
-        self._processes = ProcessTable(settings.proc, time.time_ns() - _now_ns())
+        self._cgroups = _cgroup_table(settings)
+        self._processes = ProcessTable(
+            settings.proc,
+            time.time_ns() - _now_ns(),
+            _cgroup_finder(self._cgroups, settings.proc),
+            runit.finder(settings.proc, settings.host_directory),
+        )
         hello = intake_pb2.Hello(
             kind=intake_pb2.COLLECTOR_KIND_KERNEL,
             version=VERSION,
             host=describe_host(settings.labels, [each.fd for each in named]),
         )
         self._client = IntakeClient(
-            settings.intake_host, settings.intake_port, hello, self._processes.snapshot, settings.credentials
+            settings.intake_host, settings.intake_port, hello, self._snapshot, settings.credentials
         )
         self._events_lost = 0
         self._poll_cost_ns = 0
@@ -122,12 +143,13 @@ class KernelCollector:
         connection.add_done_callback(lambda _: stopping.set())
         for probe in (self._tcp, self._execs):
             loop.add_reader(probe.wakeup_fd, self._drain)
+        loop.add_reader(self._cgroup_events.wakeup_fd, self._take_cgroups)
         await self._pause(stopping, lambda: FIRST_INTERVAL_NS)
         while not stopping.is_set():
             self._poll()
             await self._pause(stopping, self._interval_ns)
-        for probe in (self._tcp, self._execs):
-            loop.remove_reader(probe.wakeup_fd)
+        for fd in (probe.wakeup_fd for probe in self._probes):
+            loop.remove_reader(fd)
         if connection.done():
             connection.result()
         self._poll()
@@ -164,16 +186,22 @@ class KernelCollector:
             walk = self._hidden.walk(live, self._sockets.missing(self._polled_ns))
             self._submit(self._take([live, *walk.records]))
             self._submit(self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS))
-            self._processes.retire(self._sockets.processes().tolist(), self._client.acknowledged)
+            self._processes.retire({*self._sockets.processes().tolist()}, self._client.acknowledged)
+            in_use = self._processes.cgroups().union(self._sockets.cgroups().tolist())
+            self._cgroups.retire(in_use, self._client.acknowledged)
         self._polled_ns = started_ns
 
     def _drain(self) -> None:
         """Make room in a ring that fills between two polls."""
         self._submit(self._take([]))
 
+    def _take_cgroups(self) -> None:
+        self._cgroups.created(self._cgroup_events.drain())
+
     def _take(self, live: list[np.ndarray]) -> Columns:
         """Return the rows of what iterators gave and of the events since."""
         events = self._tcp.drain()
+        self._take_cgroups()
         self._processes.executed(self._execs.drain())  # after the events: what they tell of was executed before
         if self._tcp.events_lost > self._events_lost:
             self._events_lost = self._tcp.events_lost
@@ -183,16 +211,54 @@ class KernelCollector:
 
     def _submit(self, rows: Columns) -> None:
         statistics = intake_pb2.CollectorStatistics(
-            events_lost=self._tcp.events_lost + self._execs.events_lost,
+            events_lost=sum(probe.events_lost for probe in self._probes),
             sockets_untracked=self._sockets.untracked,
             sockets_tracked=len(self._sockets),
             processes_tracked=len(self._processes),
+            cgroups_tracked=len(self._cgroups),
+            cgroups_untracked=self._cgroups.untracked,
+            containers_undescribed=self._cgroups.undescribed,
             poll_duration_ns=self._poll_cost_ns,
             cpu_time_ns=time.process_time_ns(),
             resident_bytes=_resident_bytes(),
         )
-        number = self._client.submit(time.time_ns(), self._processes.take_changes(), rows, statistics)
+        self._cgroups.refer(rows["cgroup"])
+        processes, retired_processes = self._processes.take_changes()
+        cgroups, retired_cgroups = self._cgroups.take_changes()
+        entities = intake_pb2.Entities(
+            processes=processes,
+            retired_processes=retired_processes,
+            cgroups=cgroups,
+            retired_cgroups=retired_cgroups,
+        )
+        number = self._client.submit(time.time_ns(), entities, rows, statistics)
         self._processes.submitted(np.unique(rows["process"]).tolist(), number)
+        self._cgroups.submitted(np.unique(rows["cgroup"]).tolist(), number)
+
+    def _snapshot(self) -> intake_pb2.Entities:
+        return intake_pb2.Entities(processes=self._processes.messages(), cgroups=self._cgroups.messages())
+
+
+def _cgroup_table(settings: Settings) -> CgroupTable:
+    hierarchy = cgroup_tree.v2_hierarchy(Path("/proc/self/mounts").read_text(), settings.host_directory)
+    docker = Docker(
+        [settings.host_directory / name for name in DOCKER_SOCKETS],
+        settings.docker_ns_label,
+        nomad=not settings.disable_nomad_metadata,
+    )
+    return CgroupTable(
+        lambda: cgroup_tree.walk(hierarchy) if hierarchy else {},
+        docker,
+        time.monotonic_ns,
+        every_container=settings.force_docker_metadata,
+    )
+
+
+def _cgroup_finder(cgroups: CgroupTable, proc: Path) -> Callable[[int], int]:
+    """Return what finds the cgroup of a process where cgroup v1 is in use; else sockets tell their own."""
+    if cgroup_tree.has_v1(Path("/proc/self/cgroup").read_text()):
+        return lambda pid: cgroups.of_process(cgroup_tree.paths_of_process(proc, pid))
+    return lambda _: 0
 
 
 def _give_memory_back() -> None:

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_collector import execs, tcp
+from kernel_collector import cgroup_probe, execs, tcp
 from kernel_collector.btf import BtfError
 from kernel_collector.libbpf import BpfObject, LibbpfError, library
 from kernel_collector.objects import OBJECTS
@@ -22,6 +22,7 @@ HOOKS = (
     (tcp.OBJECT, tcp.PROCESSES, "TCP sockets of processes"),
     (tcp.OBJECT, tcp.NETWORK_NAMESPACE, "TCP sockets without file descriptor"),
     (execs.OBJECT, execs.EVENTS, "programs executed"),
+    (cgroup_probe.OBJECT, cgroup_probe.EVENTS, "cgroups made"),
 )
 # Bits of CapEff, include/uapi/linux/capability.h.
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}

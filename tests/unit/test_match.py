@@ -20,7 +20,7 @@ def owners():
 
 def owned(owners, session, *rows):
     table = tcp_rows(*rows)
-    return table | {"process": owners.of(session_id(session), table["process"])}
+    return table | {"process": owners.of(session_id(session), table["process"], table["cgroup"])}
 
 
 def grouped(owners, *rows, session=0):

@@ -7,6 +7,7 @@ from reducer.owners import Owner, Owners
 from tests.strategies import packed, session_id, tcp_rows
 
 HOST = intake_pb2.Host(name="node-7", environment="prod", namespace="shop", zone="eu-1a", service="billing")
+PLAIN = np.zeros(8, np.uint8)
 
 
 def test_a_process_names_its_workload():
@@ -65,7 +66,7 @@ def known_owners():
         intake_pb2.Process(id=3, name="a"),
     ]
     owners.snapshot(session_id(0), intake_pb2.Entities(processes=processes))
-    return owners, owners.of(session_id(0), np.array([1, 2, 3, 9], np.uint32))
+    return owners, owners.of(session_id(0), np.array([1, 2, 3, 9], np.uint32), np.zeros(4, np.uint64))
 
 
 def words(*addresses):
@@ -76,12 +77,14 @@ def words(*addresses):
 def test_equal_ends_have_one_index():
     owners, of = known_owners()
     names = Names()
-    ends = names.identities(np.append(of, 0), owners.view())
+    ends = names.identities(np.append(of, np.uint32(0)), PLAIN[:5], owners.view())
     assert ends[0] == ends[2]
     assert len({*ends.tolist()}) == 4
-    nodes = names.nodes(of, words("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"), owners.view(), seed=1)
+    nodes = names.nodes(of, PLAIN[:4], words("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"), owners.view(), seed=1)
     assert len({*nodes.tolist()}) == 4
-    again = names.nodes(of[::-1], words("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"), owners.view(), seed=1)
+    again = names.nodes(
+        of[::-1], PLAIN[:4], words("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"), owners.view(), seed=1
+    )
     assert again.tolist() == nodes[::-1].tolist()
     assert dict(names.ends.labels[nodes[2]])["ip"] == "10.0.0.2"
 
@@ -90,7 +93,8 @@ def test_too_many_nodes_keep_their_identity():
     owners, of = known_owners()
     names = Names(most_ends=4)
     view = owners.view()
-    nodes = names.nodes(np.repeat(of[:1], 5), words(*(f"10.0.0.{index}" for index in range(5))), view, seed=1)
+    addresses = words(*(f"10.0.0.{index}" for index in range(5)))
+    nodes = names.nodes(np.repeat(of[:1], 5), PLAIN[:5], addresses, view, seed=1)
     assert names.ends_rolled_up == 2
     labels = [dict(names.ends.labels[end]) for end in nodes]
     assert sum("ip" in each for each in labels) == 3
@@ -98,4 +102,4 @@ def test_too_many_nodes_keep_their_identity():
     generation = names.ends.generation
     names.begin_window(view)
     assert names.ends.generation == generation + 1
-    assert dict(names.ends.labels[names.identities(of[1:2], view)[0]])["process.name"] == "b"
+    assert dict(names.ends.labels[names.identities(of[1:2], PLAIN[:1], view)[0]])["process.name"] == "b"
