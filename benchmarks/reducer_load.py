@@ -39,6 +39,7 @@ class Collector:
     rows: int
     bytes_sent: int
     sent: int = 0
+    last: int = 0
     sent_steadily: int = 0
 
 
@@ -114,8 +115,18 @@ def simulated(index: int, collectors: int, rows: int) -> Collector:
     )
 
 
-async def send(target: str, collector: Collector, times: Times, compression: grpc.Compression) -> None:
-    """Send batches from one time to the other, on a connection of its own; wait until all are acknowledged."""
+async def send(  # noqa: PLR0917
+    target: str,
+    collector: Collector,
+    everyone: list[Collector],
+    ended: asyncio.Barrier,
+    times: Times,
+    compression: grpc.Compression,
+) -> None:
+    """Send batches from one time to the other, on a connection of its own; wait until all are acknowledged.
+
+    Both ends of a connection have told the same in the end: everyone sends as many batches as the fastest.
+    """
     async with grpc.aio.insecure_channel(target, CLIENT_OPTIONS) as channel:
         connect = channel.stream_stream(f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString)
         call = connect(compression=compression)
@@ -124,19 +135,31 @@ async def send(target: str, collector: Collector, times: Times, compression: grp
         await call.write(collector.snapshot)
         await asyncio.sleep(times.begin - time.monotonic())
         while (now := time.monotonic()) < times.end:
-            collector.sent += 1
             collector.sent_steadily += now > times.steady
-            # Two messages one after the other are, by the rules of protobuf, one message with the fields of both.
-            head = intake_pb2.Batch(number=collector.sent, time_unix_ns=time.time_ns())
-            await call.write(intake_pb2.FromCollector(batch=head).SerializeToString() + collector.tcp)
+            await _send_batch(call, collector)
+        await ended.wait()
+        most = max(each.sent for each in everyone)
+        await ended.wait()
+        while collector.sent < most:
+            await _send_batch(call, collector)
+        # The last batch is acknowledged after all others; it alone tells the reader to end.
+        collector.last = collector.sent + 1
+        await _send_batch(call, collector)
         await reader
+
+
+async def _send_batch(call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromReducer], collector: Collector) -> None:
+    collector.sent += 1
+    # Two messages one after the other are, by the rules of protobuf, one message with the fields of both.
+    head = intake_pb2.Batch(number=collector.sent, time_unix_ns=time.time_ns())
+    await call.write(intake_pb2.FromCollector(batch=head).SerializeToString() + collector.tcp)
 
 
 async def _read(call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromReducer], collector: Collector) -> None:
     async for message in call:
         if message.HasField("refusal"):
             raise RuntimeError(message.refusal.reason)
-        if message.HasField("ack") and message.ack.number == collector.sent:
+        if message.HasField("ack") and message.ack.number == collector.last:
             return
     raise RuntimeError(f"the reducer ended the stream: {await call.details()}")
 
@@ -152,10 +175,11 @@ async def main() -> None:
     collectors = [simulated(index, arguments.collectors, arguments.rows) for index in range(arguments.collectors)]
     begin = time.monotonic() + CONNECT_S
     times = Times(begin, begin + arguments.seconds / 2, begin + arguments.seconds)
+    ended = asyncio.Barrier(len(collectors))
     compression = grpc.Compression.Gzip if arguments.gzip else grpc.Compression.NoCompression
     async with asyncio.TaskGroup() as tasks:
         for collector in collectors:
-            tasks.create_task(send(arguments.target, collector, times, compression))
+            tasks.create_task(send(arguments.target, collector, collectors, ended, times, compression))
     steadily = sum(collector.sent_steadily * collector.rows for collector in collectors)
     print(
         json.dumps(

@@ -73,7 +73,10 @@ class IntakeClient:
 
     @property
     def acknowledged(self) -> int:
-        """The highest number such that no row of the batches up to it is kept any more: what only they refer to may be retired."""
+        """The highest number such that no row of the batches up to it is kept any more.
+
+        What only they refer to may be retired.
+        """
         return self.session.acknowledged
 
     def submit(
@@ -139,7 +142,8 @@ class IntakeClient:
     ) -> tuple[grpc.StatusCode, str]:
         async for message in call:
             if refused := self.session.received(message, read_clocks()):
-                _LOGGER.warning("the reducer refused %s", refused)
+                level = logging.DEBUG if self.session.batches_refused > 1 else logging.WARNING
+                _LOGGER.log(level, "the reducer refused %s; further refusals are counted", refused)
             if message.HasField("welcome"):
                 self._log_welcome()
             self._wake.set()

@@ -26,7 +26,7 @@ DEFAULT_HEARTBEAT_INTERVAL_NS = 5 * SECOND_NS
 LEAST_INTERVAL_NS = SECOND_NS // 10
 WELCOME_TIMEOUT_NS = 10 * SECOND_NS
 # Heartbeats without an answer for so long: the reducer is gone, whatever a proxy between says.
-SILENCE_TIMEOUT_NS = 15 * SECOND_NS
+SILENCE_TIMEOUT_NS = 12 * SECOND_NS
 FIRST_BACKOFF_NS = SECOND_NS // 2
 LONGEST_BACKOFF_NS = 15 * SECOND_NS
 # A connection that lasted so long after its welcome ends the growth of the backoff.
@@ -246,7 +246,7 @@ class CollectorSession:
         if self._unanswered_since is None:
             return None
         silence = now.monotonic_ns - self._unanswered_since.monotonic_ns
-        most = max(SILENCE_TIMEOUT_NS, 3 * self._heartbeat_interval_ns)
+        most = max(SILENCE_TIMEOUT_NS, 2 * self._heartbeat_interval_ns)
         return f"heartbeats unanswered for {silence // SECOND_NS} s" if silence > most else None
 
     def disconnected(self, now: Instant) -> int:

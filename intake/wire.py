@@ -8,14 +8,16 @@ from intake.limits import MOST_MESSAGE_BYTES
 
 SERVICE = intake_pb2.DESCRIPTOR.services_by_name["Intake"].full_name
 METHOD = "Connect"
-# A peer that a firewall hides is found within the sum of these.
+# For peers that vanished; a proxy between may answer these, and the session's heartbeats find a loss sooner.
 KEEPALIVE_MS = 8_000
-KEEPALIVE_TIMEOUT_MS = 4_000
+# gRPC makes it TCP_USER_TIMEOUT too: a reducer that is busy for as long would lose its collectors.
+KEEPALIVE_TIMEOUT_MS = 20_000
 
 _SHARED_OPTIONS = (
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
     ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", KEEPALIVE_TIMEOUT_MS),  # the one above is not enforced: grpc/grpc#39239
     ("grpc.http2.max_pings_without_data", 0),
 )
 

@@ -25,7 +25,9 @@ def v2_hierarchy(mounts: str, host_directory: Path) -> Path | None:
 
     """
     found = [
-        Path(fields[1]) for line in mounts.splitlines() if len(fields := line.split()) > 2 and fields[2] == "cgroup2"  # noqa: PLR2004
+        Path(fields[1])
+        for line in mounts.splitlines()
+        if len(fields := line.split()) > 2 and fields[2] == "cgroup2"  # noqa: PLR2004
     ]
     found.sort(key=lambda path: (_inode(path) != ROOT_ID, not path.is_relative_to(host_directory), path))
     return found[0] if found else None

@@ -24,6 +24,9 @@ MOST_PROCESSES = 65_536
 # The latest execs. Only of processes that have ended since is a command line not to be had otherwise.
 MOST_EXECS = 8_192
 LONGEST_COMMAND_LINE = 256
+LONGEST_NAME = 15  # as the kernel keeps it
+# Among the first of them is the program that a process is named for: "python -m program" has it third.
+_PROGRAM_ARGUMENTS = 3
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _START_FIELD = 19  # of /proc/PID/stat, after the name
 
@@ -61,7 +64,7 @@ class ProcessTable:
         self._told: Announced[intake_pb2.Process] = Announced()
         # By fingerprint of pid, start and name: what the process is now, and what it executed.
         self._current: dict[int, intake_pb2.Process] = {}
-        self._execs: dict[int, str] = {}
+        self._execs: dict[int, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._told)
@@ -70,13 +73,12 @@ class ProcessTable:
         """Take `exec_record`s, before the sockets' records that were read after them."""
         columns = (_fingerprints(records), records["arguments"], records["arguments_length"])
         for fingerprint, arguments, length in zip(*(column.tolist() for column in columns), strict=True):
-            command_line = _command_line(arguments[:length])
             self._execs.pop(fingerprint, None)  # a dict keeps the place of a key that it has
-            self._execs[fingerprint] = command_line
+            self._execs[fingerprint] = arguments[:length]
             if len(self._execs) > MOST_EXECS:
                 del self._execs[next(iter(self._execs))]
             current = self._current.get(fingerprint)
-            if current and current.command_line != command_line:
+            if current and current.command_line != _command_line(arguments[:length]):
                 del self._current[fingerprint]
 
     def identify(self, records: np.ndarray) -> np.ndarray:
@@ -118,16 +120,16 @@ class ProcessTable:
             self.untracked += 1
             return None
         pid, start_ns, name = int(record["pid"]), int(record["process_start_ns"]), bytes(record["comm"])
-        command_line = self._execs.get(fingerprint)
-        if command_line is None:
-            command_line = _command_line(read_arguments(self._proc, pid, start_ns, name))
+        arguments = self._execs.get(fingerprint)
+        if arguments is None:
+            arguments = read_arguments(self._proc, pid, start_ns, name)
         self._last_id += 1
         message = intake_pb2.Process(
             id=self._last_id,
             pid=pid,
             start_time_unix_ns=self._boot_time_unix_ns + start_ns,
-            name=printable(name),
-            command_line=command_line,
+            name=printable(full_name(name, arguments)),
+            command_line=_command_line(arguments),
             cgroup=self._cgroup_of(pid),
             service=self._service_of(pid),
         )
@@ -150,6 +152,14 @@ def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
     except (OSError, IndexError, ValueError):
         return b""
     return arguments if started == start_ns // _CLOCK_TICK_NS and present_name == name else b""
+
+
+def full_name(name: bytes, arguments: bytes) -> bytes:
+    """Return a name that the kernel cut (TASK_COMM_LEN) as it is in the arguments, an interpreter's perhaps."""
+    if len(name) < LONGEST_NAME:
+        return name
+    programs = (argument.rpartition(b"/")[2] for argument in arguments.split(b"\0")[:_PROGRAM_ARGUMENTS])
+    return next((program for program in programs if program.startswith(name)), name)
 
 
 def _fingerprints(records: np.ndarray) -> np.ndarray:

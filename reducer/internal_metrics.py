@@ -83,6 +83,7 @@ TABLE = (
     _gauge("pipeline", "window_lag_ns", "s", "Time from the end of the last window until it was sealed."),
     _gauge("queue", "requests", "{request}", "OTLP requests that wait for their export."),
     _gauge("queue", "bytes", "By", "Size of the OTLP requests that wait for their export."),
+    _gauge("queue", "most_bytes", "By", "Size from which on the queue drops its oldest windows."),
     _gauge("queue", "windows_unwritten", "{window}", "Windows that the data directory could not take yet."),
     _counter("queue", "windows_dropped", "{window}", "Windows lost since the queue was full."),
     _counter("queue", "points_dropped", "{point}", "Points in the windows lost."),

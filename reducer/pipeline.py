@@ -35,7 +35,7 @@ LEVELS = ("az_az", "id_id")
 # A collector that was not heard for as many windows will not come back.
 _GONE_WINDOWS = 3
 # 150 bytes each.
-MOST_ROWS = 8_000_000
+MOST_ROWS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -158,10 +158,9 @@ class Pipeline:
             return self._windows.rows > MOST_ROWS
 
     def next_due(self, now_ns: int) -> int:
-        """Return when the next window is to be sealed. Windows begin with the first time that is told here."""
+        """Return when the next window is to be sealed; windows begin with the first time that is told."""
         with self._lock:
-            self._start(now_ns)
-            return max(self._windows.due_ns(now_ns), self._not_before_ns)
+            return self._due_ns(now_ns)
 
     def seal(self, now_ns: int) -> SealedWindow | None:
         """Return the oldest window if it is due.
@@ -170,8 +169,7 @@ class Pipeline:
         """
         while True:
             with self._lock:
-                self._start(now_ns)
-                if now_ns < self._not_before_ns:
+                if now_ns < self._due_ns(now_ns):
                     return None
                 window = self._windows.close(now_ns, idle=not self._matcher.pending)
                 if window is None:
@@ -185,7 +183,6 @@ class Pipeline:
     def finish(self, now_ns: int) -> Iterator[SealedWindow]:
         """Yield all open windows, the last one ending now; each must be encoded before the next is asked for."""
         with self._lock:
-            self._start(now_ns)
             self._windows.end(now_ns)
         while True:
             with self._lock:
@@ -232,10 +229,11 @@ class Pipeline:
         with self._lock:
             return self._owners.view()
 
-    def _start(self, now_ns: int) -> None:
+    def _due_ns(self, now_ns: int) -> int:
         if self._restored:
             self._not_before_ns = now_ns + self._window_ns
             self._restored = False
+        return max(self._windows.due_ns(now_ns), self._not_before_ns)
 
     def _owned(self, session: bytes, tcp: Columns) -> Columns | None:
         """Return the rows to count, with owners as `process`."""

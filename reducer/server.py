@@ -14,7 +14,7 @@ from ebpf_net.v1 import intake_pb2
 from daemon.errors import StartupError
 from intake.clock import SECOND_NS
 from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
-from reducer.sessions import ReducerSessions, RejectedError, Session, Stream
+from reducer.sessions import ReducerSessions, RejectedError, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from intake.credentials import ServerCredentials
 
 _LOGGER = logging.getLogger(__name__)
-_OVERLOAD_POLL_S = 0.05
+_LOAD_INTERVAL_S = 0.05
+_HELLO_TIMEOUT_S = 10.0
+_REJECTION_LOG_INTERVAL_S = 10.0
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -35,6 +37,7 @@ class _Connection:
         self.stream = Stream(superseded=self._end_reading)
         self._writing = asyncio.Lock()
         self._acknowledging: asyncio.Task[None] | None = None
+        self._refused = False
         self.reader = reading(self)
 
     def _end_reading(self) -> None:
@@ -44,6 +47,17 @@ class _Connection:
         """Send *message*."""
         async with self._writing:
             await self.context.write(message.SerializeToString())
+
+    def log(self, answer: intake_pb2.FromReducer) -> None:
+        """Log a welcome, and the first refusal: those that follow are counted."""
+        host = self.stream.session.host if self.stream.session else ""
+        match answer.WhichOneof("message"):
+            case "welcome":
+                _LOGGER.info("collector of %r connected from %s", host, self.context.peer())
+            case "refusal" if not self._refused:
+                self._refused = True
+                refusal = answer.refusal
+                _LOGGER.warning("refused batch %d of the collector of %r: %s", refusal.number, host, refusal.reason)
 
     def acknowledge(self) -> None:
         """Send how far the session is safe; where that waits for a slow collector, the last number is sent once."""
@@ -76,8 +90,11 @@ class IntakeServer:
         self._sessions = sessions
         self._credentials = credentials
         self._overloaded = overloaded
+        self._taking = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+        self._log_rejection_after = 0.0
         self._connections: dict[Stream, _Connection] = {}
-        self._server = grpc.aio.server(options=SERVER_OPTIONS, compression=grpc.Compression.NoCompression)
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=sessions.most_sessions)
         # Without a deserializer messages come as bytes: one that cannot be parsed is refused and the stream goes on.
         handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(self._connect)
         self._server.add_registered_method_handlers(SERVICE, {METHOD: handler})
@@ -100,12 +117,16 @@ class IntakeServer:
                 f"cannot listen on port {port}, which is in use or not allowed: "
                 "end the program that has it (`ss -tlnp` shows which), or give another --port"
             ) from error
+        self._taking.set()
+        self._watching = asyncio.create_task(self._watch_load())
         await self._server.start()
         return bound
 
     async def stop(self, grace_s: float) -> None:
         """End all connections after *grace_s* seconds at most."""
         await self._server.stop(grace_s)
+        if self._watching:
+            self._watching.cancel()
 
     def safe(self, numbers: dict[bytes, int]) -> None:
         """Acknowledge the batches of each session up to its number."""
@@ -117,15 +138,14 @@ class IntakeServer:
     async def _connect(self, _requests: object, context: _Context) -> None:
         if not self._credentials.admits(context.invocation_metadata()):
             reason = "the token is missing or wrong: give the collector this reducer's with --intake-token-file"
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, reason)
+            await self._reject(context, RejectedError("UNAUTHENTICATED", reason))
         connection = _Connection(context, lambda new: asyncio.create_task(self._read(new)))
         self._connections[connection.stream] = connection
         try:
             await asyncio.wait((connection.reader,))
             connection.reader.result()
         except RejectedError as error:
-            _LOGGER.warning("rejected the collector at %s: %s", context.peer(), error.reason)
-            await context.abort(grpc.StatusCode[error.status], error.reason)
+            await self._reject(context, error)
         except asyncio.CancelledError:
             if not connection.reader.cancelled():
                 raise  # the call was cancelled, not the reader
@@ -135,35 +155,45 @@ class IntakeServer:
             del self._connections[connection.stream]
             self._sessions.closed(connection.stream)
 
+    async def _reject(self, context: _Context, error: RejectedError) -> None:
+        """End the call with the reason; where many are rejected only some are logged."""
+        self._sessions.counters.rejected += 1
+        if time.monotonic() >= self._log_rejection_after:
+            self._log_rejection_after = time.monotonic() + _REJECTION_LOG_INTERVAL_S
+            count = self._sessions.counters.rejected
+            _LOGGER.warning("rejected %s: %s (%d rejected so far)", context.peer(), error.reason, count)
+        await context.abort(grpc.StatusCode[error.status], error.reason)
+
     async def _read(self, connection: _Connection) -> None:
-        context = connection.context
-        while True:
-            if self._overloaded():
-                await self._wait_for_pipeline(connection)
-            data = await context.read()
-            if not isinstance(data, bytes):  # grpc.aio.EOF
-                return
+        try:
+            async with asyncio.timeout(_HELLO_TIMEOUT_S):
+                data = await connection.context.read()
+        except TimeoutError:
+            reason = f"no Hello within {_HELLO_TIMEOUT_S:.0f} s"
+            raise RejectedError("DEADLINE_EXCEEDED", reason) from None
+        while isinstance(data, bytes):  # else grpc.aio.EOF
             answer = self._sessions.received(connection.stream, data, time.time_ns())
             if answer is not None:
-                self._log(connection.stream.session, answer, context)
+                connection.log(answer)
                 await connection.write(answer)
+            if not self._taking.is_set():
+                await self._wait_for_pipeline(connection)
+            data = await connection.context.read()
 
     async def _wait_for_pipeline(self, connection: _Connection) -> None:
         """Wait until the pipeline takes batches again, with signs of life for the collector."""
         interval_s = self._sessions.heartbeat_interval_ns / SECOND_NS
-        due = 0.0
-        while self._overloaded():
-            if time.monotonic() >= due and connection.stream.session is not None:
-                reply = intake_pb2.HeartbeatReply(time_unix_ns=time.time_ns())
-                await connection.write(intake_pb2.FromReducer(heartbeat=reply))
-                due = time.monotonic() + interval_s
-            await asyncio.sleep(_OVERLOAD_POLL_S)
+        while not self._taking.is_set():
+            reply = intake_pb2.HeartbeatReply(time_unix_ns=time.time_ns())
+            await connection.write(intake_pb2.FromReducer(heartbeat=reply))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._taking.wait(), interval_s)
 
-    def _log(self, session: Session | None, answer: intake_pb2.FromReducer, context: _Context) -> None:
-        host = session.host if session else ""
-        match answer.WhichOneof("message"):
-            case "welcome":
-                _LOGGER.info("collector of %r connected from %s", host, context.peer())
-            case "refusal":
-                refusal = answer.refusal
-                _LOGGER.warning("refused batch %d of the collector of %r: %s", refusal.number, host, refusal.reason)
+    async def _watch_load(self) -> None:
+        """Ask once for all connections whether more can be taken."""
+        while True:
+            if self._overloaded():
+                self._taking.clear()
+            else:
+                self._taking.set()
+            await asyncio.sleep(_LOAD_INTERVAL_S)

@@ -37,6 +37,8 @@ _MOST_SILENCE_S = 60.0
 # How long the end waits: for collectors to hear what is safe, and for the receiver to take what is left.
 _GRACE_AT_END_S = 1.0
 _EXPORT_AT_END_S = 10.0
+# How full the queue of exports may be while the receiver takes them: what is open must still find room.
+_MOST_FILL = 0.25
 
 
 async def serve(settings: Settings) -> None:
@@ -85,7 +87,7 @@ class Reducer:
             keep_loopback=settings.keep_loopback,
         )
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
-        self._intake = IntakeServer(self._sessions, settings.credentials, lambda: self.pipeline.overloaded)
+        self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
         self._prometheus = PrometheusSeries() if settings.prometheus else None
         self._servers = self._http_servers()
         self._transport = _transport(settings)
@@ -93,6 +95,7 @@ class Reducer:
         self._store: Store = DiskStore(settings.data_directory) if settings.data_directory else MemoryStore()
         self._exporter = Exporter(self._store, self._transport, self._intake.safe) if self._transport else None
         self._ticked_s = time.monotonic()
+        self._receiver_is_overrun = False
         self._sessions.restore(self._store.acknowledged)
         self._restore_balances()
 
@@ -124,6 +127,7 @@ class Reducer:
                 self._intake.safe(await asyncio.to_thread(self._store.retry))
             elif exporting.done():
                 exporting.result()
+            self._receiver_is_overrun = self._receiver_lags()
             now_ns = time.time_ns()
             due_s = (self.pipeline.next_due(now_ns) - now_ns) / SECOND_NS
             with contextlib.suppress(TimeoutError):
@@ -161,6 +165,16 @@ class Reducer:
         self._intake.safe(await asyncio.to_thread(self._store.put, export))
         if self._exporter:
             self._exporter.wake()
+
+    def _overloaded(self) -> bool:
+        return self._receiver_is_overrun or self.pipeline.overloaded
+
+    def _receiver_lags(self) -> bool:
+        """Tell whether a receiver that works takes less than comes; one that does not work holds up nobody."""
+        if self._exporter is None or not self._exporter.statistics.connected:
+            return False
+        queue = self._store.statistics()
+        return queue.bytes > _MOST_FILL * queue.most_bytes
 
     def _restore_balances(self) -> None:
         if not self._store.balances:

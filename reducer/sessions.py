@@ -201,11 +201,7 @@ class ReducerSessions:
         return gained
 
     def _hello(self, stream: Stream, data: bytes, now_unix_ns: int) -> intake_pb2.FromReducer:
-        try:
-            hello = self._checked_hello(data)
-        except RejectedError:
-            self.counters.rejected += 1
-            raise
+        hello = self._checked_hello(data)
         session = self._connected.get(hello.session_id)
         if session is not None and session.stream is not None:
             self.counters.superseded += 1

@@ -63,7 +63,7 @@ class DiskStore:
         self._undeleted: set[int] = set()
         self._failing = False
         self._lock = threading.Lock()
-        self._statistics = StoreStatistics()
+        self._statistics = StoreStatistics(most_bytes)
         self._lock_file = _lock_directory(directory)
         try:
             self._database = _open_database(directory / "windows.sqlite")

@@ -22,7 +22,7 @@ _LOGGER = logging.getLogger(__name__)
 Acknowledgements = dict[bytes, int]
 """Session id to batch number: every batch of the session up to it is safe."""
 
-MOST_MEMORY_BYTES = 256 << 20
+MOST_MEMORY_BYTES = 1 << 30
 
 
 class WaitingRequest(NamedTuple):
@@ -60,6 +60,7 @@ class WindowExport:
 class StoreStatistics:
     """How full the queue is, and what it had to drop since the start."""
 
+    most_bytes: int
     requests: int = 0
     bytes: int = 0
     windows_unwritten: int = 0
@@ -107,7 +108,7 @@ class MemoryStore:
         self._most_bytes = most_bytes
         self._windows: deque[tuple[WindowExport, deque[WaitingRequest]]] = deque()
         self._last_id = 0
-        self._statistics = StoreStatistics()
+        self._statistics = StoreStatistics(most_bytes)
         self._lock = threading.Lock()
 
     def put(self, window: WindowExport) -> Acknowledgements:

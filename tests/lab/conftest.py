@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.daemons import Lab
+# For messages with the values that differ, as in test modules.
+for module in ("daemons", "traffic", "transfer"):
+    pytest.register_assert_rewrite(f"tests.lab.{module}")
+
+from tests.lab.daemons import Lab  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

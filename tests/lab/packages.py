@@ -17,32 +17,30 @@ CACHE = ROOT / ".cache"
 def debian_program(package: str, path: str, *, release: str | None = None) -> str:
     """Return the program at *path* of a Debian package: the machine's own, else an unpacked one.
 
-    With *release* the package is taken from that release of Debian where the machine's own release lacks it.
+    With *release* it is the package of that release of Debian, also on a machine with another one.
     The test is skipped where the package cannot be had.
     """
-    if found := shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin"):
-        return found
-    unpacked = CACHE / "packages" / package
+    installed = shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if installed and not release:
+        return installed
+    unpacked = CACHE / "packages" / (f"{package}-{release}" if release else package)
     if not (unpacked / path).exists():
-        _fetch(package, unpacked, release)
+        try:
+            _fetch(package, unpacked, release)
+        except (subprocess.CalledProcessError, LookupError):
+            pytest.skip(f"the Debian package {package} cannot be fetched")
     return str(unpacked / path)
 
 
 def _fetch(package: str, target: Path, release: str | None) -> None:
-    work = target.with_name(f"{package}.new")
+    work = target.with_name(f"{target.name}.new")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    try:
-        _apt(["download", package], work)
-    except subprocess.CalledProcessError:
-        if release is None:
-            pytest.skip(f"the Debian package {package} cannot be fetched")
-        try:
-            options = _release_options(release, work)
-            _apt([*options, "update"], work)
-            _apt([*options, "download", package], work)
-        except (subprocess.CalledProcessError, LookupError):
-            pytest.skip(f"the Debian package {package} cannot be fetched, from {release} either")
+    options = []
+    if release:
+        options = _release_options(release, work)
+        _apt([*options, "update"], work)
+    _apt([*options, "download", package], work)
     (archive,) = work.glob("*.deb")
     subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True)
     shutil.rmtree(target, ignore_errors=True)

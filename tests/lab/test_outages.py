@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OUTAGE_S = 60
 SIZE = 1000 << 20
-BITS_PER_SECOND = 105_000_000  # so that it lasts 80 s
+BITRATE = "105M"  # so that it lasts 80 s
 CUT_OFF = {"input_rules": f"tcp sport {INTAKE_PORT} drop", "output_rules": f"tcp dport {INTAKE_PORT} drop"}
 
 
@@ -28,19 +28,19 @@ def begin(lab: Lab, *options: str, size: int = SIZE) -> Transfer:
     transfer = Transfer(lab)
     transfer.reducer = lab.start_reducer_with_sink(*options)
     transfer.watch()
-    transfer.begin(size, f"{BITS_PER_SECOND}")
+    transfer.begin(size, BITRATE)
     return transfer
 
 
 def test_a_reducer_that_is_killed_three_times(lab: Lab, tmp_path: Path) -> None:
     data = ("--data-dir", str(tmp_path / "data"))
-    size = SIZE // 4
+    size = 250 << 20
     transfer = begin(lab, *data, size=size)
     for pause in (3.3, 4.6, 3.9):  # at different places of a window
         time.sleep(pause)
         assert transfer.reducer.stop(signal.SIGKILL) == -signal.SIGKILL
         transfer.reducer = lab.start_reducer_with_sink(*data)
-    transfer.check(transfer.finish())
+    transfer.check(transfer.finish(), named=False)
 
 
 @pytest.mark.timeout(420)
@@ -56,11 +56,11 @@ def test_outages_of_a_minute(new_lab: Callable[[], Lab]) -> None:
     receiver_down.lab.start_sink()
     cut_off.client.firewall("cut-off")
     for transfer in transfers:
-        transfer.check(transfer.finish())
+        transfer.check(transfer.finish(), named=False)
 
 
 def test_a_collector_that_is_stopped_for_a_while(lab: Lab) -> None:
-    size = SIZE // 6
+    size = 160 << 20
     transfer = begin(lab, size=size)
     time.sleep(3)
     for collector in transfer.collectors:
@@ -68,4 +68,4 @@ def test_a_collector_that_is_stopped_for_a_while(lab: Lab) -> None:
     time.sleep(6)
     for collector in transfer.collectors:
         collector.resume()
-    transfer.check(transfer.finish())
+    transfer.check(transfer.finish(), named=False)

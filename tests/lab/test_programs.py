@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.daemons import INTAKE_PORT, INTERNAL_PORT, PROMETHEUS_PORT, script
+from tests.lab.network import wait_for_listener
+from tests.lab.traffic import IPERF_PORT
 from tests.lab.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -116,7 +118,33 @@ def test_a_collector_waits_for_a_reducer_that_is_not_there_and_loses_nothing(lab
     transfer.reducer = lab.start_reducer_with_sink()
     for collector in transfer.collectors:
         collector.wait_for("connected to the reducer", timeout_s=40)
-    transfer.check(transfer.finish())
+    transfer.check(transfer.finish(), named=False)
 
 
-def test_ebpf_net_run_shows_the_flows_of_this_machine_within_5_s() -> None: ...
+def test_ebpf_net_run_shows_loopback_flows_within_5_s_and_ends_with_ctrl_c(lab: Lab) -> None:
+    host = lab.host("node")
+    lab.programs.start("iperf3-server", "iperf3", "--server", host=host)
+    wait_for_listener(host, IPERF_PORT)
+    traffic = ("--client", "127.0.0.1", "--time", "60", "--bitrate", "10M")
+    lab.programs.start("iperf3-client", "iperf3", *traffic, host=host)
+    begin = time.monotonic()
+    console = lab.programs.start("ebpf-net", script("ebpf-net"), "run", host=host)
+    line = console.wait_for(r".*iperf3.*iperf3.*", timeout_s=5)
+    assert time.monotonic() - begin < 5
+    assert re.search(r"bytes/s \d.*rtt \d.* ms, retransmits \d+, connections \d", line[0])
+    assert f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics" in console.output()
+    assert "OTLP" in console.output()
+    host.get(f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics")
+    assert console.stop(signal.SIGINT, timeout_s=10) == 0
+    assert "Traceback" not in console.output()
+
+
+def test_ebpf_net_run_where_the_port_is_in_use(lab: Lab) -> None:
+    host = lab.host("node")
+    with host.entered():
+        other = socket.create_server(("0.0.0.0", INTAKE_PORT))
+    with other:
+        status, message = result(script("ebpf-net"), "run", on=host)
+    assert status == 1
+    assert message.startswith("error: ")
+    assert str(INTAKE_PORT) in message

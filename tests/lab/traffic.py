@@ -75,7 +75,7 @@ class Iperf:
     """
 
     def __init__(
-        self, programs: Programs, server: Host, client: Host, address: str, size: int, bits_per_second: str
+        self, programs: Programs, server: Host, client: Host, address: str, *, size: int, bitrate: str
     ) -> None:
         self.client_port = 45201
         self._hosts = (client, server)
@@ -83,7 +83,7 @@ class Iperf:
         self._server = programs.start("iperf3-server", "iperf3", "--server", "--one-off", "--json", host=server)
         wait_for_listener(server, IPERF_PORT)
         data = ("--cport", f"{self.client_port}", "--bytes", f"{size}")
-        command = ("iperf3", "--client", address, *data, "--bitrate", bits_per_second, "--json")
+        command = ("iperf3", "--client", address, *data, "--bitrate", bitrate, "--json")
         self._client = programs.start("iperf3-client", *command, host=client)
         wait_until(lambda: self._data_sent() > IPERF_COOKIE_BYTES, 20, "iperf3 to send")
         held = f"tcp dport {IPERF_PORT} tcp sport != {self.client_port}"
@@ -96,7 +96,11 @@ class Iperf:
             AssertionError: one of the two failed, or what was sent is not what was received.
 
         """
-        wait_until(self._all_arrived, timeout_s, f"{self.size} bytes to arrive")
+        deadline = time.monotonic() + timeout_s
+        while not self._all_arrived():
+            assert self._client.returncode is None, self._client.tail()
+            assert time.monotonic() < deadline, f"not all of {self.size} bytes have arrived: {self._data_sockets()}"
+            time.sleep(0.05)
         self._hosts[1].firewall("hold")
         for program in (self._client, self._server):
             assert program.wait(timeout_s) == 0, program.tail()

@@ -58,7 +58,7 @@ def test_every_statistic_of_collectors_is_a_metric() -> None:
 def test_values() -> None:
     groups = {
         "intake": IntakeCounters(messages=5, duplicates=2),
-        "queue": StoreStatistics(bytes=1000, windows_dropped=3),
+        "queue": StoreStatistics(most_bytes=2000, bytes=1000, windows_dropped=3),
         "otlp": ExportStatistics(points_rejected=7, connected=False),
         "prometheus": PrometheusStatistics(4, 1),
     }
@@ -129,7 +129,7 @@ def test_each_rendering_is_of_its_time() -> None:
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of the package prometheus")
 def test_promtool_understands_it() -> None:
-    groups = {"intake": IntakeCounters(), "queue": StoreStatistics(), "otlp": ExportStatistics()}
+    groups = {"intake": IntakeCounters(), "queue": StoreStatistics(1), "otlp": ExportStatistics()}
     text = render(Snapshot(groups, [Collector("a", statistics=intake_pb2.CollectorStatistics(events_lost=3))]))
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, b"")

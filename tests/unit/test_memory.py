@@ -63,11 +63,18 @@ def test_a_connection_is_counted_once_whoever_tells_first():
     assert series_of(feed.seal(1, heard=(0, 1))) == {("wget", "nginx"): {"active": 1}}
 
 
-def test_slots_are_used_again_clean():
+def test_a_port_used_again_is_complete_though_one_collector_missed_its_first_use():
     feed = two_hosts()
-    for index in range(5):
-        feed.take(0, index * 30 + 3, connector_row(bytes_sent=5, closed=1))
-        feed.take(1, index * 30 + 3, acceptor_row(bytes_received=5, closed=1))
-        assert series_of(feed.seal(index))["wget", "nginx"]["bytes"] == 5
-    feed.take(0, 153, connector_row(local_port=9, remote_port=9, bytes_sent=3))
-    assert series_of(feed.seal(5)) == {("wget", "(unknown)"): {"bytes": 3, "active": 1}}
+    feed.take(1, 3, acceptor_row(bytes_received=1000, closed=1))
+    assert series_of(feed.seal(heard=(1,)))["(unknown)", "nginx"]["bytes"] == 1000
+    feed.take(0, 33, connector_row(socket=8, bytes_sent=10))
+    feed.take(1, 33, acceptor_row(socket=9, bytes_received=10))
+    assert series_of(feed.seal(1, heard=(0, 1)))["wget", "nginx"]["bytes"] == 10
+
+
+def test_sums_beyond_the_type_are_never_negative():
+    feed = two_hosts()
+    for index in range(3):
+        feed.take(0, index * 30 + 3, *(connector_row(bytes_sent=1 << 62) for _ in range(3)))
+        window = feed.seal(index, heard=(0,))
+        assert all((values >= 0).all() for values in window.levels[0].values.values())

@@ -20,7 +20,9 @@ def test_rows_of_a_socket_become_one():
             table(socket=[7], bytes_sent=[30], min_rtt_us=[4], process=[9], role=[1]),
         ]
     )
-    told = {name: merged[name].tolist() for name in ("socket", "bytes_sent", "min_rtt_us", "baseline", "process", "role")}
+    told = {
+        name: merged[name].tolist() for name in ("socket", "bytes_sent", "min_rtt_us", "baseline", "process", "role")
+    }
     assert told == {
         "socket": [7, 8],
         "bytes_sent": [60, 3],

@@ -1,3 +1,5 @@
+import pytest
+
 from tests.flow_rows import Feed, acceptor_row, connector_row, series_of
 
 
@@ -51,6 +53,15 @@ def test_a_single_witness_tells_both_directions_by_owner():
         ("curl", "(unknown)"): {"bytes": 7, "closed": 1, "active": 1},
         ("(unknown)", "curl"): {"bytes": 70},
     }
+
+
+@pytest.mark.parametrize(("up", "down"), [([1000, 1], [3, 4]), ([3, 4], [1000, 1])])
+def test_directions_do_not_take_from_each_other(up, down):
+    feed = two_hosts()
+    feed.take(0, 3, *sockets(connector_row, 10, 1, 2, bytes_sent=up, bytes_received=down))
+    found = series_of(feed.seal())
+    assert [found[name, "(unknown)"]["bytes"] for name in ("wget", "curl")] == up
+    assert [found["(unknown)", name]["bytes"] for name in ("wget", "curl")] == down
 
 
 def test_failures_of_several_owners():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.processes import MOST_EXECS, ProcessTable, read_arguments
+from kernel_collector.processes import MOST_EXECS, ProcessTable, full_name, read_arguments
 from tests.tcp_records import exec_dtype, tcp_records
 
 BOOT = 1_700_000_000_000_000_000
@@ -69,6 +69,23 @@ def test_what_is_told_of_a_process(table, proc):
     (process,) = table.take_changes()[0]
     assert (process.id, process.pid, process.name, process.command_line) == (1, 10, "nginx", "nginx -g daemon off;")
     assert process.start_time_unix_ns == BOOT + 5 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "expected"),
+    [
+        (b"nginx", b"nginx-of-another-name\0", b"nginx"),
+        (b"kernel-collecto", b"/usr/bin/kernel-collector\0--info\0", b"kernel-collector"),
+        (b"kernel-collecto", b"/usr/bin/python3\0/opt/bin/kernel-collector\0", b"kernel-collector"),
+        (b"fifteen-letters", b"something-else\0fifteen\0", b"fifteen-letters"),
+        (b"fifteen-letters", b"", b"fifteen-letters"),
+    ],
+)
+def test_a_name_that_the_kernel_cut_is_made_whole(table, proc, name, arguments, expected):
+    assert full_name(name, arguments) == expected
+    proc.put(10, SECOND, name, arguments)
+    identify(table, (10, SECOND, name))
+    assert table.take_changes()[0][0].name == expected.decode()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,7 @@ def test_arguments_of_a_real_process():
     child = subprocess.Popen(["sleep", "60"])
     try:
         deadline = time.monotonic() + 10
-        while Path(f"/proc/{child.pid}/comm").read_text() != "sleep\n":
+        while not Path(f"/proc/{child.pid}/cmdline").read_bytes().startswith(b"sleep"):  # set after comm
             assert time.monotonic() < deadline
         ticks = int(Path(f"/proc/{child.pid}/stat").read_text().split()[21])
         assert read_arguments(Path("/proc"), child.pid, ticks * TICK + TICK // 2, b"sleep") == b"sleep\x0060\0"

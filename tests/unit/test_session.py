@@ -18,7 +18,7 @@ def after(seconds, start=START):
 def session_with(spool=None, chance=0.5):
     hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_KERNEL, session_id=bytes(16))
     entities = intake_pb2.Entities(processes=[intake_pb2.Process(id=1)])
-    return CollectorSession(hello, lambda: entities, spool or Spool(), lambda: chance)
+    return CollectorSession(hello, lambda: entities, Spool() if spool is None else spool, lambda: chance)
 
 
 def rows(count=1):
@@ -132,11 +132,13 @@ def test_a_batch_without_rows_is_one():
 
 def test_statistics_tell_of_the_spool():
     session = session_with(Spool(1_000))
-    for _ in range(9):
-        submit(session, 20)
-    batches = [batch for kind, batch in connect(session) if kind == "batch"]
-    assert batches[-1].statistics.spool_rows_dropped > 0
-    assert batches[-1].statistics.spool_bytes > 0
+    for count in (3, 3, 20, 20, 20, 200, 1, 1):
+        submit(session, count)
+    told = [batch for kind, batch in connect(session) if kind == "batch"][-1].statistics
+    assert told.spool_bytes > 0
+    assert told.spool_rows_merged > 0
+    assert told.spool_rows_dropped > 0
+    assert told.spool_bytes_dropped == 0
 
 
 def test_entities_of_batches_that_made_room_come_with_a_snapshot():
@@ -207,12 +209,12 @@ def test_without_a_welcome_the_connection_is_given_up():
 def test_without_answers_the_connection_is_given_up():
     session = session_with()
     connect(session)
-    assert session.lost(after(15)) is None
-    assert "heartbeats unanswered" in session.lost(after(15.1))
-    session.received(intake_pb2.FromReducer(heartbeat=intake_pb2.HeartbeatReply()), after(15))
+    assert session.lost(after(12)) is None
+    assert "heartbeats unanswered" in session.lost(after(12.1))
+    session.received(intake_pb2.FromReducer(heartbeat=intake_pb2.HeartbeatReply()), after(12))
     assert session.lost(after(60)) is None
     sent(session, after(60))
-    assert session.lost(after(75.1))
+    assert session.lost(after(72.1))
 
 
 def test_the_wait_grows_up_to_a_limit_and_is_scattered():

@@ -80,7 +80,6 @@ def test_a_stream_that_cannot_go_on_is_rejected(sessions, pipeline, message, sta
     with pytest.raises(RejectedError, match=told) as raised:
         give(sessions, Stream(lambda: None), **message)
     assert raised.value.status == status
-    assert sessions.counters.rejected == 1
     assert not pipeline.calls
 
 
@@ -148,7 +147,11 @@ def test_a_second_stream_takes_the_session_over(sessions, pipeline):
         (b"\xff\xff\xff", 0, "not a message"),
         (b"", 0, "of no use"),
         (intake_pb2.FromCollector(hello={}).SerializeToString(), 0, "of no use"),
-        (intake_pb2.FromCollector(batch={"number": 7, "tcp": {"rows": 2, "socket": b"x"}}).SerializeToString(), 7, "soc"),
+        (
+            intake_pb2.FromCollector(batch={"number": 7, "tcp": {"rows": 2, "socket": b"x"}}).SerializeToString(),
+            7,
+            "soc",
+        ),
     ],
 )
 def test_a_malformed_message_is_refused_and_the_stream_goes_on(sessions, pipeline, data, number, told):

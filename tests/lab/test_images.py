@@ -1,0 +1,77 @@
+"""The images of the README: built by build.sh, run as it says."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.network import run
+from tests.lab.packages import ROOT
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    """Build both; skipped where no Docker engine answers."""
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
+        pytest.skip("no Docker engine answers")
+    run("./build.sh", "docker", "--network", "host", cwd=ROOT)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def containers() -> Iterator[list[str]]:
+    """Ids of containers that are removed in the end."""
+    started: list[str] = []
+    yield started
+    for container in started:
+        print(run("docker", "logs", container))  # noqa: T201
+        run("docker", "rm", "--force", container)
+
+
+@pytest.mark.timeout(600)
+def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
+    intake, prometheus, internal = (free_port() for _ in range(3))
+    containers.append(
+        run(
+            *("docker", "run", "--detach", "--network", "host", "reducer", "--port", f"{intake}", "--window", "1"),
+            *("--prom", f"127.0.0.1:{prometheus}", "--internal-prom", f"127.0.0.1:{internal}", "--keep-loopback"),
+            *("--log-console", "--no-log-file"),
+        ).strip()
+    )
+    address = ("--env", "EBPF_NET_INTAKE_HOST=127.0.0.1", "--env", f"EBPF_NET_INTAKE_PORT={intake}")
+    shared = ("--privileged", "--pid", "host", "--network", "host")
+    command = ("docker", "run", "--detach", *shared, *address, "kernel-collector", "--log-console")
+    containers.append(run(*command).strip())
+
+    def shows_the_collectors_own_flow() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{prometheus}/metrics") as response:
+                page = response.read().decode()
+        except OSError:
+            return False
+        return bool(re.search(r'tcp_bytes_total{.*"kernel-collecto', page))
+
+    wait_until(shows_the_collectors_own_flow, 30, "a flow of the collector at the reducer")
+    for container in reversed(containers):
+        run("docker", "stop", container)
+        assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container).strip() == "0"
+
+
+def test_the_images_hold_no_compiler() -> None:
+    for image in ("kernel-collector", "reducer"):
+        found = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v clang gcc cc pip; true")
+        assert not found
