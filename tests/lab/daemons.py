@@ -14,7 +14,7 @@ from tests.lab.waiting import wait_until
 from tests.otlp_sink import OtlpSink
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tests.lab.network import Host
     from tests.lab.programs import Program
@@ -81,12 +81,12 @@ class Lab:
         endpoint = ("--otlp-grpc-metrics-host", "127.0.0.1", "--otlp-grpc-metrics-port", f"{OTLP_PORT}")
         return self.start_reducer("--enable-otlp-grpc-metrics", *endpoint, *options)
 
-    def start_collector(self, on: Host, *watched: Host, connected: bool = True) -> Program:
+    def start_collector(self, on: Host, *watched: Host, connected: bool = True, options: Sequence[str] = ()) -> Program:
         """Start a collector on a host that sees the sockets of *watched* hosts, by default of its own."""
         namespaces = [f"--network-namespace={host.namespace}" for host in watched or (on,)]
         collector = self.programs.start(
             f"collector-{on.name}",
-            *(script("kernel-collector"), "--log-console", "--no-log-file", *namespaces),
+            *(script("kernel-collector"), "--log-console", "--no-log-file", *namespaces, *options),
             host=on,
             env={
                 "EBPF_NET_INTAKE_HOST": self.centre.ipv4,

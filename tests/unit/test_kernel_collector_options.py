@@ -14,6 +14,7 @@ VARIABLES = {
     "EBPF_NET_INTAKE_PORT": None,
     "EBPF_NET_HOST_DIR": None,
     "EBPF_NET_AGENT_ZONE": None,
+    "DOCKER_NS_LABEL": None,
 }
 
 
@@ -123,3 +124,10 @@ def test_version():
 def test_preflight_does_not_start_the_daemon(asked):
     result = CliRunner().invoke(cli.main, ["preflight"], env=VARIABLES)
     assert "libbpf" in result.output
+
+
+def test_options_about_docker(asked):
+    assert asked("--docker-ns-label", "option", DOCKER_NS_LABEL="variable").docker_ns_label == "option"
+    assert asked(DOCKER_NS_LABEL="variable").docker_ns_label == "variable"
+    settings = asked("--force-docker-metadata", "--disable-nomad-metadata")
+    assert (settings.force_docker_metadata, settings.disable_nomad_metadata) == (True, True)
