@@ -8,6 +8,7 @@ known of a cgroup later, such as its container's name, holds for the rows that c
 from __future__ import annotations
 
 import hashlib
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,9 @@ MOST_OWNERS = 1 << 20
 _IDLE_WINDOWS = 120
 _LEAST_BEFORE_COLLECTION = 4096
 _NEVER = -1
+_LEAST_LOOKUP_BITS = 8
+# Drawn anew each time, so that nobody can choose ids that are taken for one another.
+_MULTIPLIERS = [np.uint64(secrets.randbits(64) | 1) for _ in range(2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,40 +56,31 @@ class _Process(NamedTuple):
 
 
 class _Lookup:
-    """Owners by process and cgroup, as columns, as far as rows have asked for them."""
+    """The owners of processes in cgroups that rows asked for last: each pair has one place, where the last one stays."""
 
-    def __init__(self, cgroups: Iterable[int]) -> None:
-        self._cgroups = np.array([0, *sorted(cgroups)], np.uint64)
-        self._pairs = np.empty(0, np.uint64)  # process << 32 | index in _cgroups; sorted
-        self._owners = np.empty(0, np.uint32)
+    def __init__(self, size: int) -> None:
+        bits = max(_LEAST_LOOKUP_BITS, (4 * size).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._process = np.zeros(1 << bits, np.uint32)
+        self._cgroup = np.zeros(1 << bits, np.uint64)
+        self._owner = np.full(1 << bits, UNKNOWN_OWNER, np.uint32)
 
     def find(self, process: np.ndarray, cgroup: np.ndarray, resolve: Callable[[int, int], int]) -> np.ndarray:
-        """Return the owners of rows; of a pair that is asked for first *resolve* tells it."""
-        pairs = process.astype(np.uint64) << np.uint64(32)
-        if len(self._cgroups) > 1:
-            at = np.searchsorted(self._cgroups, cgroup, side="right") - 1
-            pairs |= np.where(self._cgroups[at] == cgroup, at, 0).astype(np.uint64)
-        found = self._among_known(pairs)
-        if found is None:
-            self._add(pairs, resolve)
-            found = self._among_known(pairs)
-        assert found is not None
-        return found
-
-    def _among_known(self, pairs: np.ndarray) -> np.ndarray | None:
-        if not len(self._pairs):
-            return None if len(pairs) else self._owners
-        at = np.minimum(np.searchsorted(self._pairs, pairs), len(self._pairs) - 1)
-        return self._owners[at] if (self._pairs[at] == pairs).all() else None
-
-    def _add(self, pairs: np.ndarray, resolve: Callable[[int, int], int]) -> None:
-        new = np.setdiff1d(pairs, self._pairs)
-        if len(self._pairs) + len(new) > MOST_PROCESSES:  # ids that mean nothing take room as well
-            self._pairs, self._owners, new = np.empty(0, np.uint64), np.empty(0, np.uint32), np.unique(pairs)
-        owners = [resolve(pair >> 32, int(self._cgroups[pair & 0xFFFFFFFF])) for pair in new.tolist()]
-        at = np.searchsorted(self._pairs, new)
-        self._pairs = np.insert(self._pairs, at, new)
-        self._owners = np.insert(self._owners, at, np.array(owners, np.uint32))
+        """Return the owners of rows; *resolve* tells that of a process and cgroup where it is not at its place."""
+        marks = process * _MULTIPLIERS[0] ^ cgroup * _MULTIPLIERS[1]
+        at = marks >> self._shift
+        owner: np.ndarray = self._owner[at]
+        missing = (self._process[at] != process) | (self._cgroup[at] != cgroup) | (owner == UNKNOWN_OWNER)
+        rows = np.flatnonzero(missing)
+        if len(rows):
+            _, first, which = np.unique(marks[rows], return_index=True, return_inverse=True)
+            pairs = rows[first]
+            found = [resolve(*ids) for ids in zip(process[pairs].tolist(), cgroup[pairs].tolist(), strict=True)]
+            resolved = np.array(found, np.uint32)
+            self._process[at[pairs]], self._cgroup[at[pairs]] = process[pairs], cgroup[pairs]
+            self._owner[at[pairs]] = resolved
+            owner[rows] = resolved[which]
+        return owner
 
 
 @dataclass(slots=True)
@@ -98,7 +93,7 @@ class _Session:
     # By cgroup (0: none), then by name and service of the process.
     owners: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
     owned: int = 0  # elements in `owners`
-    lookup: _Lookup = field(default_factory=lambda: _Lookup(()))
+    lookup: _Lookup | None = None  # None when what it was made from changed
     used: int = 0
 
     def numbers(self) -> list[int]:
@@ -178,7 +173,7 @@ class Owners:
             session.host = host
             session.unnamed = self._new_owner(Owner(host, ""), session.index)
             session.owners, session.owned = {}, 0
-            session.processes, session.cgroups, session.lookup = {}, {}, _Lookup(())
+            session.processes, session.cgroups, session.lookup = {}, {}, None
 
     def snapshot(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
         """Replace the processes and cgroups of a session."""
@@ -199,7 +194,7 @@ class Owners:
             for process in entities.retired_processes:
                 session.processes.pop(process, None)
             self._forget_cgroups(session, entities.retired_cgroups)
-            session.lookup = _Lookup(session.cgroups)
+            session.lookup = None
 
     def heard(self, session_id: bytes, time_ns: int) -> None:
         """Note that a collector has told all until *time_ns*."""
@@ -209,6 +204,8 @@ class Owners:
     def of(self, session_id: bytes, process: np.ndarray, cgroup: np.ndarray) -> np.ndarray:
         """Return the owners, uint32, of rows with these process and cgroup ids."""
         session = self._session(session_id)
+        if session.lookup is None:
+            session.lookup = _Lookup(len(session.processes) + len(session.cgroups))
         return session.lookup.find(process, cgroup, lambda *ids: self._resolve(session, *ids))
 
     def view(self) -> OwnersView:
@@ -282,7 +279,7 @@ class Owners:
                 self.processes_refused += 1
             elif process.id:
                 session.processes[process.id] = _Process(process.name, process.service, process.cgroup)
-        session.lookup = _Lookup(session.cgroups)
+        session.lookup = None
 
     def _learn_cgroup(self, session: _Session, told: intake_pb2.Cgroup) -> None:
         cgroup = intake_pb2.Cgroup()
