@@ -22,6 +22,7 @@ GREATEST_NUMBER = 1 << 62
 
 _VALUES = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "srtt_sum_us", "connect_sum_us")
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
+_CLOUD_LABELS = [field.name for field in intake_pb2.Cloud.DESCRIPTOR.fields if field.name != "addresses"]
 _ENUMERATED = {
     "role": max(intake_pb2.Role.values()),
     "failure": max(intake_pb2.ConnectFailure.values()),
@@ -89,7 +90,7 @@ def cut_entities(entities: intake_pb2.Entities) -> int:
     for cgroup in entities.cgroups:
         for name in _CGROUP_LABELS:
             cut += _cut_label(cgroup, name)
-    return cut
+    return cut + cut_host(entities.host) if entities.HasField("host") else cut
 
 
 def cut_host(host: intake_pb2.Host) -> int:
@@ -101,10 +102,18 @@ def cut_host(host: intake_pb2.Host) -> int:
     addresses = [address for address in host.addresses if len(address) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
     cut += len(host.addresses) - len(addresses)
     host.addresses[:] = addresses
+    for name in _CLOUD_LABELS if host.HasField("cloud") else ():
+        cut += _cut_label(host.cloud, name)
+    pairs = [pair for pair in host.cloud.addresses if len(pair.public) == len(pair.private) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
+    if len(pairs) < len(host.cloud.addresses):
+        cut += len(host.cloud.addresses) - len(pairs)
+        kept = [intake_pb2.PublicAddress(public=pair.public, private=pair.private) for pair in pairs]
+        del host.cloud.addresses[:]
+        host.cloud.addresses.extend(kept)
     return cut
 
 
-def _cut_label(message: intake_pb2.Host | intake_pb2.Process | intake_pb2.Cgroup, name: str) -> int:
+def _cut_label(message: intake_pb2.Host | intake_pb2.Cloud | intake_pb2.Process | intake_pb2.Cgroup, name: str) -> int:
     value: str = getattr(message, name)
     if len(value) <= LONGEST_LABEL:
         return 0

@@ -23,10 +23,11 @@ from kernel_collector import cgroup_tree, preflight, runit
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_probe import CgroupProbe
 from kernel_collector.cgroups import CgroupTable
+from kernel_collector.cloud_metadata import CloudMetadata
 from kernel_collector.docker import Docker
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
-from kernel_collector.host import describe_host
+from kernel_collector.host import describe_host, in_cloud
 from kernel_collector.libbpf import LibbpfError
 from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
 from kernel_collector.processes import ProcessTable
@@ -123,6 +124,8 @@ class KernelCollector:
             version=VERSION,
             host=describe_host(settings.labels, [each.fd for each in named]),
         )
+        self._host = hello.host  # the same message: a later connection says what is known by then
+        self._cloud = CloudMetadata()
         self._client = IntakeClient(
             settings.intake_host, settings.intake_port, hello, self._snapshot, settings.credentials
         )
@@ -231,12 +234,17 @@ class KernelCollector:
             cgroups=cgroups,
             retired_cgroups=retired_cgroups,
         )
+        if cloud := self._cloud.take():
+            in_cloud(self._host, cloud)
+            entities.host.CopyFrom(self._host)
         number = self._client.submit(time.time_ns(), entities, rows, statistics)
         self._processes.submitted(np.unique(rows["process"]).tolist(), number)
         self._cgroups.submitted(np.unique(rows["cgroup"]).tolist(), number)
 
     def _snapshot(self) -> intake_pb2.Entities:
-        return intake_pb2.Entities(processes=self._processes.messages(), cgroups=self._cgroups.messages())
+        return intake_pb2.Entities(
+            processes=self._processes.messages(), cgroups=self._cgroups.messages(), host=self._host
+        )
 
 
 def _cgroup_table(settings: Settings) -> CgroupTable:

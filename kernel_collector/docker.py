@@ -5,18 +5,16 @@ A thread of its own asks, over the engine's socket; the daemon leaves questions 
 
 from __future__ import annotations
 
-import http.client
 import json
 import logging
 import queue
-import socket
 import threading
 import time
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector.bounded_http import AnswerError, Service
 from kernel_collector.text import printable
 
 if TYPE_CHECKING:
@@ -45,10 +43,6 @@ _NOMAD_VARIABLES = {
     "NOMAD_TASK_NAME": "nomad_task",
     "NOMAD_NAMESPACE": "nomad_namespace",
 }
-
-
-class DockerError(Exception):
-    """No answer that can be used."""
 
 
 class Docker:
@@ -93,7 +87,7 @@ class Docker:
             container_id = self._questions.get()
             try:
                 answer = self._described(container_id)
-            except DockerError as error:
+            except AnswerError as error:
                 self.failures += 1
                 _LOGGER.debug("container %s: %s", container_id, error)
             else:
@@ -103,7 +97,7 @@ class Docker:
         for left in reversed(range(TRIES)):
             try:
                 body = self._fetch(container_id)
-            except DockerError:
+            except AnswerError:
                 if not left:
                     raise
                 time.sleep(_PAUSE_S)
@@ -115,49 +109,26 @@ class Docker:
         reason = "no socket of Docker"
         for path in self._sockets:
             try:
-                return fetch(path, f"/containers/{container_id}/json", TIMEOUT_S)
+                service = Service(str(path), MOST_ANSWER_BYTES)
+                return service.fetch(f"/containers/{container_id}/json", time.monotonic() + TIMEOUT_S).body
             except OSError as error:
                 reason = f"{path}: {error}"
-        raise DockerError(reason)
-
-
-def fetch(path: Path, url: str, timeout_s: float) -> bytes:
-    """Return the body of the answer to GET *url*, within *timeout_s* in all.
-
-    Raises:
-        OSError: nothing answers there.
-        DockerError: the answer is not 200, is longer than `MOST_ANSWER_BYTES`, or is no HTTP.
-
-    """
-    connection = _UnixConnection(path, timeout_s)
-    try:
-        connection.request("GET", url, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        if response.status != HTTPStatus.OK:
-            raise DockerError(f"status {response.status}")
-        body = response.read(MOST_ANSWER_BYTES + 1)
-    except (http.client.HTTPException, ValueError) as error:
-        raise DockerError(f"no HTTP: {error!r}") from error
-    finally:
-        connection.close()
-    if len(body) > MOST_ANSWER_BYTES:
-        raise DockerError(f"an answer of more than {MOST_ANSWER_BYTES} bytes")
-    return body
+        raise AnswerError(reason)
 
 
 def described(body: bytes, namespace_label: str = "", *, nomad: bool = True) -> intake_pb2.Cgroup:
     """Return what the JSON of GET /containers/ID/json says; what is missing, or of another type, is left out.
 
     Raises:
-        DockerError: it is no JSON object.
+        AnswerError: it is no JSON object.
 
     """
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise DockerError(f"no JSON: {error!r}") from error
+        raise AnswerError(f"no JSON: {error!r}") from error
     if not isinstance(document, dict):
-        raise DockerError("no JSON object")
+        raise AnswerError("no JSON object")
     config = _mapping(document.get("Config"))
     labels = _mapping(config.get("Labels"))
     fields = {"container_name": _text(document.get("Name")).removeprefix("/"), "image": _text(config.get("Image"))}
@@ -181,39 +152,3 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _text(value: object) -> str:
     return printable(value)[:LONGEST_VALUE] if isinstance(value, str) else ""
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket, with one time-out for all of it."""
-
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__("localhost")
-        self._path = path
-        self._deadline = time.monotonic() + timeout_s
-
-    def connect(self) -> None:
-        self.sock = _SocketWithDeadline(self._deadline)
-        self.sock.connect(str(self._path))
-
-
-class _SocketWithDeadline(socket.socket):
-    """A Unix socket whose calls all end by a time, however many there are."""
-
-    def __init__(self, deadline: float) -> None:
-        super().__init__(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._deadline = deadline
-        self._set_time_left()
-
-    def sendall(self, *arguments: Any) -> None:
-        self._set_time_left()
-        super().sendall(*arguments)
-
-    def recv_into(self, *arguments: Any) -> int:
-        self._set_time_left()
-        return super().recv_into(*arguments)
-
-    def _set_time_left(self) -> None:
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self.settimeout(left)

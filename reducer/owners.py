@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -56,7 +56,7 @@ class _Process(NamedTuple):
 
 
 class _Lookup:
-    """The owners of processes in cgroups that rows asked for last: each pair has one place, where the last one stays."""
+    """The owners of processes in cgroups that rows asked for last: a pair has one place, where the last one stays."""
 
     def __init__(self, size: int) -> None:
         bits = max(_LEAST_LOOKUP_BITS, (4 * size).bit_length())
@@ -184,7 +184,7 @@ class Owners:
 
     def learn(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
         """Add what is new in a batch."""
-        if entities.processes or entities.cgroups:
+        if entities.processes or entities.cgroups or entities.HasField("host"):
             self._learn(self._session(session_id), entities)
 
     def retire(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
@@ -269,6 +269,8 @@ class Owners:
         return index
 
     def _learn(self, session: _Session, entities: intake_pb2.Entities) -> None:
+        if entities.HasField("host") and entities.host != session.host:
+            self._learn_host(session, entities.host)
         for cgroup in entities.cgroups:
             if cgroup.id not in session.cgroups and len(session.cgroups) >= MOST_CGROUPS:
                 self.cgroups_refused += 1
@@ -280,6 +282,15 @@ class Owners:
             elif process.id:
                 session.processes[process.id] = _Process(process.name, process.service, process.cgroup)
         session.lookup = None
+
+    def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
+        session.host = intake_pb2.Host()
+        session.host.CopyFrom(told)
+        for number in session.numbers():
+            owner = self._owners[number]
+            assert owner is not None
+            self._owners[number] = replace(owner, host=session.host)
+            self._revision[number] += 1
 
     def _learn_cgroup(self, session: _Session, told: intake_pb2.Cgroup) -> None:
         cgroup = intake_pb2.Cgroup()

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel_collector import docker as module
-from kernel_collector.docker import LONGEST_VALUE, MOST_ANSWER_BYTES, Docker, DockerError, described, fetch
+from kernel_collector.bounded_http import AnswerError, Service
+from kernel_collector.docker import LONGEST_VALUE, MOST_ANSWER_BYTES, Docker, described
 from tests.docker_engine import engine
 from tests.lab.waiting import wait_until
 
@@ -97,7 +98,7 @@ def test_text_is_cut_and_printable():
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b"{", b"\xff", b"[" * 100_000, b'{"Name":' + b"9" * 5000 + b"x"])
 def test_no_document(body):
-    with pytest.raises(DockerError):
+    with pytest.raises(AnswerError):
         described(body)
 
 
@@ -112,7 +113,7 @@ def test_no_document(body):
     ).map(lambda document: json.dumps(document).encode())
 )
 def test_hostile_documents(body):
-    with contextlib.suppress(DockerError):
+    with contextlib.suppress(AnswerError):
         described(body, "Name").SerializeToString()
 
 
@@ -171,8 +172,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_answers_are_errors(tmp_path, name):
-    with engine(tmp_path / "docker.sock", lambda _: HOSTILE[name]), pytest.raises((DockerError, OSError)):
-        described(fetch(tmp_path / "docker.sock", f"/containers/{ID}/json", 2.0))
+    service = Service(str(tmp_path / "docker.sock"), MOST_ANSWER_BYTES)
+    with engine(tmp_path / "docker.sock", lambda _: HOSTILE[name]), pytest.raises((AnswerError, OSError)):
+        described(service.fetch(f"/containers/{ID}/json", time.monotonic() + 2).body)
 
 
 def test_an_engine_that_drips_is_given_up_in_time(tmp_path):
@@ -194,7 +196,7 @@ def test_an_engine_that_drips_is_given_up_in_time(tmp_path):
     thread.start()
     started = time.monotonic()
     with pytest.raises(TimeoutError):
-        fetch(tmp_path / "docker.sock", "/", 0.5)
+        Service(str(tmp_path / "docker.sock")).fetch("/", started + 0.5)
     assert time.monotonic() - started < 2
     stopped.set()
     thread.join()

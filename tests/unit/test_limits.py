@@ -93,3 +93,15 @@ def test_cgroups_that_do_not_fit_keep_what_they_are():
     short = fitting(entities)
     assert short.ByteSize() < limits.MOST_ENTITY_BYTES < entities.ByteSize()
     assert short.cgroups[9] == intake_pb2.Cgroup(id=10, container_id="c" * 64, service="s")
+
+
+def test_a_host_in_a_batch_is_cut_as_well():
+    entities = intake_pb2.Entities()
+    entities.host.name = "n" * 1000
+    entities.host.cloud.zone = "z" * 1000
+    entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2" * 16)
+    entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2")
+    assert cut_entities(entities) == 3
+    assert len(entities.host.name) == len(entities.host.cloud.zone) == limits.LONGEST_LABEL
+    assert [pair.private for pair in entities.host.cloud.addresses] == [b"2" * 16]
+    assert cut_entities(entities) == 0

@@ -200,7 +200,7 @@ def test_too_many_cgroups_and_owners_are_counted_and_have_no_name(monkeypatch):
     owners.learn(session_id(0), cgroups(7, 8, 9))
     assert owners.cgroups_refused == 1
     monkeypatch.setattr(module, "MOST_PROCESSES", 1)
-    found = of_cgroup(owners, (0, 7), (0, 8), (0, 9))
+    found = of_cgroup(owners, (0, 7)) + of_cgroup(owners, (0, 8), (0, 9))
     assert [owner.cgroup and owner.cgroup.id for owner in found] == [7, None, None]
     assert owners.processes_refused == 1
 
@@ -212,3 +212,17 @@ def test_ids_that_mean_nothing_do_not_fill_the_memory(monkeypatch):
     for start in range(0, 10_000, 50):
         assert set(of(owners, *range(start, start + 50))) == set(of(owners, 0))
     assert len(owners) == 1
+
+
+def test_what_is_known_of_the_host_later_holds_for_rows_that_have_come():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.learn(session_id(0), entities(nginx=5))
+    numbers = of(owners, 5, 0)
+    owners.learn(session_id(0), intake_pb2.Entities(host=intake_pb2.Host(name="node", zone="eu-1a")))
+    view = owners.view()
+    assert [view.owners[number].host.zone for number in numbers] == ["eu-1a", "eu-1a"]
+    assert view.revision[numbers].tolist() == [1, 1]
+    assert of(owners, 5, 0) == numbers
+    owners.hello(session_id(0), intake_pb2.Host(name="node", zone="eu-1a"))
+    assert of(owners, 5, 0) == numbers
