@@ -77,7 +77,7 @@ def main() -> None:
         f"# What the reducer takes\n{conditions()}; {arguments.collectors} collectors, {arguments.rows} rows a batch, "
         f"windows of {arguments.window} s; rows/s of the second half of {arguments.seconds:g} s"
     )
-    for options in ((), ("--gzip",)):
+    for options in ((), ("--compress",)):
         run(arguments.collectors, arguments.rows, arguments.seconds, arguments.window, *options)
 
 

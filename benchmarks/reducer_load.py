@@ -20,6 +20,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
 from intake.columns import Columns, empty_columns, pack_tcp_sockets
+from intake.compression import compress
 from intake.wire import CLIENT_OPTIONS, METHOD, SERVICE
 
 NEIGHBOURS = 10
@@ -38,6 +39,7 @@ class Collector:
     tcp: bytes
     rows: int
     bytes_sent: int
+    compresses: bool
     sent: int = 0
     last: int = 0
     sent_steadily: int = 0
@@ -90,7 +92,7 @@ def _addresses(index: np.ndarray) -> np.ndarray:
     return address.view("V16").ravel()
 
 
-def simulated(index: int, collectors: int, rows: int) -> Collector:
+def simulated(index: int, collectors: int, rows: int, *, compresses: bool) -> Collector:
     """Return a collector with its messages encoded."""
     columns = rows_of(index, collectors, rows)
     host = intake_pb2.Host(name=f"node-{index}", zone=f"zone-{index % 3}", environment="load")
@@ -112,16 +114,12 @@ def simulated(index: int, collectors: int, rows: int) -> Collector:
         intake_pb2.FromCollector(batch=batch).SerializeToString(),
         len(columns["socket"]),
         int(columns["bytes_sent"].sum()),
+        compresses,
     )
 
 
-async def send(  # noqa: PLR0917
-    target: str,
-    collector: Collector,
-    everyone: list[Collector],
-    ended: asyncio.Barrier,
-    times: Times,
-    compression: grpc.Compression,
+async def send(
+    target: str, collector: Collector, everyone: list[Collector], ended: asyncio.Barrier, times: Times
 ) -> None:
     """Send batches from one time to the other, on a connection of its own; wait until all are acknowledged.
 
@@ -129,7 +127,7 @@ async def send(  # noqa: PLR0917
     """
     async with grpc.aio.insecure_channel(target, CLIENT_OPTIONS) as channel:
         connect = channel.stream_stream(f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString)
-        call = connect(compression=compression)
+        call = connect()
         await call.write(collector.hello)
         reader = asyncio.create_task(_read(call, collector))
         await call.write(collector.snapshot)
@@ -152,7 +150,8 @@ async def _send_batch(call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromRedu
     collector.sent += 1
     # Two messages one after the other are, by the rules of protobuf, one message with the fields of both.
     head = intake_pb2.Batch(number=collector.sent, time_unix_ns=time.time_ns())
-    await call.write(intake_pb2.FromCollector(batch=head).SerializeToString() + collector.tcp)
+    message = intake_pb2.FromCollector(batch=head).SerializeToString() + collector.tcp
+    await call.write(compress(message) if collector.compresses else message)
 
 
 async def _read(call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromReducer], collector: Collector) -> None:
@@ -170,16 +169,18 @@ async def main() -> None:
     parser.add_argument("--collectors", type=int, required=True)
     parser.add_argument("--rows", type=int, required=True, help="of a collector in a batch")
     parser.add_argument("--seconds", type=float, required=True)
-    parser.add_argument("--gzip", action="store_true", help="compress, as collectors do")
+    parser.add_argument("--compress", action="store_true", help="as collectors do")
     arguments = parser.parse_args()
-    collectors = [simulated(index, arguments.collectors, arguments.rows) for index in range(arguments.collectors)]
+    collectors = [
+        simulated(index, arguments.collectors, arguments.rows, compresses=arguments.compress)
+        for index in range(arguments.collectors)
+    ]
     begin = time.monotonic() + CONNECT_S
     times = Times(begin, begin + arguments.seconds / 2, begin + arguments.seconds)
     ended = asyncio.Barrier(len(collectors))
-    compression = grpc.Compression.Gzip if arguments.gzip else grpc.Compression.NoCompression
     async with asyncio.TaskGroup() as tasks:
         for collector in collectors:
-            tasks.create_task(send(arguments.target, collector, collectors, ended, times, compression))
+            tasks.create_task(send(arguments.target, collector, collectors, ended, times))
     steadily = sum(collector.sent_steadily * collector.rows for collector in collectors)
     print(
         json.dumps(

@@ -120,7 +120,7 @@ class IntakeClient:
             method: grpc.aio.StreamStreamMultiCallable[bytes, intake_pb2.FromReducer] = channel.stream_stream(
                 f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString
             )
-            call = method(metadata=self._credentials.metadata, compression=grpc.Compression.Gzip)
+            call = method(metadata=self._credentials.metadata)
             try:
                 await asyncio.wait_for(call.wait_for_connection(), _CONNECT_TIMEOUT_S)
                 self.session.connected(read_clocks())

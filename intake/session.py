@@ -13,6 +13,7 @@ from ebpf_net.v1 import intake_pb2
 from daemon.version import PROTOCOL_VERSION
 from intake.clock import SECOND_NS, Instant
 from intake.columns import Columns, pack_tcp_sockets
+from intake.compression import compress
 from intake.limits import MOST_ROWS, fitting
 
 if TYPE_CHECKING:
@@ -173,13 +174,13 @@ class CollectorSession:
         if self._snapshot_due:
             self._snapshot_due = False
             snapshot = intake_pb2.Snapshot(entities=fitting(self._snapshot()))
-            return intake_pb2.FromCollector(snapshot=snapshot).SerializeToString()
+            return compress(intake_pb2.FromCollector(snapshot=snapshot).SerializeToString())
         batch = self._spool.next_after(self._sent_up_to)
         if batch is None:
             return None
         self._sent_up_to = batch.number
         self._spool.sent(batch.number)
-        return batch.message
+        return compress(batch.message)
 
     def next_heartbeat_ns(self, now: Instant) -> int:
         """Return the time until `next_message` has a heartbeat to send."""

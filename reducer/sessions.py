@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 
 from daemon.version import PROTOCOL_VERSION, VERSION
 from intake.clock import SECOND_NS
+from intake.compression import parse
 from intake.limits import MalformedMessageError, check_entities, checked_rows, cut_entities, cut_host
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class ReducerSessions:
             raise RejectedError("ABORTED", "another connection took this session over")
         number = 0
         try:
-            message = intake_pb2.FromCollector.FromString(data)
+            message = parse(data)
             match message.WhichOneof("message"):
                 case "batch":
                     number = message.batch.number

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from intake.clock import SECOND_NS, Instant
 from intake.columns import empty_columns, unpack_tcp_sockets
+from intake.compression import parse
 from intake.session import CollectorSession
 from intake.spool import Spool
 from reducer.sessions import ReducerSessions, RejectedError, Stream
@@ -231,7 +232,7 @@ class Sessions(RuleBasedStateMachine):
         if answer is not None:
             connection.down.append(answer)
         if self.reducer.counters.refused > refused:
-            batch = intake_pb2.FromCollector.FromString(message).batch
+            batch = parse(message).batch
             self.refused_by_reducer |= mask_of([unpack_tcp_sockets(batch.tcp, 1_000)])
             self.pipeline.refused |= {process.id for process in batch.entities.processes}
 

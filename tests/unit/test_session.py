@@ -4,6 +4,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS, Instant
 from intake.columns import empty_columns
+from intake.compression import parse
 from intake.limits import MOST_ROWS
 from intake.session import ClockOffset, CollectorSession
 from intake.spool import Spool
@@ -35,7 +36,7 @@ def sent(session, now=START):
     """All that the session has to send, as (kind, message)."""
     messages = []
     while data := session.next_message(now):
-        message = intake_pb2.FromCollector.FromString(data)
+        message = parse(data)
         kind = message.WhichOneof("message")
         messages.append((kind, getattr(message, kind)))
     return messages
