@@ -44,10 +44,10 @@ class Service:
         connection = _Connection(self.address, deadline)
         try:
             connection.request(method, path, headers=headers or {})
-            response = connection.getresponse()
-            if response.status != HTTPStatus.OK:
-                raise AnswerError(f"{path}: status {response.status}", response.status)
-            body = response.read(self.most_bytes + 1)
+            with connection.getresponse() as response:
+                if response.status != HTTPStatus.OK:
+                    raise AnswerError(f"{path}: status {response.status}", response.status)
+                body = response.read(self.most_bytes + 1)
         except (http.client.HTTPException, ValueError) as error:
             raise AnswerError(f"{path}: no HTTP: {error!r}") from error
         finally:
