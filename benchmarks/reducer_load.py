@@ -42,15 +42,13 @@ class Collector:
     compresses: bool
     sent: int = 0
     last: int = 0
-    sent_steadily: int = 0
 
 
 @dataclass(frozen=True)
 class Times:
-    """When sending begins, is steady, and ends; seconds of the monotonic clock."""
+    """When sending begins and ends; seconds of the monotonic clock."""
 
     begin: float
-    steady: float
     end: float
 
 
@@ -132,8 +130,7 @@ async def send(
         reader = asyncio.create_task(_read(call, collector))
         await call.write(collector.snapshot)
         await asyncio.sleep(times.begin - time.monotonic())
-        while (now := time.monotonic()) < times.end:
-            collector.sent_steadily += now > times.steady
+        while time.monotonic() < times.end:
             await _send_batch(call, collector)
         await ended.wait()
         most = max(each.sent for each in everyone)
@@ -176,18 +173,16 @@ async def main() -> None:
         for index in range(arguments.collectors)
     ]
     begin = time.monotonic() + CONNECT_S
-    times = Times(begin, begin + arguments.seconds / 2, begin + arguments.seconds)
+    times = Times(begin, begin + arguments.seconds)
     ended = asyncio.Barrier(len(collectors))
     async with asyncio.TaskGroup() as tasks:
         for collector in collectors:
             tasks.create_task(send(arguments.target, collector, collectors, ended, times))
-    steadily = sum(collector.sent_steadily * collector.rows for collector in collectors)
     print(
         json.dumps(
             {
                 "rows": sum(collector.sent * collector.rows for collector in collectors),
                 "bytes": sum(collector.sent * collector.bytes_sent for collector in collectors),
-                "rows_per_second": steadily / (times.end - times.steady),
                 "message_bytes": statistics.mean(len(collector.tcp) for collector in collectors),
             }
         )

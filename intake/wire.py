@@ -36,6 +36,9 @@ SERVER_OPTIONS = (
     # For collectors that vanished; those that live ping more often.
     ("grpc.keepalive_time_ms", 4 * KEEPALIVE_MS),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    # What a stream may have under way before it is read: gRPC would let it grow to megabytes for each collector.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 1 << 18),
     # A second reducer on the same port must fail, not take half of the collectors.
     ("grpc.so_reuseport", 0),
 )
