@@ -3,6 +3,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from reducer.match import Special
+from reducer.metrics import documentation
 from reducer.name import Names, address_text, identity_labels, image_version, node_labels
 from reducer.owners import Owner, Owners
 from tests.strategies import packed, session_id, tcp_rows
@@ -151,6 +152,13 @@ def test_precedence(given, expected):
     }
     common |= {"process.name": process} if process else {}
     assert dict(identity_labels(owner)) == common | expected
+
+
+def test_every_label_is_documented():
+    owner = Owner(HOST, "node", "", intake_pb2.Cgroup(id=1, **CONTAINER | KUBERNETES))
+    labels = dict(node_labels(identity_labels(owner), owner, packed("10.1.2.3")))
+    assert len(labels) == 11
+    assert [label for label in labels if f"`{label}`" not in documentation()] == []
 
 
 @pytest.mark.parametrize(
