@@ -195,7 +195,7 @@ in it), and `az_equal`, `true` or `false`, where the availability zones of both 
 | label | what it is |
 |---|---|
 | `workload.name` | task of Nomad or ECS, container, service, process, or the host's label `service`; `DNS` at port 53 |
-| `resolution_type` | what gave the name: `NOMAD`, `CONTAINER`, `PROCESS`, `INSTANCE_METADATA`; `IP` where no collector is |
+| `resolution_type` | what named it: `NOMAD`, `CONTAINER`, `PROCESS`, `INSTANCE_METADATA`; `IP` where no collector is |
 | `process.name` | name of the process that owns the socket |
 | `container.name` | name of the container, as Kubernetes, ECS or Docker gave it |
 | `image_version` | tag or digest of the container's image; of a task of ECS the version of the task |
