@@ -75,9 +75,9 @@ def test_containers_of_the_engine_are_named(image: str, programs: Programs, tmp_
     programs.start("server", "python3", "-c", SERVER)
     wait_until(lambda: bool(run("ss", "-tlnOH", f"sport = :{PORT}")), 10, "the server")
 
-    names = [f"ebpfnet-{os.getpid()}-{what}" for what in ("short", "removed")]
+    names = [f"ebpfnet-{os.getpid()}-{what}" for what in ("shorter", "short")]
     send = f"head -c {SIZE} /dev/zero > /dev/tcp/127.0.0.1/{PORT}"
-    for name, after in zip(names, ("", "; sleep 0.3"), strict=True):
+    for name, after in zip(names, ("; sleep 0.2", "; sleep 0.5"), strict=True):
         mounts = ("--volume", "/usr:/usr:ro", "--network", "host")
         run("docker", "run", "--rm", "--name", name, *mounts, image, "/usr/bin/bash", "-c", send + after)
 
