@@ -38,4 +38,5 @@ def test_a_machine_of_aws(lab: Lab) -> None:
     there = {"dest__workload__name": "instance metadata", "dest__resolution_type": "INSTANCE_METADATA"}
     zone = {"dest__availability_zone": "us-east-1d", "dest__id": machine.name, "dest__ip": METADATA}
     assert exported.total("tcp.bytes", **own, **there, **zone) > 0
-    assert exported.total("tcp.bytes", dest__ip=METADATA) == exported.total("tcp.bytes", **own, **there, **zone)
+    # The zone is not known in a window that ended before the answer.
+    assert exported.total("tcp.bytes", dest__ip=METADATA) == exported.total("tcp.bytes", **there)
