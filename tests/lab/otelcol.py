@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.lab.packages import CACHE
+from tests.packages import CACHE
 
 VERSION = "0.155.0"
 CORE = "go.opentelemetry.io/collector"

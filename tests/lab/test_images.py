@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.network import run
-from tests.lab.packages import ROOT
 from tests.lab.waiting import wait_until
+from tests.packages import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

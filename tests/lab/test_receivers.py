@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from tests.lab.daemons import INTERNAL_PORT, PROMETHEUS_PORT
 from tests.lab.network import wait_for_listener
 from tests.lab.otelcol import otelcol
-from tests.lab.packages import ROOT, debian_program
 from tests.lab.transfer import Transfer
 from tests.lab.waiting import wait_until
+from tests.packages import ROOT, debian_program
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,6 +32,7 @@ class Transfer:
         self.collectors: list[Program] = []
         self.reducer: Program | None = None
         self.iperf: Iperf | None = None
+        self.moved = 0
 
     def watch(self) -> None:
         """Start a collector on each host."""
@@ -44,7 +45,7 @@ class Transfer:
 
     def finish(self) -> Exported:
         """Wait for the end of the transfer, end the daemons, and return what was exported."""
-        self.iperf.finish()
+        self.moved = self.iperf.finish()
         self.lab.finish(self.reducer, *self.collectors)
         return Exported(self.lab.sink.points())
 
@@ -70,7 +71,7 @@ class Transfer:
         With *named* all of it must carry the names of both programs. A reducer that lost its memory cannot name an end
         whose collector has not come back yet.
         """
-        assert self._data_sent() == self.iperf.size + IPERF_COOKIE_BYTES
+        assert self._data_sent() == self.moved + IPERF_COOKIE_BYTES
         names = {"source__process__name": "iperf3", "dest__process__name": "iperf3"} if named else {}
         both_ways = 0
         for source, dest in ((self.client, self.server), (self.server, self.client)):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from reducer.outputs.prometheus import PrometheusStatistics
 from reducer.outputs.store import StoreStatistics
 from reducer.pipeline import PipelineStatistics
 from reducer.sessions import IntakeCounters
+from tests.packages import debian_program
 
 
 @dataclass
@@ -127,9 +127,13 @@ def test_each_rendering_is_of_its_time() -> None:
         assert samples(asyncio.run(metrics.render()))["ebpf_net_intake_batches_total"] == number
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of the package prometheus")
 def test_promtool_understands_it() -> None:
     groups = {"intake": IntakeCounters(), "queue": StoreStatistics(1), "otlp": ExportStatistics()}
     text = render(Snapshot(groups, [Collector("a", statistics=intake_pb2.CollectorStatistics(events_lost=3))]))
-    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    checked = subprocess.run(
+        [debian_program("prometheus", "usr/bin/promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        check=False,
+    )
     assert (checked.returncode, checked.stderr) == (0, b"")

@@ -1,20 +1,21 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from reducer.metrics import METRICS
 from reducer.outputs import prometheus
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.series import VALUE_COLUMNS, EndTable
+from tests.packages import debian_program
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.windows import Row
 
 WEB = {"workload.name": "web", "availability_zone": "a"}
@@ -167,11 +168,14 @@ def test_every_metric_is_one_block_with_help_and_type_before_it() -> None:
     assert kinds == [(kind, name) for name in names for kind in ("HELP", "TYPE", "sample")]
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of the package prometheus")
 def test_promtool_has_nothing_to_say() -> None:
     rig = Rig()
     rig.observe((WEB, DATABASE, dict.fromkeys(VALUE_COLUMNS, 5)), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
     checked = subprocess.run(
-        ["promtool", "check", "metrics"], input=rig.text(), capture_output=True, text=True, check=False
+        [debian_program("prometheus", "usr/bin/promtool"), "check", "metrics"],
+        input=rig.text(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
