@@ -112,8 +112,26 @@ struct numa_drop_counters { /* Linux 6.18 */
 	atomic_t drops1;
 };
 
+struct kernfs_node {
+	u64 id;
+};
+
+struct cgroup_root {
+	int hierarchy_id;
+};
+
+struct cgroup {
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
 	u16 sk_protocol;
 	s32 sk_err;
 	atomic_t sk_drops;

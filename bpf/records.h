@@ -17,6 +17,7 @@ struct tcp_record {
 	u64 bytes_sent; /* each time it was sent */
 	u64 bytes_retrans;
 	u64 bytes_received; /* one more once a FIN was received */
+	u64 cgroup; /* id of the socket's own cgroup; 0 where unknown */
 	u64 process_start_ns; /* of the process pid, since boot; 0 where there is none */
 	u32 pid;              /* of the process (thread group); 0 where unknown */
 	u32 network_namespace;
@@ -41,6 +42,7 @@ struct tcp_record {
 /* A UDP socket, read by an iterator. */
 struct udp_record {
 	u64 cookie;
+	u64 cgroup; /* as in tcp_record */
 	u64 process_start_ns; /* of the process pid, since boot */
 	u32 pid;              /* of the process (thread group) */
 	u32 network_namespace;
@@ -68,10 +70,16 @@ struct udp_traffic {
 	u64 bytes_received;
 	u64 packets_sent; /* datagrams on the wire: those that GSO and GRO join count one by one */
 	u64 packets_received;
+	u64 cgroup; /* as in tcp_record */
 	u64 process_start_ns; /* of the process that opened the socket, or held it in the last poll; 0 where unknown */
 	u32 pid;
 	u32 network_namespace; /* 0 where unknown */
 	char comm[16];
+};
+
+struct cgroup_record {
+	u64 id;
+	char path[512]; /* from the root of the hierarchy; cut at the end */
 };
 
 struct exec_record {

@@ -16,6 +16,14 @@ static __always_inline bool is_watched(u32 network_namespace)
 	return !network_namespaces_named || bpf_map_lookup_elem(&network_namespaces, &network_namespace);
 }
 
+static __always_inline u64 cgroup_of(struct sock *sk)
+{
+	/* Before 5.15 (8520e224f547) other things could stand in its place; without cgroups it is not there at all. */
+	if (!bpf_core_field_exists(sk->sk_cgrp_data.cgroup))
+		return 0;
+	return sk->sk_cgrp_data.cgroup->kn->id;
+}
+
 static __always_inline void write_mapped_ipv4(u8 *address, __be32 ipv4)
 {
 	*(u64 *)address = 0;

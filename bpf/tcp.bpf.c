@@ -83,6 +83,7 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 	record->cookie = bpf_get_socket_cookie(sk); /* never used twice, unlike the address */
 	record->time_ns = bpf_ktime_get_boot_ns();
 	record->network_namespace = network_namespace;
+	record->cgroup = cgroup_of(sk);
 	record->kind = kind;
 	record->state = new_state;
 	record->old_state = old_state;
@@ -105,6 +106,7 @@ static __always_inline void write_live(struct seq_file *seq, struct tcp_sock *tc
 		return;
 	record.cookie = bpf_get_socket_cookie(sk);
 	record.time_ns = bpf_ktime_get_boot_ns();
+	record.cgroup = cgroup_of(sk);
 	record.kind = TCP_RECORD_LIVE;
 	record.state = sk->__sk_common.skc_state;
 	write_endpoints(&record, tcp);

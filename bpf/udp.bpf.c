@@ -22,7 +22,8 @@ const struct udp_traffic *udp_traffic;
 /* Set before load: how many peers of a socket are told apart between two polls. */
 const volatile u32 most_peers = 4096;
 
-u32 generation; /* rises with each poll */
+u32 generation; /* rises with each reading */
+u64 entries_added;
 u64 packets_untracked; /* there was no room for an entry */
 u64 packets_of_other_peers; /* the socket had too many */
 
@@ -102,7 +103,7 @@ static __always_inline u32 ipv6_payload(struct __sk_buff *skb, u8 *header, u8 **
 }
 
 /* A new entry for a peer, or the socket's entry for all others; NULL where the socket is not watched or no room is. */
-static __always_inline struct udp_traffic *add_peer(void *counted, struct udp_peer *peer)
+static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void *counted, struct udp_peer *peer)
 {
 	struct udp_socket *socket = bpf_map_lookup_elem(&udp_sockets, &peer->cookie);
 	struct udp_traffic new = {};
@@ -129,7 +130,9 @@ static __always_inline struct udp_traffic *add_peer(void *counted, struct udp_pe
 		new.network_namespace = socket->network_namespace;
 		__builtin_memcpy(new.comm, socket->comm, sizeof(new.comm));
 	}
+	new.cgroup = bpf_skb_cgroup_id(skb);
 	bpf_map_update_elem(counted, peer, &new, BPF_NOEXIST);
+	__sync_fetch_and_add(&entries_added, 1);
 	entry = bpf_map_lookup_elem(counted, peer); /* perhaps another processor's */
 	if (!entry)
 		__sync_fetch_and_add(&packets_untracked, 1);
@@ -184,7 +187,7 @@ static __always_inline void count(struct __sk_buff *skb, bool sent)
 		return;
 	entry = bpf_map_lookup_elem(counted, &peer);
 	if (!entry) {
-		entry = add_peer(counted, &peer);
+		entry = add_peer(skb, counted, &peer);
 		if (!entry)
 			return;
 	}
@@ -266,6 +269,7 @@ int udp_of_processes(struct bpf_iter__task_file *context)
 	if (!is_watched(record.network_namespace))
 		return 0;
 	record.cookie = bpf_get_socket_cookie(sk);
+	record.cgroup = cgroup_of(sk);
 	record.drops = drops(sk);
 	record.local_port = sk->__sk_common.skc_num;
 	record.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);

@@ -40,6 +40,7 @@ def _column(name: str, dtype: str, merge: Merge) -> Column:
 TCP_COLUMNS = (
     _column("socket", "<u8", "key"),
     _column("process", "<u4", "last"),
+    _column("cgroup", "<u8", "last"),
     _column("network_namespace", "<u4", "key"),
     _column("local_address", "V16", "key"),
     _column("remote_address", "V16", "key"),
@@ -69,6 +70,7 @@ TCP_COLUMNS = (
 UDP_COLUMNS = (
     _column("socket", "<u8", "key"),
     _column("process", "<u4", "last"),
+    _column("cgroup", "<u8", "last"),
     _column("network_namespace", "<u4", "key"),
     _column("local_address", "V16", "key"),
     _column("remote_address", "V16", "key"),

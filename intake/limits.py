@@ -11,6 +11,7 @@ MOST_MESSAGE_BYTES = 16 << 20
 MOST_ROWS = 65_536
 MOST_ENTITY_BYTES = 4 << 20
 MOST_PROCESSES = 65_536
+MOST_CGROUPS = 16_384
 MOST_ADDRESSES = 1_024
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
@@ -23,6 +24,8 @@ _VALUES = (
     *("bytes_sent", "bytes_received", "segments_sent", "segments_received", "packets_sent", "packets_received"),
     *("srtt_sum_us", "connect_sum_us"),
 )
+_CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
+_CLOUD_LABELS = [field.name for field in intake_pb2.Cloud.DESCRIPTOR.fields if field.name != "addresses"]
 _ENUMERATED = {
     "role": max(intake_pb2.Role.values()),
     "failure": max(intake_pb2.ConnectFailure.values()),
@@ -65,43 +68,68 @@ def check_entities(entities: intake_pb2.Entities) -> None:
         MalformedMessageError: there are too many.
 
     """
-    for what, count in (("processes", entities.processes), ("retired processes", entities.retired_processes)):
-        if len(count) > MOST_PROCESSES:
-            raise MalformedMessageError(f"{len(count)} {what} in a message: at most {MOST_PROCESSES} are taken")
+    for what, found, most in (
+        ("processes", entities.processes, MOST_PROCESSES),
+        ("retired processes", entities.retired_processes, MOST_PROCESSES),
+        ("cgroups", entities.cgroups, MOST_CGROUPS),
+        ("retired cgroups", entities.retired_cgroups, MOST_CGROUPS),
+    ):
+        if len(found) > most:
+            raise MalformedMessageError(f"{len(found)} {what} in a message: at most {most} are taken")
 
 
 def cut_entities(entities: intake_pb2.Entities) -> int:
     """Cut strings that are too long, in place; return how many were."""
     cut = 0
     for process in entities.processes:
-        if len(process.name) > LONGEST_LABEL:
-            process.name = process.name[:LONGEST_LABEL]
-            cut += 1
         if len(process.command_line) > LONGEST_COMMAND_LINE:
             process.command_line = process.command_line[:LONGEST_COMMAND_LINE]
             cut += 1
-    return cut
+        for name in ("name", "service"):
+            cut += _cut_label(process, name)
+    for cgroup in entities.cgroups:
+        for name in _CGROUP_LABELS:
+            cut += _cut_label(cgroup, name)
+    return cut + cut_host(entities.host) if entities.HasField("host") else cut
 
 
 def cut_host(host: intake_pb2.Host) -> int:
     """Cut labels that are too long and leave out addresses that are none, in place; return how many were."""
     cut = 0
     for field, value in host.ListFields():
-        if isinstance(value, str) and len(value) > LONGEST_LABEL:
-            setattr(host, field.name, value[:LONGEST_LABEL])
-            cut += 1
+        if isinstance(value, str):
+            cut += _cut_label(host, field.name)
     addresses = [address for address in host.addresses if len(address) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
     cut += len(host.addresses) - len(addresses)
     host.addresses[:] = addresses
+    for name in _CLOUD_LABELS if host.HasField("cloud") else ():
+        cut += _cut_label(host.cloud, name)
+    pairs = [pair for pair in host.cloud.addresses if len(pair.public) == len(pair.private) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
+    if len(pairs) < len(host.cloud.addresses):
+        cut += len(host.cloud.addresses) - len(pairs)
+        kept = [intake_pb2.PublicAddress(public=pair.public, private=pair.private) for pair in pairs]
+        del host.cloud.addresses[:]
+        host.cloud.addresses.extend(kept)
     return cut
 
 
+def _cut_label(message: intake_pb2.Host | intake_pb2.Cloud | intake_pb2.Process | intake_pb2.Cgroup, name: str) -> int:
+    value: str = getattr(message, name)
+    if len(value) <= LONGEST_LABEL:
+        return 0
+    setattr(message, name, value[:LONGEST_LABEL])
+    return 1
+
+
 def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:
-    """Return *entities*, without their command lines where a message could not hold them."""
+    """Return *entities*; where a message could not hold them, without command lines and what Docker said."""
     if entities.ByteSize() <= MOST_ENTITY_BYTES:
         return entities
     short = intake_pb2.Entities()
     short.CopyFrom(entities)
     for process in short.processes:
         process.ClearField("command_line")
+    for cgroup in short.cgroups:
+        for name in _CGROUP_LABELS - {"service", "pod_uid", "container_id", "runtime"}:
+            cgroup.ClearField(name)
     return short

@@ -10,7 +10,7 @@ import resource
 import signal
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
@@ -19,12 +19,15 @@ from daemon.errors import StartupError
 from daemon.version import VERSION
 from intake.client import IntakeClient
 from intake.clock import SECOND_NS
-from kernel_collector import preflight
+from kernel_collector import cgroup_tree, preflight, runit
 from kernel_collector.btf import BtfError
-from kernel_collector.cgroups import cgroup2_root
+from kernel_collector.cgroup_probe import CgroupProbe
+from kernel_collector.cgroups import CgroupTable
+from kernel_collector.cloud_metadata import CloudMetadata
+from kernel_collector.docker import Docker
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
-from kernel_collector.host import describe_host
+from kernel_collector.host import describe_host, in_cloud
 from kernel_collector.libbpf import LibbpfError
 from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
 from kernel_collector.processes import ProcessTable
@@ -35,7 +38,7 @@ from kernel_collector.udp import UdpProbe
 from kernel_collector.udp_sockets import UdpSocketTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from intake.columns import Tables
     from kernel_collector.options import Settings
@@ -53,6 +56,7 @@ FINISH_TIMEOUT_S = 5.0
 LONGEST_SLEEP_NS = SECOND_NS // 2
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _KEPT_BYTES = 256 << 10
+DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -79,16 +83,26 @@ async def collect(settings: Settings) -> None:
         inodes = frozenset(each.inode for each in named)
         try:
             execs = stack.enter_context(ExecProbe())
+            cgroups = stack.enter_context(CgroupProbe())
             tcp = stack.enter_context(TcpProbe(inodes))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
         udp = None
         if settings.udp_metrics:
             try:
-                udp = stack.enter_context(UdpProbe(cgroup2_root(settings.proc), inodes))
+                udp = stack.enter_context(UdpProbe(cgroup_tree.v2_hierarchy(settings.proc), inodes))
             except (OSError, BtfError) as error:
                 _LOGGER.warning("UDP is not counted, all else is: %s", error)
-        await KernelCollector(settings, tcp, execs, udp, named).run(stopping)
+        await KernelCollector(settings, Probes(tcp, execs, cgroups, udp), named).run(stopping)
+
+
+class Probes(NamedTuple):
+    """What is attached, *tcp* after *execs* and *cgroups*; where *udp* is None, UDP is not counted."""
+
+    tcp: TcpProbe
+    execs: ExecProbe
+    cgroups: CgroupProbe
+    udp: UdpProbe | None
 
 
 class KernelCollector:
@@ -96,33 +110,32 @@ class KernelCollector:
 
     Args:
         settings: of the operator.
-        tcp: attached.
-        execs: attached before.
-        udp: attached; None: UDP is not counted.
-        named: the network namespaces to which *tcp* and *udp* are limited; none: they see all.
+        probes: attached.
+        named: the network namespaces to which the probes of sockets are limited; none: they see all.
 
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        tcp: TcpProbe,
-        execs: ExecProbe,
-        udp: UdpProbe | None,
-        named: list[NetworkNamespace],
-    ) -> None:
+    def __init__(self, settings: Settings, probes: Probes, named: list[NetworkNamespace]) -> None:
+        tcp, self._execs, self._cgroup_events, self._udp = probes
         self._tcp = tcp
-        self._execs = execs
-        self._udp = udp
+        self._rings = (tcp, self._execs, self._cgroup_events)
         self._hidden = HiddenSockets(tcp, settings.proc, named)
-        self._processes = ProcessTable(settings.proc, time.time_ns() - _now_ns())
+        self._cgroups = _cgroup_table(settings)
+        self._processes = ProcessTable(
+            settings.proc,
+            time.time_ns() - _now_ns(),
+            _cgroup_finder(self._cgroups, settings.proc),
+            runit.finder(settings.proc, settings.host_directory),
+        )
         hello = intake_pb2.Hello(
             kind=intake_pb2.COLLECTOR_KIND_KERNEL,
             version=VERSION,
             host=describe_host(settings.labels, [each.fd for each in named]),
         )
+        self._host = hello.host  # the same message: a later connection says what is known by then
+        self._cloud = CloudMetadata()
         self._client = IntakeClient(
-            settings.intake_host, settings.intake_port, hello, self._processes.snapshot, settings.credentials
+            settings.intake_host, settings.intake_port, hello, self._snapshot, settings.credentials
         )
         self._events_lost = 0
         self._poll_cost_ns = 0
@@ -142,12 +155,13 @@ class KernelCollector:
         connection.add_done_callback(lambda _: stopping.set())
         for probe in (self._tcp, self._execs):
             loop.add_reader(probe.wakeup_fd, self._drain)
+        loop.add_reader(self._cgroup_events.wakeup_fd, self._take_cgroups)
         await self._pause(stopping, lambda: FIRST_INTERVAL_NS)
         while not stopping.is_set():
             self._poll()
             await self._pause(stopping, self._interval_ns)
-        for probe in (self._tcp, self._execs):
-            loop.remove_reader(probe.wakeup_fd)
+        for fd in (probe.wakeup_fd for probe in self._rings):
+            loop.remove_reader(fd)
         if connection.done():
             connection.result()
         self._poll()
@@ -184,17 +198,23 @@ class KernelCollector:
             walk = self._hidden.walk(live, self._sockets.missing(self._polled_ns))
             self._submit(self._take([live, *walk.records]) | udp)
             self._submit({"tcp": self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS)})
-            in_use = np.concatenate((self._sockets.processes(), self._udp_sockets.processes()))
-            self._processes.retire(in_use.tolist(), self._client.acknowledged)
+            tables, acknowledged = (self._sockets, self._udp_sockets), self._client.acknowledged
+            self._processes.retire(_united(table.processes() for table in tables), acknowledged)
+            in_use = self._processes.cgroups() | _united(table.cgroups() for table in tables)
+            self._cgroups.retire(in_use, acknowledged)
         self._polled_ns = started_ns
 
     def _drain(self) -> None:
         """Make room in a ring that fills between two polls."""
         self._submit(self._take([]))
 
+    def _take_cgroups(self) -> None:
+        self._cgroups.created(self._cgroup_events.drain())
+
     def _take(self, live: list[np.ndarray]) -> Tables:
         """Return the TCP rows of what iterators gave and of the events since."""
         events = self._tcp.drain()
+        self._take_cgroups()
         self._processes.executed(self._execs.drain())  # after the events: what they tell of was executed before
         if self._tcp.events_lost > self._events_lost:
             self._events_lost = self._tcp.events_lost
@@ -212,19 +232,71 @@ class KernelCollector:
 
     def _submit(self, tables: Tables) -> None:
         statistics = intake_pb2.CollectorStatistics(
-            events_lost=self._tcp.events_lost + self._execs.events_lost,
+            events_lost=sum(probe.events_lost for probe in self._rings),
             sockets_untracked=self._sockets.untracked + self._udp_sockets.untracked,
             sockets_tracked=len(self._sockets) + len(self._udp_sockets),
             processes_tracked=len(self._processes),
+            cgroups_tracked=len(self._cgroups),
+            cgroups_untracked=self._cgroups.untracked,
+            containers_undescribed=self._cgroups.undescribed,
             poll_duration_ns=self._poll_cost_ns,
             cpu_time_ns=time.process_time_ns(),
             resident_bytes=_resident_bytes(),
             udp_packets_untracked=self._udp.packets_untracked if self._udp else 0,
             udp_packets_of_other_peers=self._udp.packets_of_other_peers if self._udp else 0,
         )
-        number = self._client.submit(time.time_ns(), self._processes.take_changes(), tables, statistics)
-        referred = np.unique(np.concatenate([rows["process"] for rows in tables.values()]))
-        self._processes.submitted(referred.tolist(), number)
+        referred_cgroups = np.unique(np.concatenate([rows["cgroup"] for rows in tables.values()]))
+        self._cgroups.refer(referred_cgroups)
+        processes, retired_processes = self._processes.take_changes()
+        cgroups, retired_cgroups = self._cgroups.take_changes()
+        entities = intake_pb2.Entities(
+            processes=processes,
+            retired_processes=retired_processes,
+            cgroups=cgroups,
+            retired_cgroups=retired_cgroups,
+        )
+        if cloud := self._cloud.take():
+            in_cloud(self._host, cloud)
+            entities.host.CopyFrom(self._host)
+        number = self._client.submit(time.time_ns(), entities, tables, statistics)
+        self._processes.submitted(_united(rows["process"] for rows in tables.values()), number)
+        self._cgroups.submitted(referred_cgroups.tolist(), number)
+
+    def _snapshot(self) -> intake_pb2.Entities:
+        return intake_pb2.Entities(
+            processes=self._processes.messages(), cgroups=self._cgroups.messages(), host=self._host
+        )
+
+
+def _united(parts: Iterable[np.ndarray]) -> set[int]:
+    """Return the ids that are in any of *parts*."""
+    return set(np.unique(np.concatenate(list(parts))).tolist())
+
+
+def _cgroup_table(settings: Settings) -> CgroupTable:
+    docker = Docker(
+        [settings.host_directory / name for name in DOCKER_SOCKETS],
+        settings.docker_ns_label,
+        nomad=not settings.disable_nomad_metadata,
+    )
+    return CgroupTable(
+        _cgroup_walk(settings), docker, time.monotonic_ns, every_container=settings.force_docker_metadata
+    )
+
+
+def _cgroup_walk(settings: Settings) -> Callable[[], dict[int, str]]:
+    try:
+        hierarchy = cgroup_tree.v2_hierarchy(settings.proc)
+    except OSError:
+        return dict
+    return lambda: cgroup_tree.walk(hierarchy)
+
+
+def _cgroup_finder(cgroups: CgroupTable, proc: Path) -> Callable[[int], int]:
+    """Return what finds the cgroup of a process where cgroup v1 is in use; else sockets tell their own."""
+    if cgroup_tree.has_v1(Path("/proc/self/cgroup").read_text()):
+        return lambda pid: cgroups.of_process(cgroup_tree.paths_of_process(proc, pid))
+    return lambda _: 0
 
 
 def _give_memory_back() -> None:

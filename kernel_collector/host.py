@@ -72,6 +72,13 @@ def describe_host(labels: Mapping[str, str], network_namespaces: Iterable[int]) 
     )
 
 
+def in_cloud(host: intake_pb2.Host, cloud: intake_pb2.Cloud) -> None:
+    """Add what the cloud says to the message about this machine; labels of the operator stay."""
+    host.cloud.CopyFrom(cloud)
+    host.zone = host.zone or cloud.zone
+    host.service = host.service or cloud.role
+
+
 def local_addresses(net: Path = Path("/proc/thread-self/net")) -> Iterator[bytes]:
     """Yield the addresses of a network namespace's interfaces that others can reach: 16 bytes, IPv4 mapped.
 

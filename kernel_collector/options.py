@@ -35,6 +35,9 @@ class Settings:
         host_directory: where the machine's own root directory is.
         network_namespaces: paths of those to watch; none: all.
         labels: of the operator, as `operator_labels` gives them.
+        docker_ns_label: label of Docker containers that holds their namespace.
+        force_docker_metadata: ask Docker about every container, not only where the cgroup's path says that it is its.
+        disable_nomad_metadata: do not look at the variables of Nomad in what Docker says.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
 
@@ -45,6 +48,9 @@ class Settings:
     host_directory: Path = Path("/")
     network_namespaces: tuple[Path, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    docker_ns_label: str = ""
+    force_docker_metadata: bool = False
+    disable_nomad_metadata: bool = False
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = True
 
@@ -87,6 +93,9 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         host_directory=arguments["host_dir"] or _default_host_directory(),
         network_namespaces=arguments["network_namespace"],
         labels=operator_labels(config.get("labels") or {}, environ),
+        docker_ns_label=arguments["docker_ns_label"],
+        force_docker_metadata=arguments["force_docker_metadata"],
+        disable_nomad_metadata=arguments["disable_nomad_metadata"],
         credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
         udp_metrics=not arguments["disable_udp_metrics"],
     )
@@ -130,6 +139,23 @@ _OPTIONS = (
         envvar="EBPF_NET_DISABLE_UDP_METRICS",
         show_envvar=True,
         help="Leave UDP alone: then no program looks at packets.",
+    ),
+    click.option(
+        "--docker-ns-label",
+        envvar="DOCKER_NS_LABEL",
+        show_envvar=True,
+        default="",
+        help="Label of Docker containers that holds the namespace of what runs in them.",
+    ),
+    click.option(
+        "--force-docker-metadata",
+        is_flag=True,
+        help="Ask Docker about every container, not only those whose cgroup says that they are Docker's.",
+    ),
+    click.option(
+        "--disable-nomad-metadata",
+        is_flag=True,
+        help="Do not name Docker containers by the variables NOMAD_* in their environment.",
     ),
     click.option(
         "--config-file", type=click.Path(path_type=Path), help="YAML with `labels:` and `intake: {host, port}`."

@@ -8,9 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_collector import execs, tcp
+from kernel_collector import cgroup_probe, execs, tcp
 from kernel_collector.btf import BtfError
-from kernel_collector.cgroups import NotMountedError, cgroup2_root
+from kernel_collector.cgroup_tree import NotMountedError, v2_hierarchy
 from kernel_collector.libbpf import BpfObject, LibbpfError, library
 from kernel_collector.objects import OBJECTS
 from kernel_collector.udp import UdpProbe
@@ -24,6 +24,7 @@ HOOKS = (
     (tcp.OBJECT, tcp.PROCESSES, "TCP sockets of processes"),
     (tcp.OBJECT, tcp.NETWORK_NAMESPACE, "TCP sockets without file descriptor"),
     (execs.OBJECT, execs.EVENTS, "programs executed"),
+    (cgroup_probe.OBJECT, cgroup_probe.EVENTS, "cgroups made"),
 )
 # Bits of CapEff, include/uapi/linux/capability.h.
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
@@ -168,7 +169,7 @@ def _udp(proc: Path, objects: Path, hindrance: Check | None) -> Check:
     if hindrance:
         return Check(name, Result.UNKNOWN, f"not tried: first see to {hindrance.name}", required=False)
     try:
-        root = cgroup2_root(proc)
+        root = v2_hierarchy(proc)
         UdpProbe(root, objects=objects).close()
     except (OSError, BtfError) as error:
         remedy = f"see to cgroup v2 and CAP_NET_ADMIN; {_PRIVILEGED}; or --disable-udp-metrics"
@@ -196,7 +197,7 @@ def _host_pid_namespace(proc: Path) -> Check:
 def _cgroup_v2(proc: Path) -> Check:
     name = "cgroup v2"
     try:
-        root = cgroup2_root(proc)
+        root = v2_hierarchy(proc)
     except NotMountedError:
         return Check(name, Result.NO, "not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with it")
     except OSError as error:

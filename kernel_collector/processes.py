@@ -7,16 +7,17 @@ first three; the command line comes from the exec event, else from /proc, where 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector.announced import Announced
 from kernel_collector.fingerprint import fingerprints
+from kernel_collector.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
 MOST_PROCESSES = 65_536
@@ -30,19 +31,14 @@ _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 _START_FIELD = 19  # of /proc/PID/stat, after the name
 
 
-@dataclass(slots=True)
-class _Incarnation:
-    message: intake_pb2.Process
-    fingerprint: int
-    last_batch: int | None = None  # the last one that announced or used it; None before the first
-
-
 class ProcessTable:
     """The incarnations that rows refer to, at most *most*; one beyond that gets the id 0 and is counted.
 
     Args:
         proc: the host's /proc.
         boot_time_unix_ns: when the machine started.
+        cgroup_of: gives `Process.cgroup` of a pid.
+        service_of: gives `Process.service` of a pid.
         most: the bound.
 
     Attributes:
@@ -50,21 +46,28 @@ class ProcessTable:
 
     """
 
-    def __init__(self, proc: Path, boot_time_unix_ns: int, most: int = MOST_PROCESSES) -> None:
+    def __init__(
+        self,
+        proc: Path,
+        boot_time_unix_ns: int,
+        cgroup_of: Callable[[int], int] = lambda _: 0,
+        service_of: Callable[[int], str] = lambda _: "",
+        most: int = MOST_PROCESSES,
+    ) -> None:
         self.untracked = 0
         self._proc = proc
         self._boot_time_unix_ns = boot_time_unix_ns
+        self._cgroup_of = cgroup_of
+        self._service_of = service_of
         self._most = most
         self._last_id = 0
-        self._incarnations: dict[int, _Incarnation] = {}
+        self._told: Announced[intake_pb2.Process] = Announced()
         # By fingerprint of pid, start and name: what the process is now, and what it executed.
-        self._current: dict[int, _Incarnation] = {}
+        self._current: dict[int, intake_pb2.Process] = {}
         self._execs: dict[int, bytes] = {}
-        self._new: list[_Incarnation] = []
-        self._retired: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._incarnations)
+        return len(self._told)
 
     def executed(self, records: np.ndarray) -> None:
         """Take `exec_record`s, before the sockets' records that were read after them."""
@@ -75,7 +78,7 @@ class ProcessTable:
             if len(self._execs) > MOST_EXECS:
                 del self._execs[next(iter(self._execs))]
             current = self._current.get(fingerprint)
-            if current and current.message.command_line != _command_line(arguments[:length]):
+            if current and current.command_line != _command_line(arguments[:length]):
                 del self._current[fingerprint]
 
     def identify(self, records: np.ndarray) -> np.ndarray:
@@ -88,42 +91,32 @@ class ProcessTable:
             current = self._current.get(fingerprint)
             if current is None and fingerprint:
                 current = self._add(fingerprint, records[row])
-            ids[i] = current.message.id if current else 0
+            ids[i] = current.id if current else 0
         return ids[which]
 
-    def take_changes(self) -> intake_pb2.Entities:
-        """Return what is new and what is retired since the call before."""
-        entities = intake_pb2.Entities(
-            processes=[incarnation.message for incarnation in self._new], retired_processes=self._retired
-        )
-        self._retired = []
-        return entities
+    def take_changes(self) -> tuple[list[intake_pb2.Process], list[int]]:
+        """Return what is new, and the ids that are retired, since the call before."""
+        return self._told.take_changes()
 
     def submitted(self, ids: Iterable[int], batch: int) -> None:
         """Note that *batch* announced what `take_changes` gave last, and that its rows refer to *ids*."""
-        for incarnation in self._new:
-            incarnation.last_batch = batch
-        self._new = []
-        for number in ids:
-            if number in self._incarnations:
-                self._incarnations[number].last_batch = batch
+        self._told.submitted(ids, batch)
 
-    def retire(self, in_use: Iterable[int], acknowledged: int) -> None:
+    def retire(self, in_use: Collection[int], acknowledged: int) -> None:
         """Retire what neither the sockets *in_use* belong to nor a batch after number *acknowledged* refers to."""
-        kept = set(in_use)
-        for number, incarnation in list(self._incarnations.items()):
-            if number not in kept and incarnation.last_batch is not None and incarnation.last_batch <= acknowledged:
-                del self._incarnations[number]
-                if self._current.get(incarnation.fingerprint) is incarnation:
-                    del self._current[incarnation.fingerprint]
-                self._retired.append(number)
+        if self._told.retire(in_use, acknowledged):
+            self._current = {key: process for key, process in self._current.items() if process.id in self._told}
 
-    def snapshot(self) -> intake_pb2.Entities:
+    def cgroups(self) -> set[int]:
+        """Return the ids of the cgroups that processes refer to."""
+        return {process.cgroup for process in self._told.messages()}
+
+    def messages(self) -> list[intake_pb2.Process]:
         """Return all that batches which are not acknowledged, and later rows, may refer to."""
-        return intake_pb2.Entities(processes=[incarnation.message for incarnation in self._incarnations.values()])
+        return self._told.messages()
 
-    def _add(self, fingerprint: int, record: np.void) -> _Incarnation | None:
-        if len(self._incarnations) >= self._most:
+    def _add(self, fingerprint: int, record: np.void) -> intake_pb2.Process | None:
+        if len(self._told) >= self._most:
             self.untracked += 1
             return None
         pid, start_ns, name = int(record["pid"]), int(record["process_start_ns"]), bytes(record["comm"])
@@ -135,14 +128,14 @@ class ProcessTable:
             id=self._last_id,
             pid=pid,
             start_time_unix_ns=self._boot_time_unix_ns + start_ns,
-            name=_text(full_name(name, arguments)),
+            name=printable(full_name(name, arguments)),
             command_line=_command_line(arguments),
+            cgroup=self._cgroup_of(pid),
+            service=self._service_of(pid),
         )
-        incarnation = _Incarnation(message, fingerprint)
-        self._incarnations[message.id] = incarnation
-        self._current[fingerprint] = incarnation
-        self._new.append(incarnation)
-        return incarnation
+        self._told.add(message.id, message)
+        self._current[fingerprint] = message
+        return message
 
 
 def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
@@ -174,16 +167,4 @@ def _fingerprints(records: np.ndarray) -> np.ndarray:
 
 
 def _command_line(arguments: bytes) -> str:
-    return _text(arguments.rstrip(b"\0").replace(b"\0", b" "))[:LONGEST_COMMAND_LINE]
-
-
-def _text(hostile: bytes) -> str:
-    """Return what a process says of itself in characters that can be printed, on one line."""
-    text = hostile.decode(errors="replace")
-    return text if text.isprintable() else "".join(map(_printable, text))
-
-
-def _printable(char: str) -> str:
-    if char.isprintable():
-        return char
-    return " " if char.isspace() else "\N{REPLACEMENT CHARACTER}"
+    return printable(arguments.rstrip(b"\0").replace(b"\0", b" "))[:LONGEST_COMMAND_LINE]

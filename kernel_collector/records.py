@@ -33,19 +33,20 @@ TCP_FIELDS = (
     *("cookie", "time_ns", "network_namespace", "kind", "state", "old_state", "error", "fin_received"),
     *("local_address", "remote_address", "local_port", "remote_port"),
     *("bytes_sent", "bytes_retrans", "bytes_received", "segs_out", "segs_in", "total_retrans", "srtt_us", "min_rtt_us"),
-    *("pid", "process_start_ns", "comm"),
+    *("cgroup", "pid", "process_start_ns", "comm"),
 )
 UDP_FIELDS = {
     "udp_record": (
         *("cookie", "network_namespace", "drops", "local_address", "remote_address", "local_port", "remote_port"),
-        *("pid", "process_start_ns", "comm"),
+        *("cgroup", "pid", "process_start_ns", "comm"),
     ),
     "udp_peer": ("cookie", "local_address", "remote_address", "local_port", "remote_port"),
     "udp_traffic": (
         *("bytes_sent", "bytes_received", "packets_sent", "packets_received", "network_namespace"),
-        *("pid", "process_start_ns", "comm"),
+        *("cgroup", "pid", "process_start_ns", "comm"),
     ),
 }
+CGROUP_FIELDS = ("id", "path")
 EXEC_FIELDS = ("process_start_ns", "pid", "arguments_length", "comm", "arguments")
 
 
@@ -82,6 +83,16 @@ def exec_record_dtype(btf: Btf) -> np.dtype:
 
     """
     return _record_dtype(btf, "exec_record", EXEC_FIELDS)
+
+
+def cgroup_record_dtype(btf: Btf) -> np.dtype:
+    """Return the dtype of `struct cgroup_record`: the id, and the path as S512.
+
+    Raises:
+        BtfError: the object lacks one of `CGROUP_FIELDS`.
+
+    """
+    return _record_dtype(btf, "cgroup_record", CGROUP_FIELDS)
 
 
 _ANOTHER_VERSION = "it was built from another version of bpf/records.h; build the package again"

@@ -34,6 +34,7 @@ _SOCKET = np.dtype(
         ("segments_sent", "u4"),
         ("segments_received", "u4"),
         ("retransmits", "u4"),
+        ("cgroup", "u8"),
         ("process", "u4"),
         ("network_namespace", "u4"),
         ("local_port", "u2"),
@@ -130,6 +131,10 @@ class SocketTable:
     def processes(self) -> np.ndarray:
         """Return the ids of the processes that own a socket or listener, sorted, each once."""
         return np.unique(np.append(self._sockets["process"][self._index.slots], self._listeners.processes()))
+
+    def cgroups(self) -> np.ndarray:
+        """Return the ids of the cgroups of sockets, sorted, each once."""
+        return np.unique(self._sockets["cgroup"][self._index.slots])
 
     def update(self, records: np.ndarray, processes: np.ndarray) -> Columns:
         """Take records; return a row for each life whose counters changed, or that opened, closed or failed.
@@ -270,6 +275,7 @@ class SocketTable:
         for name in _ENDPOINTS:  # those of a closed socket may be reset
             np.copyto(sockets[name], source[name], where=shown | ~known)
 
+        np.copyto(sockets["cgroup"], last["cgroup"], where=last["cgroup"] != 0)
         sockets["process"] = choose_owners(np.ascontiguousarray(sockets["process"]), lives.holders, lives.heads)
         sockets["role"][lives.marks & _CONNECTED != 0] = intake_pb2.ROLE_CONNECTOR
         asked = np.flatnonzero((~known | (sockets["process"] == 0)) & (sockets["role"] != intake_pb2.ROLE_CONNECTOR))
@@ -353,7 +359,7 @@ def _grown(total: np.ndarray, reported: np.ndarray) -> np.ndarray:
 def _described(sockets: np.ndarray) -> Columns:
     return {
         "socket": sockets["cookie"],
-        **{name: sockets[name] for name in ("process", *_ENDPOINTS, "role", "baseline")},
+        **{name: sockets[name] for name in ("process", "cgroup", *_ENDPOINTS, "role", "baseline")},
     }
 
 

@@ -63,7 +63,7 @@ class UdpProbe:
             for inode in network_namespaces:
                 self._object.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
             self._variables = self._object.variables()
-            self._counted_in = 0
+            self._counted_in = self._entries_added = 0
             directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 self._object.attach(CREATED, directory)
@@ -101,6 +101,11 @@ class UdpProbe:
 
     def drain(self) -> UdpTraffic:
         """Return the traffic since the call before."""
+        added = int(self._variables["entries_added"][0])
+        if added == self._entries_added:
+            # To exchange the maps takes the kernel milliseconds.
+            return UdpTraffic(np.empty(0, self._peer), np.empty(0, self._traffic))
+        self._entries_added = added
         idle, self._counted_in = self._counted_in, 1 - self._counted_in
         self._variables["generation"][0] += 1
         # The kernel returns once no program counts in the map that was here (map_update_elem, synchronize_rcu).

@@ -24,6 +24,7 @@ _ENDPOINTS = ("local_address", "local_port", *_REMOTE)
 _SOCKET = np.dtype(
     [
         ("cookie", "u8"),
+        ("cgroup", "u8"),
         ("process", "u4"),
         ("network_namespace", "u4"),
         ("drops", "u4"),
@@ -66,6 +67,10 @@ class UdpSocketTable:
         """Return the ids of the owners, as often as they own."""
         return self._sockets["process"]
 
+    def cgroups(self) -> np.ndarray:
+        """Return the ids of the cgroups of the sockets, as often as they hold one."""
+        return self._sockets["cgroup"]
+
     def update(self, traffic: UdpTraffic, creators: np.ndarray, polled: np.ndarray, holders: np.ndarray) -> Columns:
         """Return the rows of what is new.
 
@@ -96,7 +101,7 @@ class UdpSocketTable:
         known, at = _find(self._sockets["cookie"], groups.cookies)
         sockets[known] = self._sockets[at[known]]
         records = polled[groups.order[groups.heads]]
-        for name in ("cookie", "network_namespace"):
+        for name in ("cookie", "cgroup", "network_namespace"):
             sockets[name] = records[name]
         connected = records["remote_port"] != 0
         for name in _ENDPOINTS:
@@ -132,6 +137,7 @@ class UdpSocketTable:
         peers, counts = traffic
         rows: Columns = {"socket": peers["cookie"], **{name: peers[name] for name in _ENDPOINTS}}
         rows |= {name: counts[name] for name in ("bytes_sent", "bytes_received", "packets_sent", "packets_received")}
+        rows["cgroup"] = counts["cgroup"]
         rows["process"], rows["network_namespace"] = creators.copy(), counts["network_namespace"].copy()
         rows["baseline"] = np.zeros(len(peers), bool)
         for sockets in (before, self._sockets):  # the last word is the later one's
@@ -149,7 +155,7 @@ class UdpSocketTable:
         for name in _REMOTE:
             sockets[name][sockets["several"]] = np.zeros((), sockets[name].dtype)
         rows: Columns = {"socket": sockets["cookie"], **{name: sockets[name] for name in _ENDPOINTS}}
-        rows |= {name: sockets[name] for name in ("process", "network_namespace", "baseline")}
+        rows |= {name: sockets[name] for name in ("process", "cgroup", "network_namespace", "baseline")}
         return rows | {"drops": grown[grown != 0]}
 
 

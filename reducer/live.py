@@ -18,6 +18,7 @@ from reducer.match import (
     forward_directions,
     group,
     guess_connector,
+    special_ends,
     witnesses,
 )
 from reducer.name import Names
@@ -103,12 +104,12 @@ class LiveView:
     def _pairs(self, tables: list[Columns], owners: OwnersView, elapsed_s: float, most: int) -> list[Pair]:
         grouped = group(tables, owners, self._seed)
         ends = add_up(grouped, owners)
-        ports = grouped.keys[PORTS, grouped.first]
-        connector = guess_connector(ends.connector, ports)
+        keys = grouped.keys[:, grouped.first]
+        connector = guess_connector(ends.connector, keys[PORTS])
         values = directed_values(ends, connector, _senders_word(ends, forward_directions(connector)))
-        values = by_protocol(values, ports)
+        values = by_protocol(values, keys[PORTS])
         self._names.begin_window(owners)
-        identity = self._names.identities(ends.owner, owners)
+        identity = self._names.identities(ends.owner, special_ends(keys), owners)
         names = [dict(labels)["workload.name"] for labels in self._names.ends.labels]
         workloads, of_end = np.unique(names, return_inverse=True)
         workload = of_end[identity].astype(np.uint32)

@@ -6,6 +6,7 @@ Here is what needs no memory; `reducer.memory` decides between the witnesses.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ _KEY_COLUMNS = (
     *("protocol", "local_address", "remote_address", "local_port", "remote_port"),
     *("process", "network_namespace"),
 )
+_ROW_COLUMNS = tuple(column.name for column in ROW_COLUMNS)
 _ROLE = intake_pb2.Role
 _SUMMED = tuple(column.name for column in ROW_COLUMNS if column.merge == "sum" and column.name != "failed")
 # What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
@@ -36,6 +38,16 @@ OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
 OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
 _V4_MAPPED_LOOPBACK, _V4_LOOPBACK_BITS = np.uint64(0x7F_FFFF_0000), np.uint64(0xFF_FFFF_FFFF)
 _V6_LOOPBACK = np.uint64(1 << 56)
+_INSTANCE_METADATA = np.frombuffer(bytes(10) + b"\xff\xff" + bytes((169, 254, 169, 254)), np.uint64)
+_DNS_PORT = 53
+
+
+class Special(IntEnum):
+    """Ends whose workload is known by their address or port alone."""
+
+    NONE = 0
+    DNS = 1
+    INSTANCE_METADATA = 2
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str
 
     Keys are told apart by a 64-bit hash; *seed* must be secret, since who sends rows may choose their addresses.
     """
-    rows = joined(tables, tuple(column.name for column in ROW_COLUMNS) if names is None else names)
+    rows = joined(tables, _ROW_COLUMNS if names is None else names)
     keys, side = _keys(rows, owners)
     hashes = hashed(keys, seed)
     order = np.argsort(hashes)
@@ -235,6 +247,17 @@ def witnesses(ends: Ends, forward: np.ndarray) -> dict[str, tuple[np.ndarray, np
 def addresses(keys: np.ndarray) -> np.ndarray:
     """Return the addresses of (KEY_WORDS, flows) *keys* by end, as (2 * flows, 2) uint64."""
     return np.ascontiguousarray(keys[:4].T).reshape(-1, 2)
+
+
+def special_ends(keys: np.ndarray) -> np.ndarray:
+    """Return the `Special` of (KEY_WORDS, flows) *keys* by end, uint8."""
+    special = np.zeros(2 * keys.shape[1], np.uint8)
+    for side, shift in ((0, 16), (1, 0)):
+        first, second = keys[2 * side], keys[2 * side + 1]
+        metadata = (second == _INSTANCE_METADATA[1]) & (first == _INSTANCE_METADATA[0])
+        special[side::2][metadata] = Special.INSTANCE_METADATA
+        special[side::2][keys[PORTS] >> np.uint64(shift) & np.uint64(0xFFFF) == _DNS_PORT] = Special.DNS
+    return special
 
 
 def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: OwnersView, seed: int) -> None:

@@ -46,6 +46,7 @@ from reducer.match import (
     group,
     guess_connector,
     look_ahead,
+    special_ends,
     witnesses,
 )
 from reducer.owners import UNKNOWN_OWNER
@@ -64,12 +65,14 @@ class Matched:
 
     Attributes:
         owner: by end, uint32.
+        special: by end, uint8: `Special`.
         address: by end, (2 * flows, 2) uint64; None where it was not asked for.
         values: by direction, int64; value columns without any value are left out.
 
     """
 
     owner: np.ndarray
+    special: np.ndarray
     address: np.ndarray | None
     values: dict[str, np.ndarray]
 
@@ -131,12 +134,12 @@ class Matcher:
         emitted = self._emit(ends, forward_directions(connector), slots, heard, gone)
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
-        address = addresses(flows.key[:, np.concatenate((slots, slots[own.flow]))]) if with_addresses else None
-        ports = flows.key[PORTS, np.concatenate((slots, slots[own.flow]))]
+        keys = flows.key[:, np.concatenate((slots, slots[own.flow]))]
+        special, address = special_ends(keys), addresses(keys) if with_addresses else None
         flows.forget(window, self._finished(slots))
         values = {name: np.concatenate((column, own.values[name])) for name, column in values.items()}
-        values = by_protocol(values, ports)
-        return Matched(np.concatenate((ends.owner, own.owner)), address, values)
+        values = by_protocol(values, keys[PORTS])
+        return Matched(np.concatenate((ends.owner, own.owner)), special, address, values)
 
     def _silent(self, slots: np.ndarray) -> np.ndarray:
         """Return the slots of pending flows that have no rows in this window."""

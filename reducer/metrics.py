@@ -225,6 +225,19 @@ a socket dropped: where it has several peers, `udp.drops` is on the series from 
 Each end's labels have the prefix `source.` or `dest.`, in Prometheus `source_` or `dest_`; empty ones are left
 out. Besides: `aggregation`, the level of the series (`az_az`: by workload and zone; `id_id`: by host and address
 in it), and `az_equal`, `true` or `false`, where the availability zones of both ends are known.
+
+| label | what it is |
+|---|---|
+| `workload.name` | task of Nomad or ECS, container, service, process, or the host's label `service`; `DNS` at port 53 |
+| `resolution_type` | what named it: `NOMAD`, `CONTAINER`, `PROCESS`, `INSTANCE_METADATA`; `IP` where no collector is |
+| `process.name` | name of the process that owns the socket |
+| `container.name` | name of the container, as Kubernetes, ECS or Docker gave it |
+| `image_version` | tag or digest of the container's image; of a task of ECS the version of the task |
+| `namespace.name` | namespace of the container, else the host's label |
+| `environment` | the host's label; `(no agent)` where no collector is |
+| `availability_zone` | the host's label `zone`, else what the cloud says |
+| `id`, `ip` | host and address of the end; not at level `az_az` |
+| `pod` | name of the pod, where Docker tells it; not at level `az_az` |
 """
 
 

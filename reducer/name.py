@@ -12,60 +12,148 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from reducer.flows import other
+from reducer.match import Special
+from reducer.owners import UNKNOWN_OWNER
 from reducer.series import EndTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from ebpf_net.v1 import intake_pb2
 
     from reducer.owners import Owner, OwnersView
     from reducer.series import Labels
 
 UNKNOWN = "(unknown)"
 NO_COLLECTOR = "(no agent)"
+DNS = "DNS"
+INSTANCE_METADATA = "instance metadata"
+KUBELET = "kubelet"
+# The reference's word for a job or group that a task of Nomad does not name.
+UNKNOWN_IN_NOMAD = "<unknown>"
+# The container that only holds a pod's namespaces.
+PAUSE_CONTAINER = "POD"
 # An end with its labels takes about 800 bytes. Beyond this the nodes of a window are not told apart.
 MOST_ENDS = 1 << 18
 _V4_PREFIX = bytes(10) + b"\xff\xff"
 _UNSET = np.iinfo(np.uint32).max
 
 
-def by_process(owner: Owner | None) -> dict[str, str] | None:
+def by_pod(owner: Owner) -> dict[str, str] | None:
+    """Name a container of Kubernetes by what Docker tells of it; of other containers of pods the path tells no name."""
+    cgroup = owner.cgroup
+    if cgroup is None or cgroup.kubernetes_container in ("", PAUSE_CONTAINER):
+        return None
+    return _container(cgroup, cgroup.kubernetes_container, image_version(cgroup.image), cgroup.kubernetes_namespace)
+
+
+def by_nomad_task(owner: Owner) -> dict[str, str] | None:
+    """Name a task of Nomad."""
+    cgroup = owner.cgroup
+    if cgroup is None or not cgroup.nomad_task:
+        return None
+    task = ".".join((cgroup.nomad_job or UNKNOWN_IN_NOMAD, cgroup.nomad_group or UNKNOWN_IN_NOMAD, cgroup.nomad_task))
+    labels = _container(cgroup, task, image_version(cgroup.image), cgroup.nomad_namespace)
+    return labels | {"resolution_type": "NOMAD"}
+
+
+def by_ecs_task(owner: Owner) -> dict[str, str] | None:
+    """Name a container of Amazon ECS by its task's family."""
+    cgroup = owner.cgroup
+    if cgroup is None or not cgroup.ecs_task_family:
+        return None
+    return _container(cgroup, cgroup.ecs_task_family, cgroup.ecs_task_version)
+
+
+def by_container(owner: Owner) -> dict[str, str] | None:
+    """Name a container as Docker does."""
+    cgroup = owner.cgroup
+    if cgroup is None or not cgroup.container_name:
+        return None
+    return _container(cgroup, cgroup.container_name, image_version(cgroup.image))
+
+
+def by_service(owner: Owner) -> dict[str, str] | None:
+    """Name an end by its service: systemd's before that of a supervisor without cgroups."""
+    service = (owner.cgroup.service if owner.cgroup else "") or owner.service
+    return {"workload.name": service, "resolution_type": "PROCESS"} if service else None
+
+
+def by_process(owner: Owner) -> dict[str, str] | None:
     """Name an end by its process."""
-    if owner is None or not owner.process:
-        return None
-    return {"workload.name": owner.process, "process.name": owner.process, "resolution_type": "PROCESS"}
+    return {"workload.name": owner.process, "resolution_type": "PROCESS"} if owner.process else None
 
 
-def by_host(owner: Owner | None) -> dict[str, str] | None:
+def by_host(owner: Owner) -> dict[str, str]:
     """Name an end that a collector sees, but whose process it does not know, as its operator labelled the host."""
-    if owner is None:
-        return None
     return {"workload.name": owner.host.service or UNKNOWN, "resolution_type": "PROCESS"}
 
 
-def by_address(owner: Owner | None) -> dict[str, str] | None:  # noqa: ARG001 - a rule
-    """Name an end that no collector sees: there is its address, which is the node's."""
-    return {"workload.name": UNKNOWN, "resolution_type": "IP"}
+RULES: tuple[Callable[[Owner], dict[str, str] | None], ...] = (
+    by_nomad_task,
+    by_ecs_task,
+    by_pod,
+    by_container,
+    by_service,
+    by_process,
+    by_host,
+)
 
 
-RULES: tuple[Callable[[Owner | None], dict[str, str] | None], ...] = (by_process, by_host, by_address)
-
-
-def identity_labels(owner: Owner | None) -> Labels:
-    """Return the labels of an identity."""
-    labels = next(labels for rule in RULES if (labels := rule(owner)) is not None)
-    if owner is None:
+def identity_labels(owner: Owner | None, special: Special = Special.NONE) -> Labels:
+    """Return the labels of an identity; *owner* is the other end's where this one is `Special.INSTANCE_METADATA`."""
+    if special is Special.INSTANCE_METADATA:
+        zone = UNKNOWN if owner is None else owner.host.zone
+        labels = {"workload.name": INSTANCE_METADATA, "resolution_type": "INSTANCE_METADATA"}
+        labels |= {"availability_zone": zone, "environment": NO_COLLECTOR}
+    elif owner is None:
+        labels = {"workload.name": UNKNOWN, "resolution_type": "IP"}
         labels |= {"availability_zone": UNKNOWN, "environment": NO_COLLECTOR}
     else:
-        host = owner.host
-        labels |= {"availability_zone": host.zone, "environment": host.environment, "namespace.name": host.namespace}
+        labels = _owner_labels(owner)
+    if special is Special.DNS:
+        labels["workload.name"] = DNS
     return tuple(sorted((name, value) for name, value in labels.items() if value))
 
 
 def node_labels(identity: Labels, owner: Owner | None, address: bytes) -> Labels:
-    """Return the labels of a node: those of its identity, and host and address."""
+    """Return the labels of a node: those of its identity, and host, address and pod."""
     ip = address_text(address)
     name = ip if owner is None else owner.host.name
-    return tuple(sorted((*identity, *((("id", name),) if name else ()), ("ip", ip))))
+    pod = owner.cgroup.kubernetes_pod if owner and owner.cgroup else ""
+    return tuple(sorted((*identity, *(label for label in (("id", name), ("pod", pod)) if label[1]), ("ip", ip))))
+
+
+def image_version(image: str) -> str:
+    """Return the version in the name of an image, REGISTRY/NAME:VERSION or @DIGEST; empty where it has none."""
+    name = image.rpartition("/")[2]
+    if name.startswith("sha256:"):
+        return name
+    separator = "@" if "@" in name else ":"
+    return name.partition(separator)[2]
+
+
+def _owner_labels(owner: Owner) -> dict[str, str]:
+    host = owner.host
+    labels = {"availability_zone": host.zone, "environment": host.environment, "namespace.name": host.namespace}
+    labels["process.name"] = owner.process
+    labels |= next(found for rule in RULES if (found := rule(owner)) is not None)
+    if owner.process == KUBELET:
+        labels["workload.name"] = KUBELET
+    return labels
+
+
+def _container(cgroup: intake_pb2.Cgroup, workload: str, version: str, namespace: str = "") -> dict[str, str]:
+    """Return the labels of a container; its namespace comes before that of the host."""
+    namespace = namespace or cgroup.namespace
+    return {
+        "workload.name": workload,
+        "resolution_type": "CONTAINER",
+        "image_version": version,
+        "container.name": cgroup.kubernetes_container or cgroup.ecs_container or cgroup.container_name,
+        **({"namespace.name": namespace} if namespace else {}),
+    }
 
 
 def address_text(address: bytes) -> str:
@@ -89,7 +177,9 @@ class Names:
         self.ends_rolled_up = 0
         self._most_ends = most_ends
         self._generation = 0
-        self._identity = np.empty(0, np.uint32)  # by owner
+        # By owner * len(Special) + special: the end, and the revision of the owner that it was named by.
+        self._identity = np.empty(0, np.uint32)
+        self._revision = np.empty(0, np.uint32)
         self._node_hash = np.empty(0, np.uint64)  # sorted
         self._node = np.empty(0, np.uint32)
 
@@ -99,25 +189,43 @@ class Names:
         if full:
             self.ends.clear()
         if full or owners.generation != self._generation:
-            self._identity = np.empty(0, np.uint32)
+            self._identity = self._revision = np.empty(0, np.uint32)
             self._node_hash, self._node = np.empty(0, np.uint64), np.empty(0, np.uint32)
             self._generation = owners.generation
 
-    def identities(self, owner: np.ndarray, owners: OwnersView) -> np.ndarray:
-        """Return the end, uint32, of the identity of each of these owners."""
-        lacking = len(owners.owners) - len(self._identity)
+    def identities(self, owner: np.ndarray, special: np.ndarray, owners: OwnersView) -> np.ndarray:
+        """Return the end, uint32, of the identity of each end of flows.
+
+        Args:
+            owner: uint32, two elements a flow.
+            special: uint8, `Special`.
+            owners: what the owners mean.
+
+        """
+        return self._identities(_naming(owner, special), special, owners)
+
+    def _identities(self, owner: np.ndarray, special: np.ndarray, owners: OwnersView) -> np.ndarray:
+        lacking = len(owners.owners) * len(Special) - len(self._identity)
         if lacking > 0:
             self._identity = np.concatenate((self._identity, np.full(lacking, _UNSET, np.uint32)))
-        found = self._identity[owner]
-        for number in np.unique(owner[found == _UNSET]).tolist():
-            self._identity[number] = self.ends.intern(identity_labels(owners.owners[number]))
-        named: np.ndarray = self._identity[owner]
+            self._revision = np.concatenate((self._revision, np.zeros(lacking, np.uint32)))
+        place = owner * np.int64(len(Special)) + special
+        unnamed = (self._identity[place] == _UNSET) | (self._revision[place] != owners.revision[owner])
+        for number in np.unique(place[unnamed]).tolist():
+            of, special_end = divmod(number, len(Special))
+            self._identity[number] = self.ends.intern(identity_labels(owners.owners[of], Special(special_end)))
+            self._revision[number] = owners.revision[of]
+        named: np.ndarray = self._identity[place]
         return named
 
-    def nodes(self, owner: np.ndarray, address: np.ndarray, owners: OwnersView, seed: int) -> np.ndarray:
-        """Return the end, uint32, of the node of each of these owners and addresses, (n, 2) uint64."""
-        identity = self.identities(owner, owners)
-        hashes = pl.DataFrame({"owner": owner, "0": address[:, 0], "1": address[:, 1]}).hash_rows(seed=seed).to_numpy()
+    def nodes(
+        self, owner: np.ndarray, special: np.ndarray, address: np.ndarray, owners: OwnersView, seed: int
+    ) -> np.ndarray:
+        """Return the end, uint32, of the node of each end of flows, with their addresses, (n, 2) uint64."""
+        owner = _naming(owner, special)
+        identity = self._identities(owner, special, owners)
+        columns = {"identity": identity, "owner": owner, "0": address[:, 0], "1": address[:, 1]}
+        hashes = pl.DataFrame(columns).hash_rows(seed=seed).to_numpy()
         order = np.argsort(hashes)
         ordered = hashes[order]
         first = np.ones(len(order), bool)
@@ -150,3 +258,9 @@ class Names:
             labels = node_labels(self.ends.labels[within], owners.owners[number], of_node)
             nodes.append(self.ends.intern(labels))
         return np.array(nodes, np.uint32)
+
+
+def _naming(owner: np.ndarray, special: np.ndarray) -> np.ndarray:
+    """Return the owners that name ends: the instance metadata service is told apart by who asks it."""
+    asked = (special == Special.INSTANCE_METADATA) & (owner == UNKNOWN_OWNER)
+    return np.where(asked, other(owner), owner) if asked.any() else owner

@@ -1,22 +1,24 @@
 """Who owns sockets: hosts and processes as the sessions told them, as small numbers that rows carry from then on.
 
-An owner is a process name on the host of a session. Rows are given their owner when they are taken, so what a process
-id meant then stays true when the id is retired, or the session is over.
+An owner is a process name in a cgroup (container, pod, service) on the host of a session. Rows are given their owner
+when they are taken, so what an id meant then stays true when the id is retired, or the session is over. What becomes
+known of a cgroup later, such as its container's name, holds for the rows that came before as well.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import secrets
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from intake.limits import MOST_PROCESSES
+from intake.limits import MOST_CGROUPS, MOST_PROCESSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 UNKNOWN_OWNER = 0
 MOST_OWNERS = 1 << 20
@@ -24,14 +26,61 @@ MOST_OWNERS = 1 << 20
 _IDLE_WINDOWS = 120
 _LEAST_BEFORE_COLLECTION = 4096
 _NEVER = -1
+_LEAST_LOOKUP_BITS = 8
+# Drawn anew each time, so that nobody can choose ids that are taken for one another.
+_MULTIPLIERS = [np.uint64(secrets.randbits(64) | 1) for _ in range(2)]
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """A process on the host of a session; its name is empty where the process is not known."""
+    """A process on the host of a session.
+
+    Attributes:
+        host: of the session.
+        process: its name; empty where the process is not known.
+        service: of the process, where a supervisor without cgroups runs it.
+        cgroup: what the socket is in, else what the process is in; None where nothing is known of it.
+
+    """
 
     host: intake_pb2.Host
     process: str
+    service: str = ""
+    cgroup: intake_pb2.Cgroup | None = None
+
+
+class _Process(NamedTuple):
+    name: str
+    service: str
+    cgroup: int
+
+
+class _Lookup:
+    """The owners of processes in cgroups that rows asked for last: a pair has one place, where the last one stays."""
+
+    def __init__(self, size: int) -> None:
+        bits = max(_LEAST_LOOKUP_BITS, (4 * size).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._process = np.zeros(1 << bits, np.uint32)
+        self._cgroup = np.zeros(1 << bits, np.uint64)
+        self._owner = np.full(1 << bits, UNKNOWN_OWNER, np.uint32)
+
+    def find(self, process: np.ndarray, cgroup: np.ndarray, resolve: Callable[[int, int], int]) -> np.ndarray:
+        """Return the owners of rows; *resolve* tells that of a process and cgroup where it is not at its place."""
+        marks = process * _MULTIPLIERS[0] ^ cgroup * _MULTIPLIERS[1]
+        at = marks >> self._shift
+        owner: np.ndarray = self._owner[at]
+        missing = (self._process[at] != process) | (self._cgroup[at] != cgroup) | (owner == UNKNOWN_OWNER)
+        rows = np.flatnonzero(missing)
+        if len(rows):
+            _, first, which = np.unique(marks[rows], return_index=True, return_inverse=True)
+            pairs = rows[first]
+            found = [resolve(*ids) for ids in zip(process[pairs].tolist(), cgroup[pairs].tolist(), strict=True)]
+            resolved = np.array(found, np.uint32)
+            self._process[at[pairs]], self._cgroup[at[pairs]] = process[pairs], cgroup[pairs]
+            self._owner[at[pairs]] = resolved
+            owner[rows] = resolved[which]
+        return owner
 
 
 @dataclass(slots=True)
@@ -39,11 +88,17 @@ class _Session:
     index: int
     host: intake_pb2.Host
     unnamed: int
-    owners: dict[str, int] = field(default_factory=dict)
-    processes: dict[int, int] = field(default_factory=dict)
-    # `processes` as columns, sorted by id; None when it changed.
-    lookup: tuple[np.ndarray, np.ndarray] | None = None
+    processes: dict[int, _Process] = field(default_factory=dict)
+    cgroups: dict[int, intake_pb2.Cgroup] = field(default_factory=dict)
+    # By cgroup (0: none), then by name and service of the process.
+    owners: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
+    owned: int = 0  # elements in `owners`
+    lookup: _Lookup | None = None  # None when what it was made from changed
     used: int = 0
+
+    def numbers(self) -> list[int]:
+        """Return the owners that rows to come may have."""
+        return [self.unnamed, *(number for within in self.owners.values() for number in within.values())]
 
 
 @dataclass(frozen=True)
@@ -53,6 +108,7 @@ class OwnersView:
     Attributes:
         generation: rises when numbers of owners were given again.
         owners: by owner; None at `UNKNOWN_OWNER`.
+        revision: by owner, uint32: rises when more is known of the owner.
         session: index of the session by owner, uint32; 0 at `UNKNOWN_OWNER`.
         watermark_ns: by session index, int64: the collector has told all until then.
         scope: by session index, uint64: a number that tells the loopback addresses of a session from others'.
@@ -61,6 +117,7 @@ class OwnersView:
 
     generation: int
     owners: list[Owner | None]
+    revision: np.ndarray
     session: np.ndarray
     watermark_ns: np.ndarray
     scope: np.ndarray
@@ -81,14 +138,17 @@ class Owners:
 
     Attributes:
         processes_refused: processes that were not named since a session, or all together, had too many.
+        cgroups_refused: cgroups that were not named since a session had too many.
 
     """
 
     def __init__(self) -> None:
         self.processes_refused = 0
+        self.cgroups_refused = 0
         self._sessions: dict[bytes, _Session] = {}
         self._owners: list[Owner | None] = [None]
         self._session_of = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
+        self._revision = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
         self._watermark_ns = np.full(64, _NEVER, np.int64)
         self._scope = np.zeros(64, np.uint64)
         self._free_owners: list[int] = []
@@ -111,26 +171,29 @@ class Owners:
         session = self._session(session_id, host)
         if session.host != host:
             session.host = host
-            session.unnamed = self._new_owner(session, "")
-            session.owners, session.processes, session.lookup = {}, {}, None
+            session.unnamed = self._new_owner(Owner(host, ""), session.index)
+            session.owners, session.owned = {}, 0
+            session.processes, session.cgroups, session.lookup = {}, {}, None
 
     def snapshot(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
-        """Replace the processes of a session."""
+        """Replace the processes and cgroups of a session."""
         session = self._session(session_id)
         session.processes = {}
-        self._learn(session, entities.processes)
+        self._forget_cgroups(session, session.cgroups.keys() - {cgroup.id for cgroup in entities.cgroups})
+        self._learn(session, entities)
 
     def learn(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
-        """Add the new processes of a batch."""
-        if entities.processes:
-            self._learn(self._session(session_id), entities.processes)
+        """Add what is new in a batch."""
+        if entities.processes or entities.cgroups or entities.HasField("host"):
+            self._learn(self._session(session_id), entities)
 
     def retire(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
-        """Forget the processes that no row after this batch refers to."""
-        if entities.retired_processes:
+        """Forget what no row after this batch refers to."""
+        if entities.retired_processes or entities.retired_cgroups:
             session = self._session(session_id)
             for process in entities.retired_processes:
                 session.processes.pop(process, None)
+            self._forget_cgroups(session, entities.retired_cgroups)
             session.lookup = None
 
     def heard(self, session_id: bytes, time_ns: int) -> None:
@@ -138,22 +201,23 @@ class Owners:
         index = self._session(session_id).index
         self._watermark_ns[index] = max(self._watermark_ns[index], time_ns)
 
-    def of(self, session_id: bytes, process: np.ndarray) -> np.ndarray:
-        """Return the owners, uint32, of rows with these process ids."""
+    def of(self, session_id: bytes, process: np.ndarray, cgroup: np.ndarray) -> np.ndarray:
+        """Return the owners, uint32, of rows with these process and cgroup ids."""
         session = self._session(session_id)
         if session.lookup is None:
-            known = sorted(session.processes.items())
-            session.lookup = (
-                np.array([0, *(number for number, _ in known)], np.uint32),
-                np.array([session.unnamed, *(owner for _, owner in known)], np.uint32),
-            )
-        ids, owners = session.lookup
-        at = np.searchsorted(ids, process, side="right") - 1
-        return np.where(ids[at] == process, owners[at], np.uint32(session.unnamed))
+            session.lookup = _Lookup(len(session.processes) + len(session.cgroups))
+        return session.lookup.find(process, cgroup, lambda *ids: self._resolve(session, *ids))
 
     def view(self) -> OwnersView:
         """Return what a window that is sealed now needs to know."""
-        return OwnersView(self._generation, self._owners, self._session_of, self._watermark_ns.copy(), self._scope)
+        return OwnersView(
+            self._generation,
+            self._owners,
+            self._revision.copy(),
+            self._session_of,
+            self._watermark_ns.copy(),
+            self._scope,
+        )
 
     def collect(self, in_use: Iterable[np.ndarray]) -> None:
         """Forget idle sessions, and the owners that are neither a session's nor *in_use*; called once a window."""
@@ -171,7 +235,7 @@ class Owners:
         for owners in in_use:
             used[owners] = True
         for session in self._sessions.values():
-            used[[session.unnamed, *session.owners.values()]] = True
+            used[session.numbers()] = True
         freed = np.flatnonzero(~used)
         self._session_of[freed] = 0
         self._free_owners.extend(freed.tolist())
@@ -184,8 +248,9 @@ class Owners:
     def _session(self, session_id: bytes, host: intake_pb2.Host | None = None) -> _Session:
         session = self._sessions.get(session_id)
         if session is None:
-            session = _Session(self._new_session_index(session_id), host or intake_pb2.Host(), UNKNOWN_OWNER)
-            session.unnamed = self._new_owner(session, "")
+            host = host or intake_pb2.Host()
+            index = self._new_session_index(session_id)
+            session = _Session(index, host, self._new_owner(Owner(host, ""), index))
             self._sessions[session_id] = session
         session.used = self._windows
         return session
@@ -203,33 +268,72 @@ class Owners:
         self._scope[index] = int.from_bytes(hashlib.blake2b(session_id, digest_size=8).digest(), "little")
         return index
 
-    def _learn(self, session: _Session, processes: Iterable[intake_pb2.Process]) -> None:
-        for process in processes:
+    def _learn(self, session: _Session, entities: intake_pb2.Entities) -> None:
+        if entities.HasField("host") and entities.host != session.host:
+            self._learn_host(session, entities.host)
+        for cgroup in entities.cgroups:
+            if cgroup.id not in session.cgroups and len(session.cgroups) >= MOST_CGROUPS:
+                self.cgroups_refused += 1
+            elif cgroup.id and session.cgroups.get(cgroup.id) != cgroup:
+                self._learn_cgroup(session, cgroup)
+        for process in entities.processes:
             if process.id not in session.processes and len(session.processes) >= MOST_PROCESSES:
                 self.processes_refused += 1
             elif process.id:
-                session.processes[process.id] = self._named(session, process.name)
+                session.processes[process.id] = _Process(process.name, process.service, process.cgroup)
         session.lookup = None
 
-    def _named(self, session: _Session, name: str) -> int:
-        owner = session.owners.get(name) if name else session.unnamed
-        if owner is not None:
-            return owner
-        if len(self) >= MOST_OWNERS:
-            self.processes_refused += 1
-            return session.unnamed
-        owner = session.owners[name] = self._new_owner(session, name)
+    def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
+        session.host = intake_pb2.Host()
+        session.host.CopyFrom(told)
+        for number in session.numbers():
+            owner = self._owners[number]
+            assert owner is not None
+            self._owners[number] = replace(owner, host=session.host)
+            self._revision[number] += 1
+
+    def _learn_cgroup(self, session: _Session, told: intake_pb2.Cgroup) -> None:
+        cgroup = intake_pb2.Cgroup()
+        cgroup.CopyFrom(told)  # a message that is a part of another keeps all of that in memory
+        session.cgroups[cgroup.id] = cgroup
+        for (name, service), number in session.owners.get(cgroup.id, {}).items():
+            self._owners[number] = Owner(session.host, name, service, cgroup)
+            self._revision[number] += 1
+
+    def _forget_cgroups(self, session: _Session, cgroups: Iterable[int]) -> None:
+        for cgroup in list(cgroups):
+            session.cgroups.pop(cgroup, None)
+            if cgroup:
+                session.owned -= len(session.owners.pop(cgroup, ()))
+
+    def _resolve(self, session: _Session, process_id: int, cgroup_id: int) -> int:
+        """Return the owner of the rows with these ids, a new one if there is none."""
+        process = session.processes.get(process_id, _Process("", "", 0))
+        cgroup_id = next((each for each in (cgroup_id, process.cgroup) if each in session.cgroups), 0)
+        within = session.owners.setdefault(cgroup_id, {})
+        owner = within.get((process.name, process.service))
+        if owner is None and not (process.name or process.service or cgroup_id):
+            owner = session.unnamed
+        if owner is None:
+            if session.owned >= MOST_PROCESSES or len(self) >= MOST_OWNERS:
+                self.processes_refused += 1
+                return session.unnamed
+            cgroup = session.cgroups.get(cgroup_id)
+            owner = self._new_owner(Owner(session.host, process.name, process.service, cgroup), session.index)
+            within[process.name, process.service] = owner
+            session.owned += 1
         return owner
 
-    def _new_owner(self, session: _Session, name: str) -> int:
+    def _new_owner(self, owner: Owner, session_index: int) -> int:
         if self._free_owners:
             number = self._free_owners.pop()
-            self._owners[number] = Owner(session.host, name)
+            self._owners[number] = owner
         else:
             number = len(self._owners)
-            self._owners.append(Owner(session.host, name))
+            self._owners.append(owner)
             self._session_of = _with_room(self._session_of, number)
-        self._session_of[number] = session.index
+            self._revision = _with_room(self._revision, number)
+        self._session_of[number] = session_index
         return number
 
 

@@ -54,6 +54,7 @@ class PipelineStatistics:
         ends_no_process: ends of a window's flows whose collector did not know the process.
         ends_rolled_up: ends that were not told apart by address since there were too many.
         processes_refused: processes that were not named since there were too many.
+        cgroups_refused: containers and services that were not named since there were too many.
         sessions: known now.
         window_lag_ns: from the end of the window sealed last until it was sealed.
 
@@ -70,6 +71,7 @@ class PipelineStatistics:
     ends_no_process: int
     ends_rolled_up: int
     processes_refused: int
+    cgroups_refused: int
     sessions: int
     window_lag_ns: int
 
@@ -142,7 +144,7 @@ class Pipeline:
             self._owners.learn(session, batch.entities)
             self._windows.take(session, number, event_time_ns, None)
             for table, columns in tables.items():
-                rows = self._owned(session, uniform_rows(table, columns))
+                rows = self._owned(session, table, columns)
                 if rows is not None:
                     self._windows.take(session, number, event_time_ns, rows)
                     if self.live is not None:
@@ -218,6 +220,7 @@ class Pipeline:
                 ends_no_process=self._no_process,
                 ends_rolled_up=self._names.ends_rolled_up,
                 processes_refused=self._owners.processes_refused,
+                cgroups_refused=self._owners.cgroups_refused,
                 sessions=self._owners.sessions,
                 window_lag_ns=self._lag_ns,
             )
@@ -233,10 +236,11 @@ class Pipeline:
             self._restored = False
         return max(self._windows.due_ns(now_ns), self._not_before_ns)
 
-    def _owned(self, session: bytes, told: Columns) -> Columns | None:
+    def _owned(self, session: bytes, table: str, told: Columns) -> Columns | None:
         """Return the rows to count, with owners as `process`."""
         self._rows += len(told["socket"])
-        rows = {**told, "process": self._owners.of(session, told["process"])}
+        owner = self._owners.of(session, told["process"], told["cgroup"])
+        rows = uniform_rows(table, told) | {"process": owner}
         if self._keep_loopback:
             return rows
         loopback = is_loopback(rows["local_address"].view(np.uint64))
@@ -291,12 +295,12 @@ class Pipeline:
 
     def _level(self, name: str, matched: Matched, owners: OwnersView) -> Level:
         if matched.address is None or name == "az_az":
-            end = self._names.identities(matched.owner, owners)
+            end = self._names.identities(matched.owner, matched.special, owners)
         else:
-            end = self._names.nodes(matched.owner, matched.address, owners, self._matcher.seed)
+            end = self._names.nodes(matched.owner, matched.special, matched.address, owners, self._matcher.seed)
         return roll_up(name, end, other(end), matched.values)
 
     def _count_unknown(self, matched: Matched, owners: OwnersView) -> None:
         self._no_collector += int(np.count_nonzero(matched.owner == UNKNOWN_OWNER))
-        unnamed = np.array([owner is not None and not owner.process for owner in owners.owners])
+        unnamed = np.array([owner is not None and not owner.process and not owner.cgroup for owner in owners.owners])
         self._no_process += int(np.count_nonzero(unnamed[matched.owner]))

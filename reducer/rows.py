@@ -1,7 +1,7 @@
 """Rows of all protocols in one form, so that they are matched, balanced and named in one way.
 
-A row has the columns of a TCP row, its protocol, and what only other protocols count; what a protocol has not is zero,
-and takes no memory.
+A row has the columns of a TCP row, but an owner as `process` stands for process and cgroup; its protocol; and what only
+other protocols count. What a protocol has not is zero, and takes no memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IPPROTO_TCP: Final = 6
 IPPROTO_UDP: Final = 17
 
 ROW_COLUMNS = (
-    *TCP_COLUMNS,
+    *(column for column in TCP_COLUMNS if column.name != "cgroup"),
     Column("protocol", np.dtype("u1"), "key"),
     Column("drops", np.dtype("<u4"), "sum"),
 )

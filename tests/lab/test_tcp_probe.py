@@ -258,10 +258,16 @@ def test_poll_tells_each_holder_of_a_socket(host, probe):
     with ExecProbe() as exec_probe, connection(host) as (_, client, _):
         child = subprocess.Popen(["sleep", "60"], pass_fds=[client.fileno()])
         try:
-            wait_until(lambda: Path(f"/proc/{child.pid}/comm").read_text() == "sleep\n", 5, "the exec")
+            told = []
+
+            def executed():
+                told.append(exec_probe.drain())
+                return any(child.pid in records["pid"] for records in told)
+
+            wait_until(executed, 5, "the exec")
             held = probe.poll()
             held = held[held["cookie"] == cookie(client)]
-            execs = exec_probe.drain()
+            execs = np.concatenate(told)
         finally:
             child.kill()
             child.wait()

@@ -7,11 +7,13 @@ import socket
 import struct
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from kernel_collector.cgroups import cgroup2_root
+from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.udp import UdpProbe
 from tests.lab.network import Network
@@ -31,7 +33,7 @@ def host():
 def probe(host):
     with (
         NetworkNamespace(host.namespace) as namespace,
-        UdpProbe(cgroup2_root(), frozenset([namespace.inode])) as opened,
+        UdpProbe(v2_hierarchy(Path("/proc")), frozenset([namespace.inode])) as opened,
     ):
         yield opened
 
@@ -46,6 +48,11 @@ def udp_socket(host, address):
 
 def cookie(sock):
     return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+
+
+def own_cgroup():
+    (path,) = (line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    return Path(f"{v2_hierarchy(Path('/proc'))}{path[3:]}").stat().st_ino
 
 
 def counted(traffic, sock):
@@ -104,7 +111,7 @@ def test_peers_beyond_the_limit_are_one_and_nothing_is_lost(host):
     count, limit = 300, 100
     with (
         NetworkNamespace(host.namespace) as namespace,
-        UdpProbe(cgroup2_root(), frozenset([namespace.inode]), limit) as probe,
+        UdpProbe(v2_hierarchy(Path("/proc")), frozenset([namespace.inode]), limit) as probe,
         udp_socket(host, "127.0.0.1") as server,
     ):
         for _ in range(2):  # the limit begins anew with each reading
@@ -137,7 +144,9 @@ def test_drops_are_those_of_the_kernel(host, probe):
         for _ in range(500):
             client.sendto(b"x" * 500, server.getsockname())
         records = probe.poll()
-        dropped = int(records["drops"][records["cookie"] == cookie(server)][0])
+        of_server = records[records["cookie"] == cookie(server)]
+        assert of_server["cgroup"].tolist() == [own_cgroup()]
+        dropped = int(of_server["drops"][0])
         lines = [line.split() for line in host.run("cat", "/proc/net/udp").splitlines()[1:]]
         port = f"{server.getsockname()[1]:04X}"
         assert dropped == sum(int(line[-1]) for line in lines if line[1].endswith(port)) > 400
@@ -150,8 +159,17 @@ def test_who_opened_a_socket_that_no_poll_saw(host, probe):
         ended = subprocess.Popen([sys.executable, "-c", program])
     assert ended.wait(20) == 0
     _, counts = probe.drain()
+    assert counts["cgroup"].tolist() == [own_cgroup()]
     assert counts["pid"].tolist() == [ended.pid]
     assert counts["bytes_sent"].tolist() == [9]
+
+
+def test_nothing_new_is_told_without_waiting_for_the_kernel(probe):
+    probe.drain()
+    started = time.monotonic()
+    for _ in range(20):
+        assert not len(probe.drain().peers)
+    assert time.monotonic() - started < 0.1  # an exchange of the maps alone takes 5 ms or more
 
 
 def test_nothing_is_lost_or_told_twice_while_maps_are_exchanged(host, probe):

@@ -7,9 +7,10 @@ import socket
 import subprocess
 
 import pytest
+from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
-from kernel_collector.host import describe_host, local_addresses, operator_labels
+from kernel_collector.host import describe_host, in_cloud, local_addresses, operator_labels
 
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5
@@ -88,3 +89,13 @@ def test_addresses_of_this_machine():
         if address[:12] == b"\0" * 10 + b"\xff\xff"
     }
     assert found == expected
+
+
+def test_the_cloud_fills_in_what_the_operator_did_not_say():
+    cloud = intake_pb2.Cloud(provider="aws", zone="us-east-1d", role="web", instance_id="i-1")
+    host = intake_pb2.Host(name="a")
+    in_cloud(host, cloud)
+    assert (host.name, host.zone, host.service, host.cloud.instance_id) == ("a", "us-east-1d", "web", "i-1")
+    host = intake_pb2.Host(name="a", zone="rack-1", service="mine")
+    in_cloud(host, cloud)
+    assert (host.zone, host.service, host.cloud.zone) == ("rack-1", "mine", "us-east-1d")

@@ -14,6 +14,7 @@ VARIABLES = {
     "EBPF_NET_INTAKE_PORT": None,
     "EBPF_NET_HOST_DIR": None,
     "EBPF_NET_AGENT_ZONE": None,
+    "DOCKER_NS_LABEL": None,
 }
 
 
@@ -129,3 +130,10 @@ def test_udp_is_counted_unless_switched_off(asked):
     assert asked().udp_metrics
     assert not asked("--disable-udp-metrics").udp_metrics
     assert not asked(EBPF_NET_DISABLE_UDP_METRICS="true").udp_metrics
+
+
+def test_options_about_docker(asked):
+    assert asked("--docker-ns-label", "option", DOCKER_NS_LABEL="variable").docker_ns_label == "option"
+    assert asked(DOCKER_NS_LABEL="variable").docker_ns_label == "variable"
+    settings = asked("--force-docker-metadata", "--disable-nomad-metadata")
+    assert (settings.force_docker_metadata, settings.disable_nomad_metadata) == (True, True)

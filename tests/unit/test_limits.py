@@ -81,3 +81,40 @@ def test_command_lines_are_left_out_where_no_message_could_hold_them():
     assert fitted.ByteSize() < limits.MOST_ENTITY_BYTES
     assert (fitted.processes[0].name, fitted.processes[0].command_line) == ("name", "")
     assert many.processes[0].command_line
+
+
+def test_more_cgroups_than_a_collector_can_have_are_refused():
+    many = intake_pb2.Entities(retired_cgroups=range(limits.MOST_CGROUPS + 1))
+    with pytest.raises(MalformedMessageError, match="retired cgroups"):
+        checked_rows(intake_pb2.Batch(number=1, entities=many))
+
+
+def test_long_strings_of_cgroups_and_services_are_cut():
+    entities = intake_pb2.Entities()
+    entities.cgroups.add(id=1, service="s" * 1000, image="i" * 1000, nomad_task="short")
+    entities.processes.add(id=1, service="s" * 1000)
+    assert cut_entities(entities) == 3
+    assert len(entities.cgroups[0].image) == len(entities.processes[0].service) == limits.LONGEST_LABEL
+
+
+def test_cgroups_that_do_not_fit_keep_what_they_are():
+    entities = intake_pb2.Entities()
+    for number in range(16_000):
+        entities.cgroups.add(
+            id=number + 1, container_id="c" * 64, image="i" * 128, kubernetes_pod="p" * 128, service="s"
+        )
+    short = fitting(entities)
+    assert short.ByteSize() < limits.MOST_ENTITY_BYTES < entities.ByteSize()
+    assert short.cgroups[9] == intake_pb2.Cgroup(id=10, container_id="c" * 64, service="s")
+
+
+def test_a_host_in_a_batch_is_cut_as_well():
+    entities = intake_pb2.Entities()
+    entities.host.name = "n" * 1000
+    entities.host.cloud.zone = "z" * 1000
+    entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2" * 16)
+    entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2")
+    assert cut_entities(entities) == 3
+    assert len(entities.host.name) == len(entities.host.cloud.zone) == limits.LONGEST_LABEL
+    assert [pair.private for pair in entities.host.cloud.addresses] == [b"2" * 16]
+    assert cut_entities(entities) == 0

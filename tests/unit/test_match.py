@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.match import add_up, addresses, group, guess_connector, hashed, is_loopback, look_ahead
+from reducer.match import (
+    Special,
+    add_up,
+    addresses,
+    group,
+    guess_connector,
+    hashed,
+    is_loopback,
+    look_ahead,
+    special_ends,
+)
 from reducer.owners import Owners
 from reducer.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
@@ -20,8 +30,9 @@ def owners():
 
 
 def owned(owners, session, *rows):
-    table = uniform_rows("tcp", tcp_rows(*rows))
-    return table | {"process": owners.of(session_id(session), table["process"])}
+    told = tcp_rows(*rows)
+    owner = owners.of(session_id(session), told["process"], told["cgroup"])
+    return uniform_rows("tcp", told) | {"process": owner}
 
 
 def grouped(owners, *rows, session=0):
@@ -165,3 +176,29 @@ def test_later_windows_tell_who_the_other_end_is(owners):
     look_ahead(flows.hashes, ends, later, owners.view(), SEED)
     assert ends.owner[server] == later[0]["process"][0]
     assert ends.connector[0] == flows.end[0]
+
+
+def test_special_ends_are_known_by_port_and_address(owners):
+    metadata, other = "169.254.169.254", "169.254.169.253"
+    flows = grouped(
+        owners,
+        connector_row(),
+        connector_row(remote_port=53, remote_address="9.9.9.9"),
+        connector_row(remote_address=metadata),
+        connector_row(remote_address=metadata, remote_port=53),
+        connector_row(remote_address=other),
+        connector_row(local_address="fd00::1", remote_address="fd00::a9fe:a9fe"),
+        connector_row(local_address="200.0.0.1", local_port=53, remote_address=metadata),
+    )
+    special = special_ends(flows.keys[:, flows.first])
+    local = flows.end[:7]
+    assert special[local].tolist() == [Special.NONE] * 6 + [Special.DNS]
+    assert special[local ^ 1].tolist() == [
+        Special.NONE,
+        Special.DNS,
+        Special.INSTANCE_METADATA,
+        Special.DNS,
+        Special.NONE,
+        Special.NONE,
+        Special.INSTANCE_METADATA,
+    ]

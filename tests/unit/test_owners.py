@@ -14,7 +14,7 @@ def entities(**names):
 
 
 def of(owners, *processes, session=0):
-    return owners.of(session_id(session), np.array(processes, np.uint32)).tolist()
+    return owners.of(session_id(session), np.array(processes, np.uint32), np.zeros(len(processes), np.uint64)).tolist()
 
 
 def described(owners, number):
@@ -89,8 +89,8 @@ def test_too_many_processes_are_counted_and_have_no_name(monkeypatch):
     assert of(owners, 3) == of(owners, 0)
     monkeypatch.setattr(module, "MOST_OWNERS", len(owners))
     owners.learn(session_id(0), entities(d=1))
-    assert owners.processes_refused == 2
     assert of(owners, 1) == of(owners, 0)
+    assert owners.processes_refused == 2
 
 
 def test_owners_that_nothing_refers_to_are_forgotten(monkeypatch):
@@ -123,3 +123,106 @@ def test_loopback_scopes_are_the_same_after_a_restart():
         return view.scope[view.session[of(owners, 0, session=1)[0]]]
 
     assert scope(0, 1) == scope(1) != 0
+
+
+def cgroups(*ids, **fields):
+    return intake_pb2.Entities(cgroups=[intake_pb2.Cgroup(id=number, **fields) for number in ids])
+
+
+def of_cgroup(owners, *pairs):
+    process, cgroup = zip(*pairs, strict=True)
+    numbers = owners.of(session_id(0), np.array(process, np.uint32), np.array(cgroup, np.uint64))
+    return [owners.view().owners[number] for number in numbers]
+
+
+def test_the_sockets_own_cgroup_comes_before_that_of_its_process():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    told = cgroups(7, 1 << 63)
+    told.processes.add(id=1, name="a", service="web", cgroup=1 << 63)
+    told.processes.add(id=2, name="a", cgroup=99)
+    owners.learn(session_id(0), told)
+    found = of_cgroup(owners, (1, 7), (1, 0), (1, 55), (2, 0), (0, 7))
+    assert [owner.cgroup.id if owner.cgroup else 0 for owner in found] == [7, 1 << 63, 1 << 63, 0, 7]
+    assert [(owner.process, owner.service) for owner in found] == [("a", "web")] * 3 + [("a", ""), ("", "")]
+
+
+def test_a_process_that_nothing_is_known_of_is_the_hosts():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    assert of(owners, 0, 5) == of(owners, 0, 0)
+    owners.learn(session_id(0), cgroups(7))
+    assert of(owners, 0, 5) == of(owners, 0, 0)
+
+
+def test_what_is_known_later_holds_for_rows_that_have_come():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.learn(session_id(0), cgroups(7))
+    (number,) = owners.of(session_id(0), np.zeros(1, np.uint32), np.array([7], np.uint64))
+    before = owners.view()
+    owners.learn(session_id(0), cgroups(7, container_name="web"))
+    after = owners.view()
+    assert after.owners[number].cgroup.container_name == "web"
+    assert (after.revision[number], before.revision[number]) == (1, 0)
+    owners.snapshot(session_id(0), cgroups(7, container_name="web"))
+    assert owners.view().revision[number] == 1
+
+
+def test_cgroups_that_are_retired_or_not_in_a_snapshot_are_forgotten():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.learn(session_id(0), cgroups(7, 8))
+    seven, eight = of_cgroup(owners, (0, 7), (0, 8))
+    owners.retire(session_id(0), intake_pb2.Entities(retired_cgroups=[7, 99]))
+    assert [owner.cgroup and owner.cgroup.id for owner in of_cgroup(owners, (0, 7), (0, 8))] == [None, 8]
+    owners.snapshot(session_id(0), intake_pb2.Entities())
+    assert [owner.cgroup for owner in of_cgroup(owners, (0, 7), (0, 8))] == [None, None]
+    assert (seven.cgroup.id, eight.cgroup.id) == (7, 8)
+
+
+def test_owners_of_containers_that_are_gone_are_freed(monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_BEFORE_COLLECTION", 10)
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    for number in range(2, 200):
+        owners.learn(session_id(0), cgroups(number))
+        of_cgroup(owners, (0, number))
+        owners.retire(session_id(0), intake_pb2.Entities(retired_cgroups=[number]))
+        owners.collect([])
+    assert len(owners) < 30
+
+
+def test_too_many_cgroups_and_owners_are_counted_and_have_no_name(monkeypatch):
+    monkeypatch.setattr(module, "MOST_CGROUPS", 2)
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.learn(session_id(0), cgroups(7, 8, 9))
+    assert owners.cgroups_refused == 1
+    monkeypatch.setattr(module, "MOST_PROCESSES", 1)
+    found = of_cgroup(owners, (0, 7)) + of_cgroup(owners, (0, 8), (0, 9))
+    assert [owner.cgroup and owner.cgroup.id for owner in found] == [7, None, None]
+    assert owners.processes_refused == 1
+
+
+def test_ids_that_mean_nothing_do_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr(module, "MOST_PROCESSES", 100)
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    for start in range(0, 10_000, 50):
+        assert set(of(owners, *range(start, start + 50))) == set(of(owners, 0))
+    assert len(owners) == 1
+
+
+def test_what_is_known_of_the_host_later_holds_for_rows_that_have_come():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.learn(session_id(0), entities(nginx=5))
+    numbers = of(owners, 5, 0)
+    owners.learn(session_id(0), intake_pb2.Entities(host=intake_pb2.Host(name="node", zone="eu-1a")))
+    view = owners.view()
+    assert [view.owners[number].host.zone for number in numbers] == ["eu-1a", "eu-1a"]
+    assert view.revision[numbers].tolist() == [1, 1]
+    assert of(owners, 5, 0) == numbers
+    owners.hello(session_id(0), intake_pb2.Host(name="node", zone="eu-1a"))
+    assert of(owners, 5, 0) == numbers

@@ -11,7 +11,15 @@ import pytest
 from kernel_collector.btf import Btf, BtfError
 from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
-from kernel_collector.records import EXEC_FIELDS, TCP_FIELDS, TcpRecordKind, exec_record_dtype, tcp_record_dtype
+from kernel_collector.records import (
+    CGROUP_FIELDS,
+    EXEC_FIELDS,
+    TCP_FIELDS,
+    TcpRecordKind,
+    cgroup_record_dtype,
+    exec_record_dtype,
+    tcp_record_dtype,
+)
 
 
 def read(name):
@@ -38,6 +46,7 @@ def members(struct):
     [
         ("tcp.bpf.o", "tcp_record", tcp_record_dtype, TCP_FIELDS),
         ("process.bpf.o", "exec_record", exec_record_dtype, EXEC_FIELDS),
+        ("cgroup.bpf.o", "cgroup_record", cgroup_record_dtype, CGROUP_FIELDS),
     ],
 )
 def test_a_dtype_has_the_members_of_the_source(file, struct, derive, needed):

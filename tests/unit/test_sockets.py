@@ -315,3 +315,10 @@ def test_more_sockets_than_the_table_holds():
 def test_nothing_gives_nothing(table):
     assert rows_of(table) == []
     assert as_rows(table.retire(table.missing(at(9)), at(9), 0)) == []
+
+
+def test_the_cgroup_of_a_socket_is_in_each_row_also_where_a_later_record_lacks_it(table):
+    rows_of(table, {"kind": CONNECT, "cookie": 7, "time_ns": at(0), "cgroup": 99})
+    rows = rows_of(table, {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(250), "cgroup": 0, "segs_out": 1})
+    assert [row["cgroup"] for row in rows] == [99]
+    assert table.cgroups().tolist() == [99]

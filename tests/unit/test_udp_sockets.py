@@ -47,6 +47,7 @@ class Kernel:
         for row, (cookie, process, drops, *connected) in enumerate(polled):
             records["cookie"][row], holders[row], records["drops"][row] = cookie, process, drops
             records["network_namespace"][row], records["local_port"][row] = 7, 1000 + cookie
+            records["cgroup"][row] = 50 + cookie
             records["local_address"][row] = np.void(WILDCARD)
             for remote in connected:
                 records["remote_address"][row], records["remote_port"][row] = np.void(remote), 53
@@ -70,7 +71,7 @@ def kernel(dtypes):
 
 
 def test_traffic_becomes_a_row_with_the_owner_of_the_poll(kernel):
-    counters = {"bytes_sent": 5, "packets_sent": 1, "bytes_received": 70, "packets_received": 2}
+    counters = {"bytes_sent": 5, "packets_sent": 1, "bytes_received": 70, "packets_received": 2, "cgroup": 51}
     (row,) = kernel.update([(1, THERE, dict(counters))], [(1, 9, 0)])
     assert row == counters | {
         "socket": 1,
@@ -126,7 +127,7 @@ def test_drops_are_those_of_the_only_peer(kernel):
     kernel.update([(1, THERE, {"bytes_received": 5})], [(1, 9, 0)])
     rows = kernel.update(polled=[(1, 9, 3)])
     assert drop_rows(rows) == [(1, THERE, 53, 3)]
-    assert rows[0]["local_address"] == HERE
+    assert (rows[0]["local_address"], rows[0]["cgroup"]) == (HERE, 51)
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -156,4 +157,5 @@ def test_sockets_beyond_the_limit_are_counted_and_have_rows_of_traffic(dtypes):
         (2, 0, 9, 2),
     ]
     assert (len(kernel.table), kernel.table.untracked) == (2, 1)
+    assert kernel.table.cgroups().tolist() == [51, 52]
     assert kernel.table.processes().tolist() == [9, 9]

@@ -1,0 +1,94 @@
+"""Cgroups as the file system shows them: the paths of ids of the v2 hierarchy, and the cgroups of a process.
+
+A cgroup's id is the inode number of its directory. So a walk finds paths from the root of the machine's hierarchy even
+where the collector has a cgroup namespace of its own, in which /proc shows others' cgroups as /../NAME.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+MOST_DIRECTORIES = 20_000
+ROOT_ID = 1
+"""Id of the root cgroup of v2: the sockets of a machine without containers, or with cgroup v1 alone, are all in it."""
+
+_LONGEST_FILE = 65_536
+
+
+class NotMountedError(OSError):
+    """There is no cgroup v2 on this machine."""
+
+
+def v2_hierarchy(proc: Path) -> Path:
+    """Return where the v2 hierarchy is mounted: the whole of it, if that can be seen, rather than a part.
+
+    In a container this process's own mounts may show a part; those of the machine's first process show all.
+
+    Args:
+        proc: the machine's /proc.
+
+    Raises:
+        NotMountedError: cgroup v2 is not among the mounts.
+        OSError: the mounts cannot be read.
+
+    """
+    try:
+        root = proc / "1" / "root"
+        found = [root / path.relative_to("/") for path in _mounted(proc / "1" / "mounts")]
+    except OSError:  # CAP_SYS_PTRACE is missing
+        found = []
+    found = [path for path in found if _inode(path)] + _mounted(proc / "self" / "mounts")
+    if not found:
+        raise NotMountedError(f"cgroup v2 is not mounted, says {proc / 'self' / 'mounts'}")
+    return min(found, key=lambda path: _inode(path) != ROOT_ID)
+
+
+def has_v1(cgroups_of_a_process: str) -> bool:
+    """Return whether what /proc/PID/cgroup holds tells of a v1 hierarchy."""
+    return any(not line.startswith("0:") for line in cgroups_of_a_process.splitlines())
+
+
+def walk(hierarchy: Path, most: int = MOST_DIRECTORIES) -> dict[int, str]:
+    """Return the path, from the root of the hierarchy, of each cgroup by id; *most* of them, the upper ones first."""
+    paths = {_inode(hierarchy): "/"}
+    level = [""]
+    while level:
+        deeper = []
+        for above in level:
+            try:
+                entries = os.scandir(f"{hierarchy}{above}")
+            except OSError:
+                continue  # it is gone
+            with entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if len(paths) >= most:
+                            return paths
+                        deeper.append(f"{above}/{entry.name}")
+                        paths[entry.inode()] = deeper[-1]
+        level = deeper
+    return paths
+
+
+def paths_of_process(proc: Path, pid: int) -> list[str]:
+    """Return the paths of a process's cgroups in all hierarchies; none if it has ended."""
+    try:
+        with (proc / str(pid) / "cgroup").open("rb") as file:
+            text = os.fsdecode(file.read(_LONGEST_FILE))
+    except OSError:
+        return []
+    return [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]  # noqa: PLR2004
+
+
+def _mounted(mounts: Path) -> list[Path]:
+    """Return the directories on which cgroup v2 is mounted."""
+    lines = (line.split() for line in mounts.read_text().splitlines())
+    return [Path(fields[1]) for fields in lines if len(fields) > 2 and fields[2] == "cgroup2"]  # noqa: PLR2004
+
+
+def _inode(path: Path) -> int:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return 0

@@ -1,0 +1,72 @@
+"""What answers on a Unix socket as a Docker engine does: GET /containers/ID/json."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+Answer = bytes | dict
+"""The bytes of a whole answer, or the document of a good one."""
+
+
+class Engine(socketserver.ThreadingUnixStreamServer):
+    """Answers with what *answers* gives for a container id; 404 where that is nothing.
+
+    Attributes:
+        asked: the container ids, in order.
+
+    """
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, path: Path, answers: Callable[[str], Answer | None]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+        super().__init__(str(path), _Handler)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Engine
+    protocol_version = "HTTP/1.1"
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        container = self.path.removeprefix("/containers/").removesuffix("/json")
+        self.server.asked.append(container)
+        answer = self.server.answers(container)
+        if isinstance(answer, bytes):
+            self.wfile.write(answer)
+            self.close_connection = True
+            return
+        body = json.dumps(answer or {"message": f"No such container: {container}"}).encode()
+        self.send_response(200 if answer else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@contextmanager
+def engine(path: Path, answers: Callable[[str], Answer | None]) -> Iterator[Engine]:
+    """Serve at *path* while it is open."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Engine(path, answers) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            path.unlink()

@@ -1,0 +1,92 @@
+"""A real Docker engine: its containers are named as it names them, one that is removed within a second as well."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import urllib.request
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.lab.daemons import script
+from tests.lab.network import run
+from tests.lab.programs import Programs
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+IMAGE = f"ebpfnet-{os.getpid()}:1.2"
+SIZE = 123_456
+INTAKE, PROMETHEUS, INTERNAL, PORT = 18_000, 17_010, 17_001, 19_000
+SERVER = f"""
+import socket, threading
+def serve(connection):
+    while connection.recv(1 << 16): pass
+    connection.close()
+with socket.create_server(("127.0.0.1", {PORT})) as listener:
+    while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()
+"""
+
+
+@pytest.fixture
+def image() -> Iterator[str]:
+    """An image without files of its own: what runs in it is mounted from the machine."""
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
+        pytest.skip("no Docker engine answers")
+    if not os.path.islink("/lib"):  # noqa: PTH114
+        pytest.skip("the machine's /lib is not in its /usr")
+    files = io.BytesIO()
+    with tarfile.open(fileobj=files, mode="w") as archive:
+        for name in ("bin", "lib", "lib64"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
+            archive.addfile(link)
+    subprocess.run(["docker", "import", "-", IMAGE], input=files.getvalue(), check=True, capture_output=True)
+    yield IMAGE
+    run("docker", "rmi", "--force", IMAGE)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    started = Programs(tmp_path)
+    yield started
+    started.close()
+
+
+def test_containers_of_the_engine_are_named(image: str, programs: Programs, tmp_path: Path) -> None:
+    socket_of_engine = run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").strip()
+    socket_of_engine = os.environ.get("DOCKER_HOST", socket_of_engine).removeprefix("unix://")
+    (tmp_path / "host" / "run").mkdir(parents=True)
+    (tmp_path / "host" / "run" / "docker.sock").symlink_to(socket_of_engine)
+    logs = ("--log-console", "--no-log-file")
+    ports = ("--port", f"{INTAKE}", "--prom", f"127.0.0.1:{PROMETHEUS}", "--internal-prom", f"127.0.0.1:{INTERNAL}")
+    intervals = ("--window", "1", "--poll-interval", "0.5")
+    programs.start("reducer", script("reducer"), *ports, *intervals, "--keep-loopback", *logs).wait_for("listening for")
+    to_reducer = {"EBPF_NET_INTAKE_HOST": "127.0.0.1", "EBPF_NET_INTAKE_PORT": f"{INTAKE}"}
+    host = ("--host-dir", str(tmp_path / "host"))
+    collector = programs.start("collector", script("kernel-collector"), *host, *logs, env=to_reducer)
+    collector.wait_for("connected to the reducer")
+    programs.start("server", "python3", "-c", SERVER)
+    wait_until(lambda: bool(run("ss", "-tlnOH", f"sport = :{PORT}")), 10, "the server")
+
+    names = [f"ebpfnet-{os.getpid()}-{what}" for what in ("shorter", "short")]
+    send = f"head -c {SIZE} /dev/zero > /dev/tcp/127.0.0.1/{PORT}"
+    for name, after in zip(names, ("; sleep 0.2", "; sleep 0.5"), strict=True):
+        mounts = ("--volume", "/usr:/usr:ro", "--network", "host")
+        run("docker", "run", "--rm", "--name", name, *mounts, image, "/usr/bin/bash", "-c", send + after)
+
+    def bytes_of(name: str) -> list[str]:
+        with urllib.request.urlopen(f"http://127.0.0.1:{PROMETHEUS}/metrics", timeout=5) as response:
+            lines = response.read().decode().splitlines()
+        wanted = (f'source_workload_name="{name}"', 'source_image_version="1.2"', f'source_container_name="{name}"')
+        found = [line for line in lines if line.startswith("tcp_bytes_total{") and all(each in line for each in wanted)]
+        return [line.rpartition(" ")[2] for line in found]
+
+    for name in names:
+        wait_until(lambda name=name: bytes_of(name) == [str(SIZE)], 15, f"{SIZE} bytes of {name}")

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kernel_collector.cgroup_tree import NotMountedError, has_v1, paths_of_process, v2_hierarchy, walk
+
+
+def make(root, *paths):
+    for path in paths:
+        (root / path).mkdir(parents=True)
+        (root / path / "cgroup.procs").touch()
+
+
+def test_a_walk_finds_each_cgroup_by_its_inode(tmp_path):
+    make(tmp_path, "a/b/c", "d")
+    (tmp_path / "link").symlink_to("a")
+    paths = walk(tmp_path)
+    assert {path: (tmp_path / path[1:]).stat().st_ino for path in ("/", "/a", "/a/b", "/a/b/c", "/d")} == {
+        path: inode for inode, path in paths.items()
+    }
+
+
+def test_a_walk_is_bounded_and_finds_the_upper_ones(tmp_path):
+    make(tmp_path, *(f"{name}/deep/deeper" for name in "abcde"))
+    assert sorted(walk(tmp_path, most=6).values()) == ["/", "/a", "/b", "/c", "/d", "/e"]
+
+
+def test_a_walk_of_what_is_not_there(tmp_path):
+    assert list(walk(tmp_path / "gone").values()) == ["/"]
+
+
+MOUNTS = "tmpfs /run tmpfs rw 0 0\nbroken\ncgroup /sys/fs/cgroup/memory cgroup rw 0 0\n"
+
+
+@pytest.fixture
+def proc(tmp_path):
+    """A machine whose first process sees the hierarchy elsewhere than we, in a container, see a part of it."""
+    for process, directory in (("self", "/in/container"), ("1", "/sys/fs/cgroup/unified")):
+        (tmp_path / process / "root" / directory[1:]).mkdir(parents=True)
+        (tmp_path / process / "mounts").write_text(f"{MOUNTS}cgroup2 {directory} cgroup2 rw 0 0\n")
+    return tmp_path
+
+
+def test_the_hierarchy_as_the_first_process_sees_it(proc):
+    assert v2_hierarchy(proc) == proc / "1/root/sys/fs/cgroup/unified"
+
+
+def test_the_hierarchy_as_this_process_sees_it_where_it_may_not_look_further(proc):
+    (proc / "1" / "root" / "sys/fs/cgroup/unified").rmdir()
+    assert v2_hierarchy(proc) == Path("/in/container")
+    (proc / "1" / "mounts").unlink()
+    assert v2_hierarchy(proc) == Path("/in/container")
+
+
+def test_the_whole_hierarchy_comes_before_a_part_of_it(proc, monkeypatch):
+    inodes = {proc / "1/root/sys/fs/cgroup/unified": 77, Path("/in/container"): 78, Path("/whole"): 1}
+    monkeypatch.setattr("kernel_collector.cgroup_tree._inode", inodes.__getitem__)
+    with (proc / "self" / "mounts").open("a") as mounts:
+        mounts.write("cgroup2 /whole cgroup2 rw 0 0\n")
+    assert v2_hierarchy(proc) == Path("/whole")
+
+
+def test_only_version_1(proc):
+    for process in ("self", "1"):
+        (proc / process / "mounts").write_text(MOUNTS)
+    with pytest.raises(NotMountedError, match="cgroup v2 is not mounted"):
+        v2_hierarchy(proc)
+
+
+def test_v1_is_told_from_v2():
+    assert not has_v1("0::/\n")
+    assert has_v1("9:name=systemd:/\n0::/\n")
+
+
+def test_paths_of_a_process(tmp_path):
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "cgroup").write_bytes(b"4:memory,cpu:/docker/a:b\n0::/x\xff\nbroken\n")
+    assert paths_of_process(tmp_path, 7) == ["/docker/a:b", "/x\udcff"]
+    assert paths_of_process(tmp_path, 8) == []
+    assert paths_of_process(Path("/proc"), os.getpid())
