@@ -184,8 +184,7 @@ class SocketTable:
         records, processes, kinds = records.take(taken), processes[taken], records["kind"][taken]
         marks = _MARKS[kinds * np.uint8(_STATES) + state[taken]]
         cookies = np.ascontiguousarray(records["cookie"])
-        new_socket = np.ones(len(cookies), bool)
-        new_socket[1:] = cookies[1:] != cookies[:-1]
+        new_socket = _begins_another(cookies)
         slots = self._index.find(cookies[new_socket])[np.cumsum(new_socket) - 1]
 
         begins = kinds == TcpRecordKind.CONNECT
@@ -202,7 +201,8 @@ class SocketTable:
         if says_nothing.any():
             kept = np.repeat(~says_nothing, np.diff(heads, append=len(marks)))
             records, processes, kinds, marks = records.compress(kept), processes[kept], kinds[kept], marks[kept]
-            new_socket, new_life, begins, slots = new_socket[kept], new_life[kept], begins[kept], slots[kept]
+            new_life, begins, slots = new_life[kept], begins[kept], slots[kept]
+            new_socket = _begins_another(cookies[kept])
             heads = np.flatnonzero(new_life)
         tells_holder = (kinds == TcpRecordKind.LIVE) | (kinds == TcpRecordKind.CONNECT)
         return _Lives(
@@ -319,6 +319,13 @@ class SocketTable:
         return _table(
             _described(sockets.compress(told)) | {name: column[told] for name, column in rows.items()}, int(told.sum())
         )
+
+
+def _begins_another(cookies: np.ndarray) -> np.ndarray:
+    """Return where in sorted *cookies* another socket's begin."""
+    begins = np.ones(len(cookies), bool)
+    begins[1:] = cookies[1:] != cookies[:-1]
+    return begins
 
 
 def _connecting(sockets: np.ndarray, lives: _Lives) -> Columns:

@@ -217,7 +217,9 @@ class Sockets(RuleBasedStateMachine):
             told = self.reported.setdefault(cookie, dict.fromkeys((*COUNTED, *TOLD), 0))
             for name in told:
                 told[name] += rows[name][i].item()
-            self.roles[cookie] = rows["role"][i]
+            over_and_used_again = rows["closed"][i] and self.sockets[cookie].state != TcpState.CLOSE
+            if not over_and_used_again:
+                self.roles[cookie] = rows["role"][i]
             self.baselines[cookie] = self.baselines.get(cookie, 0) + rows["baseline"][i]
 
     @precondition(lambda self: self.table is not None)

@@ -248,6 +248,16 @@ def test_descriptor_of_a_closed_socket_is_no_new_connection(table):
     assert len(table) == 0
 
 
+def test_descriptor_of_a_closed_socket_that_connects_again_ends_no_other_socket(table):
+    other = {"cookie": 6, "bytes_sent": 5}
+    rows_of(table, other | {"time_ns": at(0)})
+    closed = {"cookie": 7, "state": TcpState.CLOSE, "time_ns": at(1)}
+    connect = {"kind": CONNECT, "cookie": 7, "time_ns": at(3)}
+    assert rows_of(table, other | {"time_ns": at(2)}, closed, connect) == []
+    (row,) = rows_of(table, {"kind": CLOSED, "cookie": 6, "bytes_sent": 8, "time_ns": at(4)})
+    assert (row["closed"], row["bytes_sent"]) == (1, 3)
+
+
 def test_lost_close_event(table):
     rows_of(table, {"cookie": 7, "time_ns": at(0), "bytes_sent": 5}, {"cookie": 8, "time_ns": at(0)})
     (row,) = rows_of(
