@@ -28,6 +28,7 @@ UID = "3f1cc5a2-91b2-4a52-8ba0-cd6a2c8e5c10"
 POD = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.replace('-', '_')}.slice"
 PORT = 9000
 SIZE = 100_000
+DATAGRAM = 500
 SERVER = f"""
 import socket, threading
 def serve(connection):
@@ -36,11 +37,13 @@ def serve(connection):
 with socket.create_server(("0.0.0.0", {PORT})) as listener:
     while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()
 """
-CLIENT = """
+CLIENT = f"""
 import socket, sys, time
 connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
 connection.sendall(bytes(int(sys.argv[3])))
 connection.close()
+with socket.socket(type=socket.SOCK_DGRAM) as sending:
+    sending.sendto(bytes({DATAGRAM}), (sys.argv[1], int(sys.argv[2])))
 time.sleep(float(sys.argv[4]))
 """
 
@@ -124,4 +127,7 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
     assert sent("front", container__name="front", pod="web-0", namespace__name="web", **container) == SIZE
     assert sent("backup@daily", resolution_type="PROCESS") == SIZE
     assert sent("of-v1", **container) == (SIZE if clients > 5 else 0)
+    # The sockets of UDP are gone before a poll could see them.
+    names = ["started-before", "soon-gone", "front", "backup@daily", *(["of-v1"] if clients > 5 else [])]
+    assert [exported.total("udp.bytes", source__workload__name=name) for name in names] == [DATAGRAM] * len(names)
     assert exported.total("tcp.bytes", source__ip=one.ipv4, dest__workload__name="web") == SIZE * clients

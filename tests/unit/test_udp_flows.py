@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from ebpf_net.v1 import intake_pb2
 
+from reducer import window
 from reducer.live import LiveView
 from tests.flow_rows import CLIENT, SERVER, Feed, acceptor_row, connector_row, series_of
 
@@ -70,13 +72,31 @@ def test_an_end_without_collector_is_told_by_the_other():
     assert found["(unknown)", BACK[0]] == {"udp_bytes": 100, "udp_packets": 2, "udp_active": 1}
 
 
+def test_the_socket_s_cgroup_names_the_end(feed):
+    web = intake_pb2.Cgroup(id=9, service="web")
+    sent = {"bytes_sent": 100, "packets_sent": 1}
+    feed.take(0, 3, udp=(client_row(cgroup=9, **sent),), entities=intake_pb2.Entities(cgroups=[web]))
+    feed.take(1, 4, udp=(server_row(process=0, cgroup=9, bytes_received=100),))  # another host's 9, which it never told
+    (ends,) = series_of(feed.seal(heard=(0, 1)))
+    assert ends[0] == "web"
+    assert ends[1] != "web"
+
+
+def test_rows_of_both_protocols_that_are_folded_count_once(feed, monkeypatch):
+    monkeypatch.setattr(window, "MOST_UNFOLDED_ROWS", 0)
+    for second in (3, 4, 5):
+        feed.take(0, second, connector_row(bytes_sent=5), udp=(client_row(bytes_sent=100, packets_sent=3),))
+    values = series_of(feed.seal(heard=(0,)))
+    (found,) = values.values()
+    assert (found["bytes"], found["udp_bytes"], found["udp_packets"]) == (15, 300, 9)
+
+
 def test_loopback_is_left_out_unless_asked_for():
     for kept in (False, True):
         feed = Feed(keep_loopback=kept)
         feed.session(0, "client")
         feed.take(0, 3, udp=(client_row(local_address="127.0.0.1", remote_address="127.0.0.1", bytes_sent=5),))
-        window = feed.seal(heard=(0,))
-        assert bool(series_of(window)) is kept
+        assert bool(series_of(feed.seal(heard=(0,)))) is kept
 
 
 def test_live_shows_the_sum_of_both(feed):
