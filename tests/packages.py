@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -14,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
 
 
-def debian_program(package: str, path: str, *, release: str | None = None) -> str:
-    """Return the program at *path* of a Debian package: the machine's own, else an unpacked one.
+def debian_program(path: str, *packages: str, release: str | None = None) -> str:
+    """Return the program at *path* of the first of these Debian packages that has it, unless it is installed anyway.
 
     With *release* it is the package of that release of Debian, also on a machine with another one.
     The test is skipped where the package cannot be had.
@@ -23,13 +24,14 @@ def debian_program(package: str, path: str, *, release: str | None = None) -> st
     installed = shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin")
     if installed and not release:
         return installed
-    unpacked = CACHE / "packages" / (f"{package}-{release}" if release else package)
-    if not (unpacked / path).exists():
-        try:
-            _fetch(package, unpacked, release)
-        except (subprocess.CalledProcessError, LookupError):
-            pytest.skip(f"the Debian package {package} cannot be fetched")
-    return str(unpacked / path)
+    for package in packages:
+        unpacked = CACHE / "packages" / (f"{package}-{release}" if release else package)
+        with contextlib.suppress(subprocess.CalledProcessError, LookupError):
+            if not unpacked.exists():
+                _fetch(package, unpacked, release)
+        if (unpacked / path).exists():
+            return str(unpacked / path)
+    pytest.skip(f"{path} cannot be had: no package {' or '.join(packages)} can be fetched that has it")
 
 
 def _fetch(package: str, target: Path, release: str | None) -> None:

@@ -46,7 +46,7 @@ def run_transfer(transfer: Transfer) -> int:
 
 def test_victoria_metrics_by_otlp_over_http(lab: Lab) -> None:
     # Older releases leave out sums that are not cumulative.
-    victoria = debian_program("victoria-metrics", "usr/bin/victoria-metrics", release="sid")
+    victoria = debian_program("usr/bin/victoria-metrics", "victoria-metrics", release="sid")
     options = (
         f"-httpListenAddr=127.0.0.1:{VICTORIA_PORT}",
         f"-storageDataPath={lab.directory}/victoria",
@@ -117,7 +117,7 @@ def sum_of_bytes(path: Path, source: Host, dest: Host) -> int:
 
 
 def test_prometheus_by_scraping(lab: Lab) -> None:
-    prometheus = debian_program("prometheus", "usr/bin/prometheus")
+    prometheus = debian_program("usr/bin/prometheus", "prometheus")
     configuration = lab.directory / "prometheus.yml"
     targets = [f"127.0.0.1:{PROMETHEUS_PORT}", f"127.0.0.1:{INTERNAL_PORT}"]
     configuration.write_text(f"""

@@ -143,7 +143,7 @@ class Nginx:
         self._access_log = directory / "access.log"
         configuration = directory / "nginx.conf"
         configuration.write_text(NGINX_CONFIGURATION.format(port=HTTP_PORT, body="x" * body_bytes))
-        nginx = debian_program("nginx", "usr/sbin/nginx")
+        nginx = debian_program("usr/sbin/nginx", "nginx")
         self.program = programs.start("nginx", nginx, "-p", f"{directory}/", "-c", str(configuration), host=host)
         wait_for_listener(host, HTTP_PORT)
         self._own_connections = 0

@@ -131,7 +131,7 @@ def test_promtool_understands_it() -> None:
     groups = {"intake": IntakeCounters(), "queue": StoreStatistics(1), "otlp": ExportStatistics()}
     text = render(Snapshot(groups, [Collector("a", statistics=intake_pb2.CollectorStatistics(events_lost=3))]))
     checked = subprocess.run(
-        [debian_program("prometheus", "usr/bin/promtool"), "check", "metrics"],
+        [debian_program("usr/bin/promtool", "promtool", "prometheus"), "check", "metrics"],
         input=text,
         capture_output=True,
         check=False,

@@ -172,7 +172,7 @@ def test_promtool_has_nothing_to_say() -> None:
     rig = Rig()
     rig.observe((WEB, DATABASE, dict.fromkeys(VALUE_COLUMNS, 5)), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
     checked = subprocess.run(
-        [debian_program("prometheus", "usr/bin/promtool"), "check", "metrics"],
+        [debian_program("usr/bin/promtool", "promtool", "prometheus"), "check", "metrics"],
         input=rig.text(),
         capture_output=True,
         text=True,
