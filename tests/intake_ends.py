@@ -97,7 +97,7 @@ def submit(client, count=10):
     return client.submit(time.time_ns(), intake_pb2.Entities(), {"tcp": rows(count)})
 
 
-async def until(condition, timeout_s=10.0):
+async def until(condition, timeout_s=40.0):  # longer than the longest pause between two attempts to connect
     """Wait until *condition* holds; fail if it does not in time."""
     async with asyncio.timeout(timeout_s):
         while True:
