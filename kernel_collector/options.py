@@ -52,7 +52,7 @@ class Settings:
     force_docker_metadata: bool = False
     disable_nomad_metadata: bool = False
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
-    udp_metrics: bool = True
+    udp_metrics: bool = False
 
     @property
     def proc(self) -> Path:
@@ -97,7 +97,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         force_docker_metadata=arguments["force_docker_metadata"],
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
         credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
-        udp_metrics=not arguments["disable_udp_metrics"],
+        udp_metrics=arguments["enable_udp_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -134,11 +134,11 @@ _OPTIONS = (
         help="Watch this network namespace, e.g. /run/netns/NAME, and no other; may be given several times.",
     ),
     click.option(
-        "--disable-udp-metrics",
+        "--enable-udp-metrics",
         is_flag=True,
-        envvar="EBPF_NET_DISABLE_UDP_METRICS",
+        envvar="EBPF_NET_ENABLE_UDP_METRICS",
         show_envvar=True,
-        help="Leave UDP alone: then no program looks at packets.",
+        help="Count UDP as well; for it a program looks at each packet, which no other does.",
     ),
     click.option(
         "--docker-ns-label",

@@ -172,7 +172,7 @@ def _udp(proc: Path, objects: Path, hindrance: Check | None) -> Check:
         root = v2_hierarchy(proc)
         UdpProbe(root, objects=objects).close()
     except (OSError, BtfError) as error:
-        remedy = f"see to cgroup v2 and CAP_NET_ADMIN; {_PRIVILEGED}; or --disable-udp-metrics"
+        remedy = f"see to cgroup v2 and CAP_NET_ADMIN; {_PRIVILEGED}; or leave out --enable-udp-metrics"
         return Check(name, Result.NO, f"not counted: {error}", remedy, required=False)
     return Check(name, Result.YES, f"counted by packets that pass {root} (cgroup_skb)", required=False)
 

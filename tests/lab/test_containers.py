@@ -90,7 +90,10 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
         before = unified.make(f"docker/{BEFORE}")
         reducer = lab.start_reducer_with_sink()
         collector = lab.start_collector(
-            one, one, two, options=("--host-dir", str(host_directory), "--docker-ns-label", "team")
+            one,
+            one,
+            two,
+            options=("--enable-udp-metrics", "--host-dir", str(host_directory), "--docker-ns-label", "team"),
         )
         web = unified.make("system.slice/web.service")
         lab.programs.start("server", *inside(web, sys.executable, "-c", SERVER), host=two)
