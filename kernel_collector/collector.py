@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import logging
 import resource
-import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
+from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.client import IntakeClient
 from intake.clock import SECOND_NS
@@ -57,7 +57,6 @@ LONGEST_SLEEP_NS = SECOND_NS // 2
 _M_TRIM_THRESHOLD = -1  # malloc.h
 _KEPT_BYTES = 256 << 10
 DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def collect(settings: Settings) -> None:
@@ -68,16 +67,7 @@ async def collect(settings: Settings) -> None:
 
     """
     _give_memory_back()
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        stopping.set()
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
+    stopping = stop_event()
     with contextlib.ExitStack() as stack:
         named = [stack.enter_context(each) for each in named_network_namespaces(settings.network_namespaces)]
         inodes = frozenset(each.inode for each in named)

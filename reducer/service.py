@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
+from daemon.signals import stop_event
 from intake.clock import SECOND_NS
 from reducer.balances import BalancesError
 from reducer.http import HttpServer, flow_metrics_page, health_page, internal_metrics_page
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from reducer.series import SealedWindow
 
 _LOGGER = logging.getLogger(__name__)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # How often the loop looks for a window that is due; it is alive as long as it did so lately.
 _TICK_S = 0.5
 _MOST_SILENCE_S = 60.0
@@ -48,16 +47,7 @@ async def serve(settings: Settings) -> None:
         StartupError: something that was asked for is not to be had; the message says what to do.
 
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        stopping.set()
-        for number in _SIGNALS:
-            loop.remove_signal_handler(number)
-
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop)
+    stopping = stop_event()
     reducer = Reducer(settings)
     try:
         await reducer.start()
