@@ -67,7 +67,7 @@ TCP_COLUMNS = (
     _column("failure", "u1", "key"),
 )
 
-UDP_COLUMNS = (
+_SOCKET_COLUMNS = (
     _column("socket", "<u8", "key"),
     _column("process", "<u4", "last"),
     _column("cgroup", "<u8", "last"),
@@ -76,6 +76,10 @@ UDP_COLUMNS = (
     _column("remote_address", "V16", "key"),
     _column("local_port", "<u2", "key"),
     _column("remote_port", "<u2", "key"),
+)
+
+UDP_COLUMNS = (
+    *_SOCKET_COLUMNS,
     _column("baseline", "u1", "max"),
     _column("bytes_sent", "<u8", "sum"),
     _column("bytes_received", "<u8", "sum"),
@@ -84,11 +88,66 @@ UDP_COLUMNS = (
     _column("drops", "<u4", "sum"),
 )
 
-TABLES = {"tcp": TCP_COLUMNS, "udp": UDP_COLUMNS}
+DNS_RESULTS = ("noerror", "nodata", "formerr", "servfail", "nxdomain", "notimp", "refused", "other")
+DNS_COLUMNS = (
+    *_SOCKET_COLUMNS,
+    _column("transport", "u1", "key"),
+    _column("role", "u1", "key"),
+    *(_column(name, "<u4", "sum") for name in ("queries", "retransmits", "timeouts", *DNS_RESULTS)),
+    _column("latency_sum_us", "<u8", "sum"),
+    _column("latency_count", "<u4", "sum"),
+)
+
+HTTP_STATUSES = ("status_2xx", "status_3xx", "status_4xx", "status_5xx", "status_other")
+HTTP_COLUMNS = (
+    *_SOCKET_COLUMNS,
+    _column("role", "u1", "key"),
+    *(_column(name, "<u4", "sum") for name in ("requests", *HTTP_STATUSES)),
+    _column("latency_sum_us", "<u8", "sum"),
+    _column("latency_count", "<u4", "sum"),
+)
+
+BIN_COLUMNS = (
+    *_SOCKET_COLUMNS,
+    *(_column(name, "u1", "key") for name in ("transport", "role", "kind")),
+    _column("bin", "<u2", "key"),
+    _column("count", "<u4", "sum"),
+)
+
+DROP_COLUMNS = (
+    *(column for column in _SOCKET_COLUMNS if column.merge == "key"),
+    _column("transport", "u1", "key"),
+    _column("reason", "<u2", "key"),
+    _column("packets", "<u4", "sum"),
+    _column("bytes", "<u8", "sum"),
+)
+
+TABLES = {
+    "tcp": TCP_COLUMNS,
+    "udp": UDP_COLUMNS,
+    "dns": DNS_COLUMNS,
+    "http": HTTP_COLUMNS,
+    "bins": BIN_COLUMNS,
+    "drops": DROP_COLUMNS,
+}
 """The columns of each table, by the name that the table has in a Batch."""
 
-Message = intake_pb2.TcpSockets | intake_pb2.UdpSockets
-_MESSAGES: dict[str, type[Message]] = {"tcp": intake_pb2.TcpSockets, "udp": intake_pb2.UdpSockets}
+Message = (
+    intake_pb2.TcpSockets
+    | intake_pb2.UdpSockets
+    | intake_pb2.DnsSockets
+    | intake_pb2.HttpSockets
+    | intake_pb2.Bins
+    | intake_pb2.Drops
+)
+_MESSAGES: dict[str, type[Message]] = {
+    "tcp": intake_pb2.TcpSockets,
+    "udp": intake_pb2.UdpSockets,
+    "dns": intake_pb2.DnsSockets,
+    "http": intake_pb2.HttpSockets,
+    "bins": intake_pb2.Bins,
+    "drops": intake_pb2.Drops,
+}
 
 
 class MalformedRowsError(ValueError):

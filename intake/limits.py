@@ -22,7 +22,7 @@ GREATEST_NUMBER = 1 << 62
 
 _VALUES = (
     *("bytes_sent", "bytes_received", "segments_sent", "segments_received", "packets_sent", "packets_received"),
-    *("srtt_sum_us", "connect_sum_us"),
+    *("srtt_sum_us", "connect_sum_us", "latency_sum_us", "bytes"),
 )
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
 _CLOUD_LABELS = [field.name for field in intake_pb2.Cloud.DESCRIPTOR.fields if field.name != "addresses"]
@@ -30,6 +30,7 @@ _ENUMERATED = {
     "role": max(intake_pb2.Role.values()),
     "failure": max(intake_pb2.ConnectFailure.values()),
     "baseline": 1,
+    "kind": max(intake_pb2.BinKind.values()),
 }
 
 

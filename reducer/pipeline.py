@@ -19,7 +19,7 @@ from reducer.memory import Matched, Matcher
 from reducer.name import Names
 from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
 from reducer.roll_up import roll_up
-from reducer.rows import no_rows, uniform_rows
+from reducer.rows import PROTOCOLS, no_rows, uniform_rows
 from reducer.series import Level, SealedWindow
 from reducer.window import Window, Windows
 
@@ -143,7 +143,8 @@ class Pipeline:
         with self._lock:
             self._owners.learn(session, batch.entities)
             self._windows.take(session, number, event_time_ns, None)
-            for table, columns in tables.items():
+            for table in tables.keys() & PROTOCOLS.keys():
+                columns = tables[table]
                 rows = self._owned(session, table, columns)
                 if rows is not None:
                     self._windows.take(session, number, event_time_ns, rows)

@@ -23,7 +23,7 @@ ROW_COLUMNS = (
     Column("protocol", np.dtype("u1"), "key"),
     Column("drops", np.dtype("<u4"), "sum"),
 )
-_PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
+PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
 # What other tables call by another name, by the name in `ROW_COLUMNS`.
 _NAMES = {"segments_sent": "packets_sent", "segments_received": "packets_received"}
 
@@ -37,7 +37,7 @@ def uniform_rows(table: str, columns: Columns) -> Columns:
         if told is None:
             told = columns.get(_NAMES.get(column.name, ""))
         uniform[column.name] = np.broadcast_to(np.zeros((), column.dtype), rows) if told is None else told
-    uniform["protocol"] = np.broadcast_to(np.uint8(_PROTOCOLS[table]), rows)
+    uniform["protocol"] = np.broadcast_to(np.uint8(PROTOCOLS[table]), rows)
     return uniform
 
 
