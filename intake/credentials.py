@@ -28,12 +28,13 @@ _CLIENT_OPTIONS = (
     ("tls-key", "The private key of the certificate."),
     ("token-file", "A file with the token that the reducer asks for."),
 )
-_SERVER_OPTIONS = (
+SERVER_OPTIONS = (
     ("tls-certificate", "The reducer's certificate, with those of its issuers; switches TLS on."),
     ("tls-key", "The private key of the certificate."),
     ("tls-client-ca", "Take only collectors whose certificate is from these authorities (mutual TLS)."),
     ("token-file", "Take only collectors that show the token in this file."),
 )
+"""Names and descriptions of the reducer's options; their values, paths or None, are for `server_credentials`."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,6 @@ def client_credential_options(command: Callable[..., Any]) -> Callable[..., Any]
         variable = f"EBPF_NET_INTAKE_{name.upper().replace('-', '_')}"
         path = click.Path(path_type=Path)
         command = click.option(f"--intake-{name}", type=path, envvar=variable, show_envvar=True, help=text)(command)
-    return command
-
-
-def server_credential_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the reducer's options to a click command; its arguments are for `server_credentials`."""
-    for name, text in reversed(_SERVER_OPTIONS):
-        command = click.option(f"--{name}", type=click.Path(path_type=Path), help=text)(command)
     return command
 
 

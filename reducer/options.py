@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from daemon.logs import LEVELS
+from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
-from intake.credentials import ServerCredentials, server_credential_options, server_credentials
+from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 DATA_DIRECTORY_VARIABLE = "EBPF_NET_DATA_DIR"
+# With the key of an option in upper case the variable that stands for it.
+VARIABLE_PREFIX = "EBPF_NET_REDUCER_"
 # Beyond the window's end and a poll interval: for delays of the network, and clocks that differ.
 GRACE_NS = SECOND_NS
 
@@ -37,6 +41,7 @@ class Settings:
         internal_prometheus: `address:port` of the reducer's own metrics and of its health.
         data_directory: where sealed windows wait for their export; None for memory.
         credentials: what the reducer shows to collectors, and asks of them.
+        ignored: options that were given though they do nothing here.
 
     """
 
@@ -51,13 +56,12 @@ class Settings:
     internal_prometheus: str = "0.0.0.0:7001"  # probes and scrapers of a cluster come from outside
     data_directory: Path | None = None
     credentials: ServerCredentials = field(default_factory=ServerCredentials)
+    ignored: tuple[str, ...] = ()
 
 
 def reducer_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the reducer's options to a click command; its arguments are for `settings_from`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return OPTIONS.options(command)
 
 
 def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]:
@@ -68,21 +72,20 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
 
     """
     log_arguments = {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
-    credentials = server_credentials(
-        **{name: arguments[name] for name in ("tls_certificate", "tls_key", "tls_client_ca", "token_file")}
-    )
+    credentials = server_credentials(**{key: arguments[key] for key in _CREDENTIALS})
     settings = Settings(
-        port=arguments["port"],
+        port=arguments["telemetry_port"],
         window_ns=arguments["window"] * SECOND_NS,
         poll_interval_ns=round(arguments["poll_interval"] * SECOND_NS),
         enable_id_id=arguments["enable_id_id"],
         keep_loopback=arguments["keep_loopback"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
         otlp_http=arguments["enable_otlp_http_metrics"],
-        prometheus=None if arguments["disable_prometheus_metrics"] else arguments["prom"],
-        internal_prometheus=arguments["internal_prom"],
+        prometheus=None if arguments["disable_prometheus_metrics"] else arguments["prom_bind"],
+        internal_prometheus=arguments["internal_prom_bind"],
         data_directory=arguments["data_dir"],
         credentials=credentials,
+        ignored=tuple(OPTIONS.ignored(arguments)),
     )
     return settings, log_arguments
 
@@ -91,7 +94,7 @@ def _otlp_grpc_endpoint(arguments: dict[str, Any]) -> str | None:
     """Return the URL of the receiver; the options come before the variable, and the variable before their defaults."""
     if not arguments["enable_otlp_grpc_metrics"]:
         return None
-    host, port = arguments["otlp_grpc_metrics_host"], arguments["otlp_grpc_metrics_port"]
+    host, port = arguments["otlp_grpc_metrics_address"], arguments["otlp_grpc_metrics_port"]
     variables = ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
     from_variable = next((os.environ[name] for name in variables if os.environ.get(name)), None)
     if from_variable and host is None and port is None:
@@ -100,44 +103,109 @@ def _otlp_grpc_endpoint(arguments: dict[str, Any]) -> str | None:
     return f"http://{f'[{host}]' if ':' in host else host}:{port or 4317}"
 
 
-_OPTIONS = (
-    click.option("-p", "--port", type=click.IntRange(1, 65535), default=8000, help="Port that collectors connect to."),
-    click.option("--window", type=click.IntRange(1, 3600), default=30, help="Length of a window, seconds."),
-    click.option(
-        "--poll-interval",
-        type=click.FloatRange(0.2, 300),
-        default=5.0,
-        help="How often collectors read their counters, seconds.",
+_PORT = click.IntRange(1, 65535)
+_ADDRESS = "ADDR:PORT"
+_CREDENTIALS = {name.replace("-", "_"): (f"--{name}", text) for name, text in SERVER_OPTIONS}
+
+
+def _ignored(
+    key: str, flag: str, why: str, type_: click.ParamType[Any] | None = click.INT, default: Any = None
+) -> Option:
+    return Option(key, (flag,), why, type_, default, ignored=True)
+
+
+_SHARDS = "Work is divided over the cores without being asked to: columns are added up by several threads."
+_ONE_TARGET = "All series are at one address, however many there are, and any number of scrapers get the same."
+_WHOLE_SCRAPES = "A scrape has all series or none: what bounds it is how many series there are."
+_NO_LISTS = "Lines of levels debug and trace are few here; --debug and --trace show all."
+
+OPTIONS = OptionTable(
+    VARIABLE_PREFIX,
+    (
+        Option("telemetry_port", ("-p", "--port"), "Port that collectors connect to.", _PORT, 8000),
+        Option("window", ("--window",), "Length of a window, seconds.", click.IntRange(1, 3600), 30),
+        Option(
+            "poll_interval",
+            ("--poll-interval",),
+            "How often collectors read their counters, seconds.",
+            click.FloatRange(0.2, 300),
+            5.0,
+        ),
+        Option("enable_id_id", ("--enable-id-id",), "Give series by pair of nodes as well."),
+        Option("keep_loopback", ("--keep-loopback",), "Count the traffic of loopback addresses."),
+        Option("enable_otlp_grpc_metrics", ("--enable-otlp-grpc-metrics",), "Send metrics by OTLP over gRPC."),
+        Option(
+            "otlp_grpc_metrics_address",
+            ("--otlp-grpc-metrics-host",),
+            "Host of the OTLP receiver.",
+            click.STRING,
+            default_text="localhost, or OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+        Option(
+            "otlp_grpc_metrics_port",
+            ("--otlp-grpc-metrics-port",),
+            "Port of the OTLP receiver.",
+            _PORT,
+            default_text="4317",
+        ),
+        Option(
+            "enable_otlp_http_metrics",
+            ("--enable-otlp-http-metrics",),
+            "Send metrics by OTLP over HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT or http://localhost:4318.",
+        ),
+        Option(
+            "prom_bind", ("--prom",), "Where to serve metrics to Prometheus.", click.STRING, "127.0.0.1:7010", _ADDRESS
+        ),
+        Option("disable_prometheus_metrics", ("--disable-prometheus-metrics",), "Serve none to Prometheus."),
+        Option(
+            "internal_prom_bind",
+            ("--internal-prom",),
+            "Where to serve the reducer's own metrics, /healthz and /readyz.",
+            click.STRING,
+            Settings.internal_prometheus,
+            _ADDRESS,
+        ),
+        Option(
+            "data_dir",
+            ("--data-dir",),
+            "Keep windows here until they are exported, so that none is lost, or counted twice, by a crash.",
+            DIRECTORY,
+            variable=DATA_DIRECTORY_VARIABLE,
+        ),
+        *(Option(key, (flag,), text, FILE) for key, (flag, text) in _CREDENTIALS.items()),
+        _ignored(
+            "scrape_metrics_tsdb_format",
+            "--metrics-tsdb-format",
+            "Scrapers get the text format of Prometheus; the other format, lines of JSON, is not served.",
+            click.Choice(["prometheus"]),
+            "prometheus",
+        ),
+        _ignored("num_ingest_shards", "--num-ingest-shards", _SHARDS, default=1),
+        _ignored("num_matching_shards", "--num-matching-shards", _SHARDS, default=1),
+        _ignored("num_aggregation_shards", "--num-aggregation-shards", _SHARDS, default=1),
+        _ignored("partitions_per_shard", "--partitions-per-shard", _SHARDS, default=1),
+        _ignored("shard_prometheus_metrics", "--shard-prometheus-metrics", _ONE_TARGET, None),
+        _ignored("scrape_size_limit_bytes", "--scrape-size-limit-bytes", _WHOLE_SCRAPES),
+        _ignored("stats_scrape_size_limit_bytes", "--stats-scrape-size-limit-bytes", _WHOLE_SCRAPES),
+        _ignored(
+            "enable_otlp_grpc_metric_descriptions",
+            "--enable-otlp-grpc-metric-descriptions",
+            "Metrics have their descriptions in any case: they cost nothing, being there once a request.",
+            None,
+        ),
+        _ignored(
+            "index_dump_interval",
+            "--index-dump-interval",
+            "There are no span indexes to dump; the reducer's own metrics tell how many flows and series there are.",
+        ),
+        *(
+            _ignored(f"log_whitelist_{name.replace('-', '_')}", f"--log-whitelist-{name}", _NO_LISTS, click.STRING)
+            for name in ("client-type", "node-resolution-type", "channel", "ingest", "matching")
+        ),
+        _ignored("log_whitelist_all", "--log-whitelist-all", _NO_LISTS, None),
     ),
-    click.option("--enable-id-id", is_flag=True, help="Give series by pair of nodes as well."),
-    click.option("--keep-loopback", is_flag=True, help="Count the traffic of loopback addresses."),
-    click.option("--enable-otlp-grpc-metrics", is_flag=True, help="Send metrics by OTLP over gRPC."),
-    click.option(
-        "--otlp-grpc-metrics-host",
-        help="Host of the OTLP receiver.  [default: localhost, or OTEL_EXPORTER_OTLP_ENDPOINT]",
-    ),
-    click.option(
-        "--otlp-grpc-metrics-port", type=click.IntRange(1, 65535), help="Port of the OTLP receiver.  [default: 4317]"
-    ),
-    click.option(
-        "--enable-otlp-http-metrics",
-        is_flag=True,
-        help="Send metrics by OTLP over HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT or http://localhost:4318.",
-    ),
-    click.option("--prom", metavar="ADDR:PORT", default="127.0.0.1:7010", help="Where to serve metrics to Prometheus."),
-    click.option("--disable-prometheus-metrics", is_flag=True, help="Serve none."),
-    click.option(
-        "--internal-prom",
-        metavar="ADDR:PORT",
-        default=Settings.internal_prometheus,
-        help="Where to serve the reducer's own metrics, /healthz and /readyz.",
-    ),
-    click.option(
-        "--data-dir",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar=DATA_DIRECTORY_VARIABLE,
-        show_envvar=True,
-        help="Keep windows here until they are exported, so that none is lost, or counted twice, by a crash.",
-    ),
-    server_credential_options,
 )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{OPTIONS.documentation(ignored=False)}\n\n{OPTIONS.documentation(ignored=True)}\n")

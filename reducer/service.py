@@ -96,6 +96,10 @@ class Reducer:
             StartupError: a port is in use.
 
         """
+        if self._settings.ignored:
+            _LOGGER.warning(
+                "these options do nothing here: %s; docs/reducer.md says why", ", ".join(self._settings.ignored)
+            )
         for server in self._servers:
             await server.start()
         await self._intake.start(self._settings.port)

@@ -7,10 +7,8 @@ from click.testing import CliRunner
 
 from daemon.errors import StartupError
 from intake.credentials import (
-    ServerCredentials,
     client_credential_options,
     client_credentials,
-    server_credential_options,
     server_credentials,
 )
 
@@ -155,13 +153,3 @@ def test_a_collector_is_configured_by_options_or_variables(token, monkeypatch):
     told = CliRunner().invoke(command, ["--help"]).output
     for name in ("TLS_CA", "TLS_CERTIFICATE", "TLS_KEY", "TOKEN_FILE"):
         assert f"EBPF_NET_INTAKE_{name}" in told
-
-
-def test_the_reducer_is_configured_by_options(token):
-    @click.command()
-    @server_credential_options
-    def command(**options):
-        click.echo(server_credentials(**options) != ServerCredentials())
-
-    assert "True" in CliRunner().invoke(command, ["--token-file", str(token)]).output
-    assert "False" in CliRunner().invoke(command, []).output

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from daemon.option_table import FILE, Option, OptionTable
+
+TABLE = OptionTable(
+    "TEST_",
+    (
+        Option("number", ("-n", "--how-many"), "A number.", click.IntRange(1, 9), 3),
+        Option("switch", ("--switch",), "On or off."),
+        Option("place", ("--place",), "A file.", FILE, variable="PLACE", default_text="the nearest"),
+        Option("old", ("--old",), "Nothing is old.", click.INT, 1, ignored=True),
+    ),
+)
+
+
+@click.command()
+@TABLE.options
+def command(**arguments):
+    """Do it."""
+    click.echo(repr((arguments, TABLE.ignored(arguments))))
+
+
+def run(*arguments, exit_code=0, **variables):
+    result = CliRunner().invoke(command, arguments, env=variables)
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+def values(*arguments, **variables):
+    return eval(run(*arguments, **variables), {"PosixPath": Path})
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text):
+        (tmp_path / "config.yaml").write_text(text)
+        return str(tmp_path / "config.yaml")
+
+    return write
+
+
+def test_defaults():
+    assert values() == ({"number": 3, "switch": False, "place": None, "old": 1}, [])
+
+
+def test_command_line_before_variable_before_file_before_default(file):
+    path = file("number: 4\nswitch: true\nplace: /file\n")
+    told, _ = values("-c", path)
+    assert told == {"number": 4, "switch": True, "place": Path("/file"), "old": 1}
+    told, _ = values("-c", path, TEST_NUMBER="5", TEST_SWITCH="false", PLACE="/variable")
+    assert told == {"number": 5, "switch": False, "place": Path("/variable"), "old": 1}
+    told, _ = values("--how-many", "6", "--place", "/option", "-c", path, TEST_NUMBER="5", TEST_PLACE="/variable")
+    assert told == {"number": 6, "switch": True, "place": Path("/option"), "old": 1}
+    assert values(TEST_PLACE="/made", PLACE="/own")[0]["place"] == Path("/own")
+
+
+def test_configuration_that_is_printed_can_be_read_again(file):
+    text = run("--print-config", "-n", "7", "--place", "/there", "--old", "2")
+    assert yaml.safe_load(text) == {"number": 7, "switch": False, "place": "/there"}
+    assert run("--print-config", "-c", file(text)) == text
+
+
+def test_null_in_a_file_is_the_default(file):
+    assert values("-c", file("number: null\nswitch:\n"))[0]["number"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nubmer: 4", "unknown key 'nubmer'; did you mean 'number'?"),
+        ("number: many", "number: 'many' is not a valid integer range"),
+        ("number: 10", "number: 10 is not in the range 1<=x<=9"),
+        ("number: true", "number must be a value, not True"),
+        ("number: [1]", "number must be one value, not a list"),
+        ("switch: 7", "switch must be true or false, not 7"),
+        ("- number", "must hold a mapping"),
+        ("number: [", "is not YAML"),
+    ],
+)
+def test_files_that_are_refused(file, text, message):
+    output = run("-c", file(text), exit_code=1)
+    assert message in output
+    assert output.startswith("error: ")
+    assert output.count("\n") == 1
+
+
+def test_file_that_is_not_there():
+    assert "cannot read the configuration file /nowhere" in run("-c", "/nowhere", exit_code=1)
+
+
+def test_variable_that_is_refused_is_named():
+    assert "TEST_NUMBER" in run(exit_code=2, TEST_NUMBER="many")
+
+
+def test_ignored_options_are_told_where_somebody_gave_them(file):
+    assert values("--old", "2")[1] == ["--old"]
+    assert values("-c", file("old: 2"))[1] == ["--old"]
+    assert values("--old", "1")[1] == []
+    assert "--old" not in run("--help")
+
+
+def test_help_and_documentation_say_the_same():
+    text = " ".join(run("--help").split())
+    assert "A file. [env var: PLACE; default: the nearest]" in text
+    assert TABLE.documentation(ignored=False).splitlines() == [
+        "| option | key | default | |",
+        "|---|---|---|---|",
+        "| `-n`, `--how-many` | `number` | 3 | A number. |",
+        "| `--switch` | `switch` | off | On or off. |",
+        "| `--place` | `place` | the nearest | A file. Also `PLACE`. |",
+    ]
+    assert TABLE.documentation(ignored=True).splitlines()[2:] == ["| `--old` | `old` | Nothing is old. |"]

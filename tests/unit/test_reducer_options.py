@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from reducer import cli
+from reducer.options import OPTIONS, Settings
+from reducer.service import Reducer
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reducer.md"
+SECOND_NS = 1_000_000_000
+# What somebody may have in a command for the reference's reducer, and the field of the settings that it changes; None:
+# nothing comes of it.
+OF_THE_REFERENCE = [
+    (["--port", "7000"], {"port": 7000}),
+    (["-p", "7000"], {"port": 7000}),
+    (["--metrics-tsdb-format", "prometheus"], {}),
+    (["--enable-id-id"], {"enable_id_id": True}),
+    (["--num-ingest-shards", "2"], None),
+    (["--num-matching-shards", "2"], None),
+    (["--num-aggregation-shards", "2"], None),
+    (["--partitions-per-shard", "2"], None),
+    (["--disable-prometheus-metrics"], {"prometheus": None}),
+    (["--shard-prometheus-metrics"], None),
+    (["--prom", "0.0.0.0:7011"], {"prometheus": "0.0.0.0:7011"}),
+    (["--scrape-size-limit-bytes", "1000000"], None),
+    (["--enable-otlp-grpc-metrics"], {"otlp_grpc_endpoint": "http://localhost:4317"}),
+    (
+        ["--enable-otlp-grpc-metrics", "--otlp-grpc-metrics-host", "there", "--otlp-grpc-metrics-port", "4"],
+        {"otlp_grpc_endpoint": "http://there:4"},
+    ),
+    (["--enable-otlp-grpc-metric-descriptions"], None),
+    (["--internal-prom", "127.0.0.1:1"], {"internal_prometheus": "127.0.0.1:1"}),
+    (["--stats-scrape-size-limit-bytes", "1000000"], None),
+    (["--index-dump-interval", "60"], None),
+    (["--log-whitelist-all"], None),
+    (["--log-whitelist-client-type", "*"], None),
+    (["--log-whitelist-node-resolution-type", "*"], None),
+    (["--log-whitelist-channel", "*"], None),
+    (["--log-whitelist-ingest", "*"], None),
+    (["--log-whitelist-matching", "*"], None),
+]
+LOG_FLAGS = ["--trace", "--debug", "--info", "--warning", "--error", "--critical", "--log-console", "--console-log"]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
+    started = []
+
+    async def serve(settings):
+        started.append(settings)
+
+    monkeypatch.setattr(cli, "serve", serve)
+
+    def run(*arguments, exit_code=0, **variables):
+        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=variables)
+        assert result.exit_code == exit_code, result.output
+        return started.pop() if started else result.output
+
+    return run
+
+
+def test_defaults(asked):
+    assert asked() == Settings()
+
+
+@pytest.mark.parametrize(("arguments", "changes"), OF_THE_REFERENCE)
+def test_each_option_of_the_reference(asked, arguments, changes):
+    expected = {"ignored": (arguments[0],)} if changes is None else changes
+    assert asked(*arguments) == dataclasses.replace(Settings(), **expected)
+
+
+@pytest.mark.parametrize("flag", LOG_FLAGS)
+def test_log_flags(asked, flag):
+    assert asked(flag) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        (["--window", "10"], {"window_ns": 10 * SECOND_NS}),
+        (["--poll-interval", "0.5"], {"poll_interval_ns": SECOND_NS // 2}),
+        (["--keep-loopback"], {"keep_loopback": True}),
+        (["--enable-otlp-http-metrics"], {"otlp_http": True}),
+        (["--data-dir", "/data"], {"data_directory": Path("/data")}),
+    ],
+)
+def test_each_option_of_our_own(asked, arguments, changes):
+    assert asked(*arguments) == dataclasses.replace(Settings(), **changes)
+
+
+def test_keys_of_the_reference_in_a_file(asked, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "telemetry_port: 7000\nenable_id_id: true\nprom_bind: 0.0.0.0:7010\ninternal_prom_bind: 0.0.0.0:7002\n"
+        "enable_otlp_grpc_metrics: true\notlp_grpc_metrics_address: there\notlp_grpc_metrics_port: 4\n"
+        "num_ingest_shards: 4\nshard_prometheus_metrics: true\nscrape_metrics_tsdb_format: prometheus\n"
+    )
+    assert asked("--config-file", str(path)) == Settings(
+        port=7000,
+        enable_id_id=True,
+        prometheus="0.0.0.0:7010",
+        internal_prometheus="0.0.0.0:7002",
+        otlp_grpc_endpoint="http://there:4",
+        ignored=("--num-ingest-shards", "--shard-prometheus-metrics"),
+    )
+    assert asked("-c", str(path), "-p", "7001", EBPF_NET_REDUCER_TELEMETRY_PORT="7002").port == 7001
+    assert asked("-c", str(path), EBPF_NET_REDUCER_TELEMETRY_PORT="7002").port == 7002
+
+
+def test_variables(asked, tmp_path):
+    assert asked(EBPF_NET_DATA_DIR=str(tmp_path)).data_directory == tmp_path
+    assert asked(EBPF_NET_REDUCER_ENABLE_ID_ID="true").enable_id_id
+    settings = asked("--enable-otlp-grpc-metrics", OTEL_EXPORTER_OTLP_ENDPOINT="https://there:1")
+    assert settings.otlp_grpc_endpoint == "https://there:1"
+
+
+def test_port_that_a_service_of_kubernetes_puts_into_the_environment_is_not_taken(asked):
+    assert asked(EBPF_NET_REDUCER_PORT="tcp://10.0.0.1:8000") == Settings()
+
+
+def test_print_config_shows_no_secret_and_starts_nothing(asked, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cret")
+    text = asked("--print-config", "--token-file", str(token), OTEL_EXPORTER_OTLP_HEADERS="authorization=s3cret")
+    assert yaml.safe_load(text)["token_file"] == str(token)
+    assert "s3cret" not in text
+
+
+def test_mistyped_option_and_format(asked):
+    assert "--enable-id-id" in asked("--enable-idid", exit_code=2)
+    assert "prometheus" in asked("--metrics-tsdb-format", "json", exit_code=2)
+
+
+async def _start_and_end(settings):
+    reducer = Reducer(settings)
+    try:
+        await reducer.start()
+    finally:
+        await reducer.close()
+
+
+def test_ignored_options_are_logged_once(caplog):
+
+    caplog.set_level(logging.WARNING)
+    settings = Settings(
+        port=0,
+        prometheus=None,
+        internal_prometheus="127.0.0.1:0",
+        ignored=("--num-ingest-shards", "--log-whitelist-all"),
+    )
+    asyncio.run(_start_and_end(settings))
+    assert [record.message for record in caplog.records] == [
+        "these options do nothing here: --num-ingest-shards, --log-whitelist-all; docs/reducer.md says why"
+    ]
+
+
+def test_documentation_has_the_table():
+    text = DOCUMENT.read_text()
+    assert OPTIONS.documentation(ignored=False) in text
+    assert OPTIONS.documentation(ignored=True) in text
