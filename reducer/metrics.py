@@ -223,8 +223,9 @@ a socket dropped: where it has several peers, `udp.drops` is on the series from 
 ## Labels
 
 Each end's labels have the prefix `source.` or `dest.`, in Prometheus `source_` or `dest_`; empty ones are left
-out. Besides: `aggregation`, the level of the series (`az_az`: by workload and zone; `id_id`: by host and address
-in it), and `az_equal`, `true` or `false`, where the availability zones of both ends are known.
+out. Besides: `aggregation`, the level of the series (`az` for an end told by workload and zone, `id` for one told by
+host and address in it as well: `az_az`, `az_id`, `id_az`, `id_id`), and `az_equal`, `true` or `false`, where the
+availability zones of both ends are known.
 
 | label | what it is |
 |---|---|
@@ -236,8 +237,8 @@ in it), and `az_equal`, `true` or `false`, where the availability zones of both 
 | `namespace.name` | namespace of the container, else the host's label |
 | `environment` | the host's label; `(no agent)` where no collector is |
 | `availability_zone` | the host's label `zone`, else what the cloud says |
-| `id`, `ip` | host and address of the end; not at level `az_az` |
-| `pod` | name of the pod, where Docker tells it; not at level `az_az` |
+| `id`, `ip` | host and address of the end; only of `id` ends |
+| `pod` | name of the pod, where Docker tells it; only of `id` ends |
 """
 
 

@@ -117,12 +117,12 @@ def identity_labels(owner: Owner | None, special: Special = Special.NONE) -> Lab
     return tuple(sorted((name, value) for name, value in labels.items() if value))
 
 
-def node_labels(identity: Labels, owner: Owner | None, address: bytes) -> Labels:
-    """Return the labels of a node: those of its identity, and host, address and pod."""
+def node_labels(identity: Labels, owner: Owner | None, address: bytes, *, with_ip: bool = True) -> Labels:
+    """Return the labels of a node: those of its identity, and host, address (if asked for) and pod."""
     ip = address_text(address)
-    name = ip if owner is None else owner.host.name
-    pod = owner.cgroup.kubernetes_pod if owner and owner.cgroup else ""
-    return tuple(sorted((*identity, *(label for label in (("id", name), ("pod", pod)) if label[1]), ("ip", ip))))
+    labels = {"id": ip if owner is None else owner.host.name, "ip": ip if with_ip else ""}
+    labels["pod"] = owner.cgroup.kubernetes_pod if owner and owner.cgroup else ""
+    return tuple(sorted((*identity, *(label for label in labels.items() if label[1]))))
 
 
 def image_version(image: str) -> str:
@@ -172,8 +172,9 @@ class Names:
 
     """
 
-    def __init__(self, most_ends: int = MOST_ENDS) -> None:
+    def __init__(self, most_ends: int = MOST_ENDS, *, node_ip: bool = True) -> None:
         self.ends = EndTable()
+        self._node_ip = node_ip
         self.ends_rolled_up = 0
         self._most_ends = most_ends
         self._generation = 0
@@ -255,7 +256,7 @@ class Names:
                 nodes.append(within)
                 continue
             of_node = text[16 * index : 16 * index + 16]
-            labels = node_labels(self.ends.labels[within], owners.owners[number], of_node)
+            labels = node_labels(self.ends.labels[within], owners.owners[number], of_node, with_ip=self._node_ip)
             nodes.append(self.ends.intern(labels))
         return np.array(nodes, np.uint32)
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.logs import LEVELS
+from daemon.logs import LEVELS as LOG_LEVELS
 from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
+from reducer.series import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +34,9 @@ class Settings:
         port: where collectors connect, on all addresses.
         window_ns: length of a window.
         poll_interval_ns: how often collectors are told to read their counters.
-        enable_id_id: give series by node as well.
+        enable_id_id: give series by pair of nodes as well.
+        enable_az_id: give series by identity and node, and by node and identity, as well.
+        disable_node_ip_field: tell nodes apart by their id alone.
         keep_loopback: count the traffic of loopback addresses.
         otlp_grpc_endpoint: URL of the OTLP receiver over gRPC, `http` or `https`; None for none.
         otlp_http: send OTLP over HTTP as OTEL_EXPORTER_OTLP_* says.
@@ -49,6 +52,8 @@ class Settings:
     window_ns: int = 30 * SECOND_NS
     poll_interval_ns: int = 5 * SECOND_NS
     enable_id_id: bool = False
+    enable_az_id: bool = False
+    disable_node_ip_field: bool = False
     keep_loopback: bool = False
     otlp_grpc_endpoint: str | None = None
     otlp_http: bool = False
@@ -57,6 +62,12 @@ class Settings:
     data_directory: Path | None = None
     credentials: ServerCredentials = field(default_factory=ServerCredentials)
     ignored: tuple[str, ...] = ()
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels that were asked for."""
+        enabled = {"az_az": True, "az_id": self.enable_az_id, "id_az": self.enable_az_id, "id_id": self.enable_id_id}
+        return tuple(name for name in LEVELS if enabled[name])
 
 
 def reducer_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,13 +82,15 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         StartupError: files of credentials cannot be used.
 
     """
-    log_arguments = {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
+    log_arguments = {name: arguments[name] for name in ("log_console", "no_log_file", *LOG_LEVELS)}
     credentials = server_credentials(**{key: arguments[key] for key in _CREDENTIALS})
     settings = Settings(
         port=arguments["telemetry_port"],
         window_ns=arguments["window"] * SECOND_NS,
         poll_interval_ns=round(arguments["poll_interval"] * SECOND_NS),
         enable_id_id=arguments["enable_id_id"],
+        enable_az_id=arguments["enable_az_id"],
+        disable_node_ip_field=arguments["disable_node_ip_field"],
         keep_loopback=arguments["keep_loopback"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
         otlp_http=arguments["enable_otlp_http_metrics"],
@@ -132,6 +145,8 @@ OPTIONS = OptionTable(
             5.0,
         ),
         Option("enable_id_id", ("--enable-id-id",), "Give series by pair of nodes as well."),
+        Option("enable_az_id", ("--enable-az-id",), "Give series by workload and node, both ways, as well."),
+        Option("disable_node_ip_field", ("--disable-node-ip-field",), "Do not tell nodes apart by their addresses."),
         Option("keep_loopback", ("--keep-loopback",), "Count the traffic of loopback addresses."),
         Option("enable_otlp_grpc_metrics", ("--enable-otlp-grpc-metrics",), "Send metrics by OTLP over gRPC."),
         Option(

@@ -20,7 +20,7 @@ from reducer.name import Names
 from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
 from reducer.roll_up import roll_up
 from reducer.rows import PROTOCOLS, no_rows, uniform_rows
-from reducer.series import Level, SealedWindow
+from reducer.series import LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from intake.columns import Columns, Tables
     from reducer.live import LiveView
 
-LEVELS = ("az_az", "id_id")
 # A collector that was not heard for as many windows will not come back.
 _GONE_WINDOWS = 3
 # 150 bytes each.
@@ -105,6 +104,7 @@ class Pipeline:
         levels: Sequence[str] = ("az_az",),
         *,
         keep_loopback: bool = False,
+        node_ip: bool = True,
         most_flows: int = MOST_FLOWS,
     ) -> None:
         if not set(levels) <= set(LEVELS):
@@ -118,7 +118,7 @@ class Pipeline:
         self._windows = Windows(window_ns, self._delay_ns)
         self._owners = Owners()
         self._matcher = Matcher(most_flows)
-        self._names = Names()
+        self._names = Names(node_ip=node_ip)
         self._restored = False
         self._not_before_ns = 0
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
@@ -279,11 +279,11 @@ class Pipeline:
             owners,
             heard=closed.heard,
             gone=closed.gone,
-            with_addresses="id_id" in self._levels,
+            with_addresses=any("id" in name for name in self._levels),
         )
         self._count_unknown(matched, owners)
         self._names.begin_window(owners)
-        levels = [self._level(name, matched, owners) for name in self._levels]
+        levels = self._rolled_up(matched, owners)
         self._sealed += 1
         return SealedWindow(
             window.start_ns,
@@ -294,12 +294,12 @@ class Pipeline:
             balances.dump(self._matcher.flows, window.end_ns),
         )
 
-    def _level(self, name: str, matched: Matched, owners: OwnersView) -> Level:
-        if matched.address is None or name == "az_az":
-            end = self._names.identities(matched.owner, matched.special, owners)
-        else:
-            end = self._names.nodes(matched.owner, matched.special, matched.address, owners, self._matcher.seed)
-        return roll_up(name, end, other(end), matched.values)
+    def _rolled_up(self, matched: Matched, owners: OwnersView) -> list[Level]:
+        ends = {"az": self._names.identities(matched.owner, matched.special, owners)}
+        if matched.address is not None:
+            ends["id"] = self._names.nodes(matched.owner, matched.special, matched.address, owners, self._matcher.seed)
+        sides = ((name, *name.split("_")) for name in self._levels)
+        return [roll_up(name, ends[source], other(ends[dest]), matched.values) for name, source, dest in sides]
 
     def _count_unknown(self, matched: Matched, owners: OwnersView) -> None:
         self._no_collector += int(np.count_nonzero(matched.owner == UNKNOWN_OWNER))

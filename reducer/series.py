@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Labels = tuple[tuple[str, str], ...]
 """The labels of one end of a series, without the prefix `source.` or `dest.`, sorted by name, none empty."""
 
+LEVELS = ("az_az", "az_id", "id_az", "id_id")
+"""The aggregation levels: which of the ends is told by its identity alone (az), and which by its node (id)."""
+
 CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled", "no_local_port", "other")
 """Reasons in the order of the wire's ConnectFailure, from 1."""
 
@@ -67,7 +70,7 @@ class Level:
     """One aggregation level of a window.
 
     Attributes:
-        name: `az_az` or `id_id`, the value of the label `aggregation`.
+        name: one of `LEVELS`, the value of the label `aggregation`.
         source: indexes into the `EndTable`, uint32, a row a series; (source, dest) is unique.
         dest: the same for the other end.
         values: the `VALUE_COLUMNS`, int64, a row a series.

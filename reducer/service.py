@@ -21,7 +21,7 @@ from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.store import MemoryStore, Store, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
-from reducer.pipeline import LEVELS, Pipeline
+from reducer.pipeline import Pipeline
 from reducer.server import IntakeServer
 from reducer.sessions import ReducerSessions
 
@@ -73,8 +73,9 @@ class Reducer:
             settings.window_ns,
             GRACE_NS,
             settings.poll_interval_ns,
-            LEVELS if settings.enable_id_id else LEVELS[:1],
+            settings.levels,
             keep_loopback=settings.keep_loopback,
+            node_ip=not settings.disable_node_ip_field,
         )
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)

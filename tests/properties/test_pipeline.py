@@ -10,7 +10,8 @@ from ebpf_net.v1 import intake_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer.pipeline import LEVELS, Pipeline
+from reducer.pipeline import Pipeline
+from reducer.series import LEVELS
 from tests.strategies import (
     GRACE_S,
     POLL_S,
@@ -52,13 +53,13 @@ class Totals:
     def add(self, window: SealedWindow) -> None:
         assert not self.windows or window.start_ns >= self.windows[-1][1]
         self.windows.append((window.start_ns, window.end_ns))
-        az, by_node = window.levels
+        az, *partly, by_node = window.levels
         self.az_bytes += int(az.values["bytes"].sum() + az.values["udp_bytes"].sum())
         self.packets += int(az.values["packets"].sum() + az.values["udp_packets"].sum())
         for name, values in az.values.items():
             assert (values >= 0).all(), name
             if name != "min_rtt_us":
-                assert values.sum() == by_node.values[name].sum(), name
+                assert {values.sum()} == {level.values[name].sum() for level in (*partly, by_node)}, name
         for name in ("opened", "closed"):
             self.counts[name] += int(az.values[name].sum())
         moved = by_node.values["bytes"] + by_node.values["udp_bytes"]

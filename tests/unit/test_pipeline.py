@@ -5,6 +5,7 @@ from ebpf_net.v1 import intake_pb2
 
 from reducer import pipeline as module
 from reducer.pipeline import Pipeline
+from reducer.series import LEVELS
 from tests.flow_rows import CLIENT, GRACE_NS, POLL_NS, SERVER, WINDOW_NS, Feed, acceptor_row, connector_row, series_of
 from tests.strategies import SECOND_NS, packed, session_id
 
@@ -58,6 +59,36 @@ def test_an_end_without_a_collector(feed):
     }
     assert set(series_of(window, 1, label="id")) == {("host-0", SERVER), (SERVER, "host-0")}
     assert feed.pipeline.statistics().ends_no_collector == 1
+
+
+def test_each_level_tells_its_ends_by_identity_or_by_node():
+    feed = Feed(LEVELS)
+    feed.session(0, "wget")
+    feed.session(1, "-", "nginx")
+    for port, sent in ((40000, 5), (40001, 6)):
+        feed.take(0, 3, connector_row(bytes_sent=sent, local_port=port))
+    feed.take(0, 3, connector_row(bytes_sent=7, local_address="10.0.0.3"))
+    feed.take(1, 4, acceptor_row())
+    window = feed.seal()
+    assert [level.name for level in window.levels] == list(LEVELS)
+    found = [series_of(window, index, label="ip") for index in range(4)]
+    moved = [{ends: values["bytes"] for ends, values in of.items()} for of in found]
+    assert moved == [
+        {(None, None): 18},
+        {(None, SERVER): 18},
+        {(CLIENT, None): 11, ("10.0.0.3", None): 7},
+        {(CLIENT, SERVER): 11, ("10.0.0.3", SERVER): 7},
+    ]
+
+
+def test_nodes_that_differ_by_address_alone_are_one_where_it_is_not_told():
+    feed = Feed(("id_id",), node_ip=False)
+    feed.session(0, "wget")
+    feed.take(0, 3, connector_row(bytes_sent=5), connector_row(bytes_sent=7, local_address="10.0.0.3"))
+    window = feed.seal()
+    assert len(window.levels[0].source) == 1
+    assert series_of(window, label="ip") == {(None, None): {"bytes": 12, "active": 2}}
+    assert set(series_of(window, label="id")) == {("host-0", SERVER)}
 
 
 def test_a_failed_connect(feed):
@@ -196,8 +227,8 @@ def test_overload_is_told_until_windows_are_sealed(feed, monkeypatch):
 
 
 def test_levels_that_are_not_known_are_refused():
-    with pytest.raises(ValueError, match="az_id"):
-        Pipeline(WINDOW_NS, GRACE_NS, POLL_NS, ("az_id",))
+    with pytest.raises(ValueError, match="az_host"):
+        Pipeline(WINDOW_NS, GRACE_NS, POLL_NS, ("az_host",))
 
 
 def test_levels_have_the_same_totals():

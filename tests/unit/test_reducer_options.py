@@ -22,6 +22,8 @@ OF_THE_REFERENCE = [
     (["-p", "7000"], {"port": 7000}),
     (["--metrics-tsdb-format", "prometheus"], {}),
     (["--enable-id-id"], {"enable_id_id": True}),
+    (["--enable-az-id"], {"enable_az_id": True}),
+    (["--disable-node-ip-field"], {"disable_node_ip_field": True}),
     (["--num-ingest-shards", "2"], None),
     (["--num-matching-shards", "2"], None),
     (["--num-aggregation-shards", "2"], None),
@@ -166,3 +168,16 @@ def test_documentation_has_the_table():
     text = DOCUMENT.read_text()
     assert OPTIONS.documentation(ignored=False) in text
     assert OPTIONS.documentation(ignored=True) in text
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "levels"),
+    [
+        ({}, ("az_az",)),
+        ({"enable_az_id": True}, ("az_az", "az_id", "id_az")),
+        ({"enable_id_id": True}, ("az_az", "id_id")),
+        ({"enable_az_id": True, "enable_id_id": True}, ("az_az", "az_id", "id_az", "id_id")),
+    ],
+)
+def test_levels(asked_for, levels):
+    assert Settings(**asked_for).levels == levels
