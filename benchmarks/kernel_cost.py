@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions import conditions, usage
 from benchmarks.rig import start_collector, start_intake_sink
-from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.libbpf import ProgramCost
+from kernel_collector.packets import Packets
 from kernel_collector.tcp import TcpProbe
 from kernel_collector.udp import UdpProbe
 from tests.lab.daemons import Lab
@@ -64,7 +64,8 @@ def cost_of_hooks(connections: int) -> None:
 
 def cost_of_packets(packets: int) -> None:
     """Print what the UDP programs cost a UDP packet, and a packet that is none."""
-    with bpf_statistics(), UdpProbe(v2_hierarchy(Path("/proc"))) as probe, contextlib.ExitStack() as stack:
+    with bpf_statistics(), Packets(Path("/proc"), ("udp",)) as watched, contextlib.ExitStack() as stack:
+        probe = UdpProbe(watched)
         server, client = (stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(2))
         server.bind(("127.0.0.1", 0))
         client.connect(server.getsockname())

@@ -3,12 +3,12 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "events.h"
 #include "records.h"
 
-#define RING_BYTES (1 << 18)
-#include "events.h"
-
 char LICENSE[] SEC("license") = "GPL";
+
+RING(events, 1 << 18)
 
 const struct cgroup_record *cgroup_record; /* puts the struct into the object's BTF */
 
@@ -19,7 +19,7 @@ int BPF_PROG(cgroup_made, struct cgroup *cgroup, const char *path)
 
 	if (cgroup->root->hierarchy_id) /* of cgroup v1: sockets are in v2's */
 		return 0;
-	record = reserve_event(sizeof(*record));
+	record = reserve_events(sizeof(*record));
 	if (!record)
 		return 0;
 	record->id = cgroup->kn->id;

@@ -3,12 +3,12 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "events.h"
 #include "records.h"
 
-#define RING_BYTES (1 << 20)
-#include "events.h"
-
 char LICENSE[] SEC("license") = "GPL";
+
+RING(events, 1 << 20)
 
 const struct exec_record *exec_record; /* puts the struct into the object's BTF */
 
@@ -20,7 +20,7 @@ int BPF_PROG(process_executed, struct task_struct *task, s32 old_pid, struct lin
 	struct exec_record *record;
 	u64 length;
 
-	record = reserve_event(sizeof(*record));
+	record = reserve_events(sizeof(*record));
 	if (!record)
 		return 0;
 	__builtin_memset(record, 0, sizeof(*record));
@@ -32,6 +32,6 @@ int BPF_PROG(process_executed, struct task_struct *task, s32 old_pid, struct lin
 		length = sizeof(record->arguments);
 	if (!bpf_probe_read_user(record->arguments, length, (void *)start))
 		record->arguments_length = length;
-	submit_event(record);
+	submit_events(record);
 	return 0;
 }

@@ -6,13 +6,13 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
-#include "records.h"
-
-#define RING_BYTES (4 << 20)
 #include "events.h"
+#include "records.h"
 #include "sockets.h"
 
 char LICENSE[] SEC("license") = "GPL";
+
+RING(events, 4 << 20)
 
 const struct tcp_record *tcp_record; /* puts the struct into the object's BTF */
 const enum tcp_record_kind tcp_record_kind;
@@ -76,7 +76,7 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	record = reserve_event(sizeof(*record));
+	record = reserve_events(sizeof(*record));
 	if (!record)
 		return 0;
 	__builtin_memset(record, 0, sizeof(*record));
@@ -92,7 +92,7 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 		write_owner(bpf_get_current_task_btf(), &record->process_start_ns, &record->pid, record->comm);
 	else
 		write_counters(record, tcp);
-	submit_event(record);
+	submit_events(record);
 	return 0;
 }
 

@@ -206,6 +206,6 @@ class Spool:
 def _spooled(batch: intake_pb2.Batch, first: int) -> SpooledBatch:
     payload = 0
     for rows in unpack_tables(batch, MOST_ROWS).values():
-        payload += int(rows["bytes_sent"].sum()) + int(rows["bytes_received"].sum())
+        payload += sum(int(rows[name].sum()) for name in ("bytes_sent", "bytes_received") if name in rows)
     message = intake_pb2.FromCollector(batch=batch).SerializeToString()
     return SpooledBatch(batch.number, first, message, rows_of(batch), payload)

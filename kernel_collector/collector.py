@@ -24,21 +24,22 @@ from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_probe import CgroupProbe
 from kernel_collector.cgroups import CgroupTable
 from kernel_collector.cloud_metadata import CloudMetadata
+from kernel_collector.concern import Surroundings
+from kernel_collector.concerns import Concerns, watched_on_packets
 from kernel_collector.docker import Docker
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
 from kernel_collector.host import describe_host, in_cloud
 from kernel_collector.libbpf import LibbpfError
 from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
+from kernel_collector.packets import Packets
 from kernel_collector.processes import ProcessTable
 from kernel_collector.sockets import SocketTable
 from kernel_collector.structured import concatenated
 from kernel_collector.tcp import TcpProbe
-from kernel_collector.udp import UdpProbe
-from kernel_collector.udp_sockets import UdpSocketTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from intake.columns import Tables
     from kernel_collector.options import Settings
@@ -77,22 +78,19 @@ async def collect(settings: Settings) -> None:
             tcp = stack.enter_context(TcpProbe(inodes))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
-        udp = None
-        if settings.udp_metrics:
-            try:
-                udp = stack.enter_context(UdpProbe(cgroup_tree.v2_hierarchy(settings.proc), inodes))
-            except (OSError, BtfError) as error:
-                _LOGGER.warning("UDP is not counted, all else is: %s", error)
-        await KernelCollector(settings, Probes(tcp, execs, cgroups, udp), named).run(stopping)
+        packets = stack.enter_context(Packets(settings.proc, watched_on_packets(settings), inodes))
+        collector = KernelCollector(settings, Probes(tcp, execs, cgroups, packets), named)
+        stack.enter_context(contextlib.closing(collector))
+        await collector.run(stopping)
 
 
 class Probes(NamedTuple):
-    """What is attached, *tcp* after *execs* and *cgroups*; where *udp* is None, UDP is not counted."""
+    """What is attached, *tcp* after *execs* and *cgroups*."""
 
     tcp: TcpProbe
     execs: ExecProbe
     cgroups: CgroupProbe
-    udp: UdpProbe | None
+    packets: Packets
 
 
 class KernelCollector:
@@ -106,7 +104,7 @@ class KernelCollector:
     """
 
     def __init__(self, settings: Settings, probes: Probes, named: list[NetworkNamespace]) -> None:
-        tcp, self._execs, self._cgroup_events, self._udp = probes
+        tcp, self._execs, self._cgroup_events, packets = probes
         self._tcp = tcp
         self._rings = (tcp, self._execs, self._cgroup_events)
         self._hidden = HiddenSockets(tcp, settings.proc, named)
@@ -134,8 +132,10 @@ class KernelCollector:
         live = tcp.poll()
         walk = self._hidden.walk(live, np.empty(0, np.uint32))
         self._sockets = SocketTable(baseline_ns=_now_ns())
-        self._udp_sockets = UdpSocketTable()
-        self._submit(self._take([live, *walk.records]) | self._read_udp())
+        self._concerns = Concerns(
+            Surroundings(settings, frozenset(each.inode for each in named), packets, self._processes)
+        )
+        self._submit(self._take([live, *walk.records]) | self._concerns.read())
         _LOGGER.info("watching %s: %d sockets are open", hello.host.name, len(self._sockets))
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -146,12 +146,16 @@ class KernelCollector:
         for probe in (self._tcp, self._execs):
             loop.add_reader(probe.wakeup_fd, self._drain)
         loop.add_reader(self._cgroup_events.wakeup_fd, self._take_cgroups)
+        for concern in self._concerns:
+            if concern.wakeup_fd is not None:
+                loop.add_reader(concern.wakeup_fd, concern.drain)
         await self._pause(stopping, lambda: FIRST_INTERVAL_NS)
         while not stopping.is_set():
             self._poll()
             await self._pause(stopping, self._interval_ns)
-        for fd in (probe.wakeup_fd for probe in self._rings):
-            loop.remove_reader(fd)
+        for fd in (watched.wakeup_fd for watched in (*self._rings, *self._concerns)):
+            if fd is not None:
+                loop.remove_reader(fd)
         if connection.done():
             connection.result()
         self._poll()
@@ -179,18 +183,20 @@ class KernelCollector:
     def _poll(self) -> None:
         """Read all that the probes have, and submit the rows; now and then look for what polls cannot see."""
         started_ns, cpu_ns = _now_ns(), time.thread_time_ns()
-        live, udp = self._tcp.poll(), self._read_udp()
+        self._concerns.gather()
+        live = self._tcp.poll()
         self._poll_cost_ns = time.thread_time_ns() - cpu_ns
         if started_ns - self._walked_ns < WALK_INTERVAL_NS:
-            self._submit(self._take([live]) | udp)
+            self._submit(self._take([live]) | self._read_concerns())
         else:
             self._walked_ns = started_ns
             walk = self._hidden.walk(live, self._sockets.missing(self._polled_ns))
-            self._submit(self._take([live, *walk.records]) | udp)
+            self._submit(self._take([live, *walk.records]) | self._read_concerns())
             self._submit({"tcp": self._sockets.retire(walk.namespaces, self._polled_ns, started_ns - ABANDONED_NS)})
-            tables, acknowledged = (self._sockets, self._udp_sockets), self._client.acknowledged
-            self._processes.retire(_united(table.processes() for table in tables), acknowledged)
-            in_use = self._processes.cgroups() | _united(table.cgroups() for table in tables)
+            acknowledged = self._client.acknowledged
+            owners = _united([self._sockets.processes(), *self._concerns.processes()])
+            self._processes.retire(owners, acknowledged)
+            in_use = self._processes.cgroups() | _united([self._sockets.cgroups(), *self._concerns.cgroups()])
             self._cgroups.retire(in_use, acknowledged)
         self._polled_ns = started_ns
 
@@ -212,19 +218,18 @@ class KernelCollector:
         records = concatenated([events, *live])
         return {"tcp": self._sockets.update(records, self._processes.identify(records))}
 
-    def _read_udp(self) -> Tables:
-        """Return the UDP rows since the call before."""
-        if self._udp is None:
-            return {}
-        traffic, polled = self._udp.drain(), self._udp.poll()
-        creators, holders = self._processes.identify(traffic.counts), self._processes.identify(polled)
-        return {"udp": self._udp_sockets.update(traffic, creators, polled, holders)}
+    def _read_concerns(self) -> Tables:
+        """Return the rows of the concerns, whose reading is a part of the poll."""
+        cpu_ns = time.thread_time_ns()
+        tables = self._concerns.read()
+        self._poll_cost_ns += time.thread_time_ns() - cpu_ns
+        return tables
 
     def _submit(self, tables: Tables) -> None:
         statistics = intake_pb2.CollectorStatistics(
             events_lost=sum(probe.events_lost for probe in self._rings),
-            sockets_untracked=self._sockets.untracked + self._udp_sockets.untracked,
-            sockets_tracked=len(self._sockets) + len(self._udp_sockets),
+            sockets_untracked=self._sockets.untracked,
+            sockets_tracked=len(self._sockets),
             processes_tracked=len(self._processes),
             cgroups_tracked=len(self._cgroups),
             cgroups_untracked=self._cgroups.untracked,
@@ -232,10 +237,9 @@ class KernelCollector:
             poll_duration_ns=self._poll_cost_ns,
             cpu_time_ns=time.process_time_ns(),
             resident_bytes=_resident_bytes(),
-            udp_packets_untracked=self._udp.packets_untracked if self._udp else 0,
-            udp_packets_of_other_peers=self._udp.packets_of_other_peers if self._udp else 0,
         )
-        referred_cgroups = np.unique(np.concatenate([rows["cgroup"] for rows in tables.values()]))
+        self._concerns.fill(statistics)
+        referred_cgroups = _referred(tables, "cgroup")
         self._cgroups.refer(referred_cgroups)
         processes, retired_processes = self._processes.take_changes()
         cgroups, retired_cgroups = self._cgroups.take_changes()
@@ -245,22 +249,36 @@ class KernelCollector:
             cgroups=cgroups,
             retired_cgroups=retired_cgroups,
         )
+        self._concerns.announce(entities)
         if cloud := self._cloud.take():
             in_cloud(self._host, cloud)
             entities.host.CopyFrom(self._host)
         number = self._client.submit(time.time_ns(), entities, tables, statistics)
-        self._processes.submitted(_united(rows["process"] for rows in tables.values()), number)
+        self._processes.submitted(_referred(tables, "process").tolist(), number)
         self._cgroups.submitted(referred_cgroups.tolist(), number)
 
     def _snapshot(self) -> intake_pb2.Entities:
-        return intake_pb2.Entities(
+        entities = intake_pb2.Entities(
             processes=self._processes.messages(), cgroups=self._cgroups.messages(), host=self._host
         )
+        self._concerns.remind(entities)
+        return entities
+
+    def close(self) -> None:
+        """Close the concerns; the probes are their owner's."""
+        self._concerns.close()
 
 
-def _united(parts: Iterable[np.ndarray]) -> set[int]:
+def _referred(tables: Tables, column: str) -> np.ndarray:
+    """Return the ids in *column* of the tables that have it, each once."""
+    return np.unique(
+        np.concatenate([np.empty(0, np.uint64), *(rows[column] for rows in tables.values() if column in rows)])
+    )
+
+
+def _united(parts: list[np.ndarray]) -> set[int]:
     """Return the ids that are in any of *parts*."""
-    return set(np.unique(np.concatenate(list(parts))).tolist())
+    return set(np.unique(np.concatenate(parts)).tolist())
 
 
 def _cgroup_table(settings: Settings) -> CgroupTable:

@@ -20,7 +20,7 @@ from kernel_collector.btf import Btf, BtfError
 from kernel_collector.structured import concatenated
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 SONAME = "libbpf.so.1"
@@ -38,12 +38,16 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__next_program": (_P, [_P, _P]),
     "bpf_object__find_program_by_name": (_P, [_P, _S]),
     "bpf_object__find_map_by_name": (_P, [_P, _S]),
+    "bpf_object__next_map": (_P, [_P, _P]),
+    "bpf_program__name": (_S, [_P]),
     "bpf_program__set_autoload": (_I, [_P, ctypes.c_bool]),
     "bpf_program__attach": (_P, [_P]),
     "bpf_program__attach_cgroup": (_P, [_P, _I]),
     "bpf_program__fd": (_I, [_P]),
     "bpf_link__fd": (_I, [_P]),
     "bpf_link__destroy": (_I, [_P]),
+    "bpf_map__name": (_S, [_P]),
+    "bpf_map__set_autocreate": (_I, [_P, ctypes.c_bool]),
     "bpf_map__fd": (_I, [_P]),
     "bpf_map__max_entries": (_U32, [_P]),
     "bpf_map__initial_value": (_P, [_P, _P]),
@@ -130,6 +134,18 @@ class BpfObject:
         start = _call("no .rodata", self._lib.bpf_map__initial_value, self._map(".rodata"), ctypes.byref(size))
         ctypes.memmove(start + place.offset, value, place.size)
 
+    def leave_out(self, unwanted: Callable[[str], bool]) -> None:
+        """Have `load` neither make the maps nor load the programs whose names are *unwanted*.
+
+        What is loaded may refer to such a map only where the verifier sees that it never runs.
+        """
+        for program in self._each(self._lib.bpf_object__next_program):
+            if unwanted(self._lib.bpf_program__name(program).decode()):
+                self._lib.bpf_program__set_autoload(program, False)  # noqa: FBT003
+        for map_ in self._each(self._lib.bpf_object__next_map):
+            if unwanted(self._lib.bpf_map__name(map_).decode()):
+                self._lib.bpf_map__set_autocreate(map_, False)  # noqa: FBT003
+
     def load(self, only: str | None = None) -> None:
         """Make the maps and load the programs, or *only* the named one.
 
@@ -139,10 +155,8 @@ class BpfObject:
         """
         if only is not None:
             chosen = self._program(only)
-            program = self._lib.bpf_object__next_program(self._pointer, None)
-            while program:
+            for program in self._each(self._lib.bpf_object__next_program):
                 self._lib.bpf_program__set_autoload(program, program == chosen)
-                program = self._lib.bpf_object__next_program(self._pointer, program)
         _call(f"cannot load {self._name}", self._lib.bpf_object__load, self._pointer)
 
     def attach(self, program: str, cgroup: int | None = None) -> int:
@@ -233,6 +247,12 @@ class BpfObject:
         what = f"cannot read the statistics of {program}"
         _call(what, self._lib.bpf_obj_get_info_by_fd, descriptor, ctypes.byref(info), ctypes.byref(size))
         return ProgramCost(info.run_cnt, info.run_time_ns)
+
+    def _each(self, following: Callable[[int, int | None], int | None]) -> Iterator[int]:
+        found = following(self._pointer, None)
+        while found:
+            yield found
+            found = following(self._pointer, found)
 
     def _program(self, name: str) -> int:
         what = f"{self._name} has no program {name}"

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from kernel_collector import cgroup_probe, execs, tcp
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import NotMountedError, v2_hierarchy
+from kernel_collector.concerns import KINDS
 from kernel_collector.libbpf import BpfObject, LibbpfError, library
 from kernel_collector.objects import OBJECTS
-from kernel_collector.udp import UdpProbe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from kernel_collector.concern import Kind
 
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 HOOKS = (
@@ -69,7 +71,7 @@ def checks(proc: Path = Path("/proc"), objects: Path = OBJECTS) -> list[Check]:
     return [
         *found,
         *(_hook(objects / file, program, name, hindrance) for file, program, name in HOOKS),
-        _udp(proc, objects, hindrance),
+        *(_concern(kind, proc, objects, hindrance) for kind in KINDS),
         *_optional_capabilities(capabilities),
         _host_pid_namespace(proc),
         _cgroup_v2(proc),
@@ -164,17 +166,14 @@ def _hook(path: Path, program: str, name: str, hindrance: Check | None) -> Check
     return Check(name, Result.YES, f"{program} loaded and attached")
 
 
-def _udp(proc: Path, objects: Path, hindrance: Check | None) -> Check:
-    name = "UDP"
+def _concern(kind: Kind, proc: Path, objects: Path, hindrance: Check | None) -> Check:
     if hindrance:
-        return Check(name, Result.UNKNOWN, f"not tried: first see to {hindrance.name}", required=False)
+        return Check(kind.name, Result.UNKNOWN, f"not tried: first see to {hindrance.name}", required=False)
     try:
-        root = v2_hierarchy(proc)
-        UdpProbe(root, objects=objects).close()
+        detail = kind.tried(proc, objects)
     except (OSError, BtfError) as error:
-        remedy = f"see to cgroup v2 and CAP_NET_ADMIN; {_PRIVILEGED}; or leave out --enable-udp-metrics"
-        return Check(name, Result.NO, f"not counted: {error}", remedy, required=False)
-    return Check(name, Result.YES, f"counted by packets that pass {root} (cgroup_skb)", required=False)
+        return Check(kind.name, Result.NO, f"not watched: {error}", f"{_PRIVILEGED}; {kind.remedy}", required=False)
+    return Check(kind.name, Result.YES, detail, required=False)
 
 
 def _host_pid_namespace(proc: Path) -> Check:

@@ -21,10 +21,10 @@ _BUSY, _DISCARDED = 1 << 31, 1 << 30
 
 
 class Ring:
-    """The ring `events`, of records of one dtype, of a loaded object that includes `bpf/events.h`."""
+    """A ring that a loaded object defines by `RING` (bpf/events.h), of records of one dtype."""
 
-    def __init__(self, source: BpfObject, record: np.dtype) -> None:
-        descriptor, self._size = source.map_fd("events"), source.map_size("events")
+    def __init__(self, source: BpfObject, record: np.dtype, name: str = "events") -> None:
+        descriptor, self._size = source.map_fd(name), source.map_size(name)
         page = mmap.PAGESIZE
         consumer = mmap.mmap(descriptor, page)
         producer = mmap.mmap(descriptor, page + 2 * self._size, prot=mmap.PROT_READ, offset=page)
@@ -34,7 +34,7 @@ class Ring:
         self._record = record
         self._slot_size = -(-(_HEADER_BYTES + record.itemsize) // 8) * 8
         variables = source.variables()
-        self._lost, self._woken = variables["events_lost"], variables["reader_woken"]
+        self._lost, self._woken = variables[f"{name}_lost"], variables[f"{name}_reader_woken"]
         self._barrier = _Barrier()
         # The ring itself is readable while it holds anything; edge-triggered, only where the kernel has woken us.
         self._wakeups = select.epoll()

@@ -154,7 +154,7 @@ def test_where_udp_is_refused_it_is_told_once_and_tcp_is_counted(lab: Lab) -> No
     exported = Exported(lab.sink.points())
     assert exported.total("tcp.bytes", source__ip=host.ipv4, dest__ip=lab.centre.ipv4) >= 777
     assert not exported.points("udp.bytes")
-    assert collector.output().count("UDP is not counted") == 1
+    assert collector.output().count("UDP is not watched") == 1
 
 
 def _sent(host: Host, family: str) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.packets import Packets
 from kernel_collector.udp import UdpProbe
 from tests.lab.network import Network
 from tests.strategies import packed
@@ -33,9 +34,9 @@ def host():
 def probe(host):
     with (
         NetworkNamespace(host.namespace) as namespace,
-        UdpProbe(v2_hierarchy(Path("/proc")), frozenset([namespace.inode])) as opened,
+        Packets(Path("/proc"), ("udp",), frozenset([namespace.inode])) as packets,
     ):
-        yield opened
+        yield UdpProbe(packets)
 
 
 def udp_socket(host, address):
@@ -109,11 +110,13 @@ def test_ipv6_extension_headers_are_passed_over(host, probe):
 
 def test_peers_beyond_the_limit_are_one_and_nothing_is_lost(host):
     count, limit = 300, 100
+    packed_limit = limit.to_bytes(4, "little")
     with (
         NetworkNamespace(host.namespace) as namespace,
-        UdpProbe(v2_hierarchy(Path("/proc")), frozenset([namespace.inode]), limit) as probe,
+        Packets(Path("/proc"), ("udp",), frozenset([namespace.inode]), {"udp_most_peers": packed_limit}) as packets,
         udp_socket(host, "127.0.0.1") as server,
     ):
+        probe = UdpProbe(packets)
         for _ in range(2):  # the limit begins anew with each reading
             before = probe.packets_of_other_peers
             with contextlib.ExitStack() as clients:  # open together: none gets the port of another

@@ -1,7 +1,8 @@
 import numpy as np
+import pytest
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import empty_columns, pack_rows, pack_tables, unpack_rows
+from intake.columns import TABLES, empty_columns, pack_rows, pack_tables, unpack_rows
 from intake.spool import SPOOL_BYTES, Spool
 
 
@@ -172,3 +173,12 @@ def test_the_rows_of_each_table_are_merged_by_themselves():
         merged = [unpack_rows(table, getattr(batch, table), 1_000) for batch in decoded(spool)]
         assert sum(int(rows["bytes_sent"].sum()) for rows in merged) == 40 * 2 * 10
         assert sum(int(rows[counter].sum()) for rows in merged) == 40 * 2
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_is_kept(table):
+    batch = intake_pb2.Batch(time_unix_ns=1)
+    pack_tables({table: empty_columns(3, table)}, batch)
+    spool = Spool()
+    spool.append(batch)
+    assert [kept.rows for kept in spool.pending()] == [3]

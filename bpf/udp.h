@@ -1,31 +1,21 @@
-// UDP: bytes and packets by socket and peer, counted where packets pass; an iterator that reads owners and drops.
-#include "kernel.h"
-#include <bpf/bpf_core_read.h>
-#include <bpf/bpf_endian.h>
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_tracing.h>
+/* UDP: bytes and packets by socket and peer, counted where packets pass; an iterator that reads owners and drops. */
+#pragma once
 
-#include "records.h"
-#include "sockets.h"
-
-#define MOST_SOCKETS (1 << 16)
-#define MOST_ENTRIES (1 << 17) /* between two polls, each 200 bytes while it is used */
-#define MOST_EXTENSION_HEADERS 6
+#define MOST_UDP_SOCKETS (1 << 16)
+#define MOST_UDP_ENTRIES (1 << 17) /* between two polls, each 200 bytes while it is used */
 #define UDP_HEADER_BYTES 8
-
-char LICENSE[] SEC("license") = "GPL";
 
 const struct udp_record *udp_record; /* puts the structs into the object's BTF */
 const struct udp_peer *udp_peer;
 const struct udp_traffic *udp_traffic;
 
 /* Set before load: how many peers of a socket are told apart between two polls. */
-const volatile u32 most_peers = 4096;
+const volatile u32 udp_most_peers = 4096;
 
-u32 generation; /* rises with each reading */
-u64 entries_added;
-u64 packets_untracked; /* there was no room for an entry */
-u64 packets_of_other_peers; /* the socket had too many */
+u32 udp_generation; /* rises with each reading */
+u64 udp_entries_added;
+u64 udp_packets_untracked; /* there was no room for an entry */
+u64 udp_packets_of_other_peers; /* the socket had too many */
 
 struct udp_socket {
 	u64 process_start_ns;
@@ -39,18 +29,18 @@ struct udp_socket {
 /* What is known of sockets, by cookie; only a packet of a new peer asks for it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, MOST_SOCKETS);
+	__uint(max_entries, MOST_UDP_SOCKETS);
 	__type(key, u64);
 	__type(value, struct udp_socket);
 } udp_sockets SEC(".maps");
 
-struct traffic_map {
+struct udp_counts_map {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MOST_ENTRIES);
+	__uint(max_entries, MOST_UDP_ENTRIES);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct udp_peer);
 	__type(value, struct udp_traffic);
-} traffic_0 SEC(".maps"), traffic_1 SEC(".maps");
+} udp_counts_0 SEC(".maps"), udp_counts_1 SEC(".maps");
 
 /* The map that is counted in. The reader puts the other one here, upon which the kernel waits for the programs that
  * still run, and then reads and empties this one, which nobody touches any more: so no packet is lost or told twice. */
@@ -58,49 +48,10 @@ struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);
 	__type(key, u32);
-	__array(values, struct traffic_map);
-} traffic SEC(".maps") = {
-	.values = { &traffic_0 },
+	__array(values, struct udp_counts_map);
+} udp_counts SEC(".maps") = {
+	.values = { &udp_counts_0 },
 };
-
-static __always_inline bool is_extension_header(u8 protocol)
-{
-	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
-	       protocol == IPPROTO_DSTOPTS;
-}
-
-/* The hooks stand before the kernel cuts a datagram into fragments, and after it has put them together: there are none
- * here but those that programs made by themselves with raw sockets, which are not counted. */
-static __always_inline u32 ipv4_payload(u8 *header, u8 **source, u8 **destination)
-{
-	if (header[9] != IPPROTO_UDP)
-		return 0;
-	*source = header + 12;
-	*destination = header + 16;
-	return (header[0] & 15) * 4;
-}
-
-static __always_inline u32 ipv6_payload(struct __sk_buff *skb, u8 *header, u8 **source, u8 **destination)
-{
-	u8 protocol = header[6];
-	u8 extension[2]; /* the protocol that follows, and the length in 8 bytes beyond the first */
-	u32 offset = 40;
-	int i;
-
-	*source = header + 8;
-	*destination = header + 24;
-	if (protocol == IPPROTO_UDP)
-		return offset;
-	for (i = 0; i < MOST_EXTENSION_HEADERS && is_extension_header(protocol); i++) {
-		if (bpf_skb_load_bytes(skb, offset, extension, sizeof(extension)))
-			return 0;
-		offset += protocol == IPPROTO_FRAGMENT ? 8 : (extension[1] + 1) * 8;
-		protocol = extension[0];
-		if (protocol == IPPROTO_UDP)
-			return offset;
-	}
-	return 0;
-}
 
 /* A new entry for a peer, or the socket's entry for all others; NULL where the socket is not watched or no room is. */
 static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void *counted, struct udp_peer *peer)
@@ -112,14 +63,14 @@ static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void 
 	if (network_namespaces_named && (!socket || !is_watched(socket->network_namespace)))
 		return NULL;
 	if (socket) {
-		if (socket->generation != generation) {
-			socket->generation = generation;
+		if (socket->generation != udp_generation) {
+			socket->generation = udp_generation;
 			socket->peers = 0;
 		}
-		if (socket->peers >= most_peers) {
+		if (socket->peers >= udp_most_peers) {
 			__builtin_memset(peer->remote_address, 0, sizeof(peer->remote_address));
 			peer->remote_port = 0;
-			__sync_fetch_and_add(&packets_of_other_peers, 1);
+			__sync_fetch_and_add(&udp_packets_of_other_peers, 1);
 			entry = bpf_map_lookup_elem(counted, peer);
 			if (entry)
 				return entry;
@@ -132,57 +83,47 @@ static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void 
 	}
 	new.cgroup = bpf_skb_cgroup_id(skb);
 	bpf_map_update_elem(counted, peer, &new, BPF_NOEXIST);
-	__sync_fetch_and_add(&entries_added, 1);
+	__sync_fetch_and_add(&udp_entries_added, 1);
 	entry = bpf_map_lookup_elem(counted, peer); /* perhaps another processor's */
 	if (!entry)
-		__sync_fetch_and_add(&packets_untracked, 1);
+		__sync_fetch_and_add(&udp_packets_untracked, 1);
 	return entry;
 }
 
-static __always_inline void count(struct __sk_buff *skb, bool sent)
+static __always_inline void count_udp(struct packet *packet)
 {
-	u8 *header = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end, *source, *destination;
+	struct __sk_buff *skb = packet->skb;
 	struct udp_traffic *entry;
 	struct udp_peer peer = {};
 	struct bpf_sock *sk;
-	u32 offset, bytes, packets, zero = 0;
+	u32 bytes, packets, zero = 0;
 	void *counted;
 	u16 ports[2];
 
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		if (header + 20 > end)
-			return;
-		offset = ipv4_payload(header, &source, &destination);
-		if (!offset)
-			return;
-		write_mapped_ipv4(sent ? peer.local_address : peer.remote_address, *(u32 *)source);
-		write_mapped_ipv4(sent ? peer.remote_address : peer.local_address, *(u32 *)destination);
-	} else if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (header + 40 > end)
-			return;
-		offset = ipv6_payload(skb, header, &source, &destination);
-		if (!offset)
-			return;
-		__builtin_memcpy(sent ? peer.local_address : peer.remote_address, source, 16);
-		__builtin_memcpy(sent ? peer.remote_address : peer.local_address, destination, 16);
-	} else {
-		return;
-	}
 	sk = skb->sk;
 	if (!sk)
 		return;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->protocol != IPPROTO_UDP)
 		return;
-	if (bpf_skb_load_bytes(skb, offset, ports, sizeof(ports)) || skb->len < offset + UDP_HEADER_BYTES)
+	if (bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
+		return;
+	if (skb->len < packet->transport + UDP_HEADER_BYTES)
 		return;
 	peer.cookie = bpf_get_socket_cookie(skb);
-	peer.local_port = bpf_ntohs(ports[sent ? 0 : 1]);
-	peer.remote_port = bpf_ntohs(ports[sent ? 1 : 0]);
-	bytes = skb->len - offset - UDP_HEADER_BYTES;
+	if (packet->sent) {
+		write_packet_addresses(packet, peer.local_address, peer.remote_address);
+		peer.local_port = bpf_ntohs(ports[0]);
+		peer.remote_port = bpf_ntohs(ports[1]);
+	} else {
+		write_packet_addresses(packet, peer.remote_address, peer.local_address);
+		peer.local_port = bpf_ntohs(ports[1]);
+		peer.remote_port = bpf_ntohs(ports[0]);
+	}
+	bytes = skb->len - packet->transport - UDP_HEADER_BYTES;
 	packets = skb->gso_size ? (bytes + skb->gso_size - 1) / skb->gso_size : 1;
 
-	counted = bpf_map_lookup_elem(&traffic, &zero);
+	counted = bpf_map_lookup_elem(&udp_counts, &zero);
 	if (!counted)
 		return;
 	entry = bpf_map_lookup_elem(counted, &peer);
@@ -191,27 +132,13 @@ static __always_inline void count(struct __sk_buff *skb, bool sent)
 		if (!entry)
 			return;
 	}
-	if (sent) {
+	if (packet->sent) {
 		__sync_fetch_and_add(&entry->bytes_sent, bytes);
 		__sync_fetch_and_add(&entry->packets_sent, packets);
 	} else {
 		__sync_fetch_and_add(&entry->bytes_received, bytes);
 		__sync_fetch_and_add(&entry->packets_received, packets);
 	}
-}
-
-SEC("cgroup_skb/egress")
-int udp_sent(struct __sk_buff *skb)
-{
-	count(skb, 1);
-	return 1; /* let it pass */
-}
-
-SEC("cgroup_skb/ingress")
-int udp_received(struct __sk_buff *skb)
-{
-	count(skb, 0);
-	return 1;
 }
 
 /* Who opened a socket: of one that lives between two polls nothing else tells. */

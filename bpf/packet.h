@@ -1,0 +1,75 @@
+/* A packet as the programs on it see it: its headers looked at once. */
+#pragma once
+
+#define MOST_EXTENSION_HEADERS 6
+
+struct packet {
+	struct __sk_buff *skb;
+	u8 *header;    /* of IP: what every packet of that version has of it can be read */
+	u32 transport; /* where the header of UDP or TCP begins, in bytes from there */
+	u8 protocol;
+	bool ipv6;
+	bool sent;
+};
+
+static __always_inline bool is_extension_header(u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
+	       protocol == IPPROTO_DSTOPTS;
+}
+
+static __always_inline void pass_over_extension_headers(struct packet *packet)
+{
+	u8 extension[2]; /* the protocol that follows, and the length in 8 bytes beyond the first */
+	int i;
+
+	for (i = 0; i < MOST_EXTENSION_HEADERS && is_extension_header(packet->protocol); i++) {
+		if (bpf_skb_load_bytes(packet->skb, packet->transport, extension, sizeof(extension)))
+			return;
+		packet->transport += packet->protocol == IPPROTO_FRAGMENT ? 8 : (extension[1] + 1) * 8;
+		packet->protocol = extension[0];
+	}
+}
+
+/* Returns whether it is a whole IP packet.
+ *
+ * The hooks stand before the kernel cuts a datagram into fragments, and after it has put them together: there are none
+ * here but those that programs made by themselves with raw sockets, which are not counted. */
+static __always_inline bool read_headers(struct __sk_buff *skb, bool sent, struct packet *packet)
+{
+	u8 *header = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end;
+
+	packet->skb = skb;
+	packet->header = header;
+	packet->sent = sent;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if (header + 20 > end)
+			return 0;
+		packet->ipv6 = 0;
+		packet->protocol = header[9];
+		packet->transport = (header[0] & 15) * 4;
+		return 1;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		if (header + 40 > end)
+			return 0;
+		packet->ipv6 = 1;
+		packet->protocol = header[6];
+		packet->transport = 40;
+		pass_over_extension_headers(packet);
+		return 1;
+	}
+	return 0;
+}
+
+/* Writes the ends as the headers name them, the sender first. */
+static __always_inline void write_packet_addresses(struct packet *packet, u8 *source, u8 *destination)
+{
+	if (packet->ipv6) {
+		__builtin_memcpy(source, packet->header + 8, 16);
+		__builtin_memcpy(destination, packet->header + 24, 16);
+	} else {
+		write_mapped_ipv4(source, *(u32 *)(packet->header + 12));
+		write_mapped_ipv4(destination, *(u32 *)(packet->header + 16));
+	}
+}

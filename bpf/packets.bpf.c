@@ -1,0 +1,43 @@
+// Everything that must look at packets: one program a direction, since a second one on each packet costs more than a
+// branch. What belongs to a concern has its name in front, and is neither made nor loaded where it is not watched.
+#include "kernel.h"
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "records.h"
+#include "sockets.h"
+#include "packet.h"
+#include "udp.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* Set before load; the verifier removes what is not watched. */
+const volatile bool udp_watched = 0;
+
+static __always_inline void inspect(struct __sk_buff *skb, bool sent)
+{
+	struct packet packet;
+
+	if (!read_headers(skb, sent, &packet))
+		return;
+	if (packet.protocol == IPPROTO_UDP) {
+		if (udp_watched)
+			count_udp(&packet);
+	}
+}
+
+SEC("cgroup_skb/egress")
+int packet_sent(struct __sk_buff *skb)
+{
+	inspect(skb, 1);
+	return 1; /* let it pass */
+}
+
+SEC("cgroup_skb/ingress")
+int packet_received(struct __sk_buff *skb)
+{
+	inspect(skb, 0);
+	return 1;
+}

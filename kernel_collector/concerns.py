@@ -1,0 +1,118 @@
+"""The concerns that there are, and all that are open taken together."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel_collector.btf import BtfError
+from kernel_collector.cgroup_tree import v2_hierarchy
+from kernel_collector.concern import Concern, Kind
+from kernel_collector.packets import Packets
+from kernel_collector.udp_concern import UdpConcern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from ebpf_net.v1 import intake_pb2
+
+    from intake.columns import Columns, Tables
+    from kernel_collector.concern import Surroundings
+    from kernel_collector.options import Settings
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
+    with Packets(proc, (part,), objects=objects) as packets:
+        packets.require(part)
+    return f"watched by packets that pass {v2_hierarchy(proc)} (cgroup_skb)"
+
+
+_PACKETS_NEED = "see to cgroup v2 and CAP_NET_ADMIN"
+KINDS = (
+    Kind(
+        "UDP",
+        f"{_PACKETS_NEED}, or leave out --enable-udp-metrics",
+        lambda settings: settings.udp_metrics,
+        UdpConcern,
+        partial(_tried_on_packets, "udp"),
+        "udp",
+    ),
+)
+
+
+def watched_on_packets(settings: Settings) -> list[str]:
+    """Return the wanted concerns that look at packets, by their keys in `packets.PREFIXES`."""
+    return [kind.part for kind in KINDS if kind.part and kind.wanted(settings)]
+
+
+class Concerns:
+    """The concerns that are wanted and that this kernel allows; what it refuses is logged, and the rest runs."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._open: list[Concern] = []
+        for kind in KINDS:
+            if kind.wanted(surroundings.settings):
+                try:
+                    self._open.append(kind.open(surroundings))
+                except (OSError, BtfError) as error:
+                    _LOGGER.warning("%s is not watched, all else is: %s", kind.name, error)
+
+    def __iter__(self) -> Iterator[Concern]:
+        return iter(self._open)
+
+    def gather(self) -> None:
+        """Take what the kernel has, before the ends of sockets are read."""
+        for concern in self._open:
+            concern.gather()
+
+    def read(self) -> Tables:
+        """Return the rows since the call before."""
+        return joined(concern.read() for concern in self._open)
+
+    def processes(self) -> Iterator[np.ndarray]:
+        """Yield the ids of the processes that later rows may refer to."""
+        return (concern.processes() for concern in self._open)
+
+    def cgroups(self) -> Iterator[np.ndarray]:
+        """Yield the ids of the cgroups that later rows may refer to."""
+        return (concern.cgroups() for concern in self._open)
+
+    def fill(self, statistics: intake_pb2.CollectorStatistics) -> None:
+        """Complete the statistics of the collector."""
+        for concern in self._open:
+            concern.fill(statistics)
+
+    def announce(self, entities: intake_pb2.Entities) -> None:
+        """Add the entities that are new since the call before."""
+        for concern in self._open:
+            concern.announce(entities)
+
+    def remind(self, entities: intake_pb2.Entities) -> None:
+        """Add all entities that are to be known."""
+        for concern in self._open:
+            concern.remind(entities)
+
+    def close(self) -> None:
+        """Close all."""
+        while self._open:
+            self._open.pop().close()
+
+
+def joined(parts: Iterable[Tables]) -> Tables:
+    """Return the tables of all *parts*: the rows of one that several have stand one after the other."""
+    found: dict[str, list[Columns]] = {}
+    for tables in parts:
+        for table, columns in tables.items():
+            found.setdefault(table, []).append(columns)
+    return {
+        table: {name: np.concatenate([columns[name] for columns in of_table]) for name in of_table[0]}
+        if len(of_table) > 1
+        else of_table[0]
+        for table, of_table in found.items()
+    }

@@ -1,0 +1,142 @@
+"""The programs on packets, which several concerns share: one a direction, at the root of cgroup v2."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+from kernel_collector.btf import BtfError
+from kernel_collector.cgroup_tree import v2_hierarchy
+from kernel_collector.libbpf import BpfObject, open_iterator, read_iterator
+from kernel_collector.objects import OBJECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
+
+OBJECT = "packets.bpf.o"
+PACKETS = ("packet_sent", "packet_received")
+UDP_CREATED = "udp_created"
+UDP_PROCESSES = "udp_of_processes"
+# How the names of each concern's maps and programs begin; all others are always made and loaded.
+PREFIXES = {"udp": ("udp_",)}
+
+
+class Packets:
+    """The programs on packets, attached while it is open; concerns read their maps.
+
+    Where the kernel does not take them with all that is asked for, they are loaded with those concerns that it takes.
+
+    Args:
+        proc: the machine's /proc, which tells where cgroup v2 is.
+        watched: the concerns, keys of `PREFIXES`; without any, nothing is loaded.
+        network_namespaces: inode numbers; sockets of others are passed over in the kernel. Empty: all are seen.
+        constants: of the programs, besides those that are set here.
+        objects: the directory of the compiled programs.
+
+    """
+
+    def __init__(
+        self,
+        proc: Path,
+        watched: Collection[str],
+        network_namespaces: frozenset[int] = frozenset(),
+        constants: Mapping[str, bytes] = {},
+        objects: Path = OBJECTS,
+    ) -> None:
+        constants = {**constants, "network_namespaces_named": bytes([bool(network_namespaces)])}
+        self._object, self._refused = _open_most(
+            watched, lambda taken: _opened(objects / OBJECT, v2_hierarchy(proc), taken, network_namespaces, constants)
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach and unload."""
+        if self._object:
+            self._object.close()
+
+    def require(self, concern: str) -> BpfObject:
+        """Return the object in which *concern* is watched, which this one owns.
+
+        Raises:
+            OSError: there is no cgroup v2, or the kernel, or the lack of a capability or of libbpf, does not allow it.
+            BtfError: the object is of another version than this package.
+
+        """
+        if self._object is None or concern in self._refused:
+            raise self._refused[concern]
+        return self._object
+
+
+def _open_most(
+    watched: Collection[str], opened: Callable[[Collection[str]], BpfObject]
+) -> tuple[BpfObject | None, dict[str, OSError | BtfError]]:
+    """Open with all that is *watched*, or else with each in turn that is taken; return why the others are not."""
+    refused: dict[str, OSError | BtfError] = {}
+    if watched:
+        try:
+            return opened(watched), refused
+        except (OSError, BtfError) as error:
+            refused = dict.fromkeys(watched, error)
+    best: BpfObject | None = None
+    taken: list[str] = []
+    for concern in watched if len(watched) > 1 else ():
+        try:
+            better = opened([*taken, concern])
+        except (OSError, BtfError) as error:
+            refused[concern] = error
+            continue
+        if best:
+            best.close()
+        best = better
+        taken.append(concern)
+        del refused[concern]
+    return best, refused
+
+
+def _opened(
+    path: Path,
+    cgroup: Path,
+    watched: Collection[str],
+    network_namespaces: frozenset[int],
+    constants: Mapping[str, bytes],
+) -> BpfObject:
+    """Load the object and attach its programs."""
+    opened = BpfObject(path)
+    try:
+        for concern in PREFIXES:
+            opened.set_constant(f"{concern}_watched", bytes([concern in watched]))
+        for name, value in constants.items():
+            opened.set_constant(name, value)
+        every, wanted = _prefixes(PREFIXES), _prefixes(watched)
+        opened.leave_out(lambda name: name.startswith(every) and not name.startswith(wanted))
+        opened.load()
+        for inode in network_namespaces:
+            opened.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
+        _attach(opened, cgroup, watched)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def _attach(opened: BpfObject, cgroup: Path, watched: Collection[str]) -> None:
+    directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if "udp" in watched:
+            opened.attach(UDP_CREATED, directory)
+            # What sockets there are is known before the first packet asks.
+            read_iterator(open_iterator(opened.attach(UDP_PROCESSES)))
+        for program in PACKETS:
+            opened.attach(program, directory)
+    finally:
+        os.close(directory)
+
+
+def _prefixes(concerns: Collection[str]) -> tuple[str, ...]:
+    return tuple(prefix for concern in concerns for prefix in PREFIXES[concern])
