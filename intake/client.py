@@ -19,7 +19,7 @@ from intake.spool import Spool
 from intake.wire import CLIENT_OPTIONS, METHOD, SERVICE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterable
     from typing import Any
 
     from intake.columns import Tables
@@ -43,7 +43,7 @@ class IntakeClient:
         host: str,
         port: int,
         hello: intake_pb2.Hello,
-        snapshot: Callable[[], intake_pb2.Entities],
+        snapshot: Callable[[], Iterable[intake_pb2.Entities]],
         credentials: ClientCredentials | None = None,
     ) -> None:
         """Make a client that is not connected yet.
@@ -52,7 +52,8 @@ class IntakeClient:
             host: of the reducer: a name or an address.
             port: of the reducer.
             hello: with kind, version and host.
-            snapshot: gives the entities that unacknowledged batches and later rows may refer to.
+            snapshot: gives the entities that unacknowledged batches and later rows may refer to, as `CollectorSession`
+                takes them.
             credentials: plaintext and no token if not given.
 
         """

@@ -17,7 +17,7 @@ from intake.compression import compress
 from intake.limits import MOST_ROWS, fitting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from intake.spool import Spool
 
@@ -68,7 +68,7 @@ class CollectorSession:
     def __init__(
         self,
         hello: intake_pb2.Hello,
-        snapshot: Callable[[], intake_pb2.Entities],
+        snapshot: Callable[[], Iterable[intake_pb2.Entities]],
         spool: Spool,
         random: Callable[[], float],
     ) -> None:
@@ -76,7 +76,8 @@ class CollectorSession:
 
         Args:
             hello: with kind, version, session_id and host.
-            snapshot: gives the entities that unacknowledged batches and later rows may refer to.
+            snapshot: gives the entities that unacknowledged batches and later rows may refer to, in as many parts as
+                messages are needed. Parts are taken one by one; what changes meanwhile is to be submitted as well.
             spool: for its batches.
             random: gives a number in [0, 1), for the backoff.
 
@@ -101,6 +102,7 @@ class CollectorSession:
         self._heartbeat_sent: Instant | None = None
         self._unanswered_since: Instant | None = None
         self._snapshot_due = True
+        self._snapshot_parts: Iterator[intake_pb2.Snapshot] = iter(())
         self._sent_up_to = 0
 
     @property
@@ -170,7 +172,9 @@ class CollectorSession:
             return self._heartbeat(now)
         if self._snapshot_due:
             self._snapshot_due = False
-            snapshot = intake_pb2.Snapshot(entities=fitting(self._snapshot()))
+            self._spool.forget_without_rows()
+            self._snapshot_parts = _snapshots(self._snapshot())
+        for snapshot in self._snapshot_parts:
             return compress(intake_pb2.FromCollector(snapshot=snapshot).SerializeToString())
         batch = self._spool.next_after(self._sent_up_to)
         if batch is None:
@@ -216,7 +220,8 @@ class CollectorSession:
             case "refusal":
                 self.batches_refused += 1
                 self._spool.refuse(message.refusal.number)
-                self._snapshot_due = True  # the entities in that batch were not taken either
+                # The entities in that batch were not taken either. What has no number may have been a snapshot itself.
+                self._snapshot_due |= message.refusal.number > 0
                 return f"batch {message.refusal.number}: {message.refusal.reason}"
             case "heartbeat":
                 sent = self._heartbeat_sent
@@ -255,6 +260,16 @@ class CollectorSession:
         self._failed_attempts += 1
         self._start(now)
         return int(longest * self._random())
+
+
+def _snapshots(parts: Iterable[intake_pb2.Entities]) -> Iterator[intake_pb2.Snapshot]:
+    """Yield *parts* as snapshots, all but the last of them partial; one where there are none."""
+    remaining = iter(parts)
+    part = next(remaining, intake_pb2.Entities())
+    for following in remaining:
+        yield intake_pb2.Snapshot(entities=fitting(part), partial=True)
+        part = following
+    yield intake_pb2.Snapshot(entities=fitting(part))
 
 
 def _parts(tables: Tables) -> Iterator[Tables]:

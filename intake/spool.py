@@ -122,6 +122,12 @@ class Spool:
             self._remove(index, index + 1)
         return found
 
+    def forget_without_rows(self) -> None:
+        """Forget the batches that only tell of entities: a snapshot tells all of them, and as they are by now."""
+        kept = [batch for batch in self._batches if batch.rows]
+        self.bytes = sum(batch.size for batch in kept)
+        self._batches = kept
+
     @property
     def acknowledged(self) -> int:
         """The highest number such that no row of the batches up to it is kept any more."""

@@ -257,12 +257,12 @@ class KernelCollector:
         self._processes.submitted(_referred(tables, "process").tolist(), number)
         self._cgroups.submitted(referred_cgroups.tolist(), number)
 
-    def _snapshot(self) -> intake_pb2.Entities:
+    def _snapshot(self) -> list[intake_pb2.Entities]:
         entities = intake_pb2.Entities(
             processes=self._processes.messages(), cgroups=self._cgroups.messages(), host=self._host
         )
         self._concerns.remind(entities)
-        return entities
+        return [entities]
 
     def close(self) -> None:
         """Close the concerns; the probes are their owner's."""

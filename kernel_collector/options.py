@@ -9,20 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.config_file import check_keys, read_config_file
-from daemon.errors import StartupError
 from daemon.logs import LEVELS
-from intake.credentials import ClientCredentials, client_credential_options, client_credentials
-from kernel_collector.host import operator_labels
+from intake.credentials import ClientCredentials
+from intake.options import DEFAULT_INTAKE_HOST, DEFAULT_INTAKE_PORT, intake_options, intake_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-DEFAULT_INTAKE_HOST = "127.0.0.1"
-DEFAULT_INTAKE_PORT = 8000
 MOUNTED_HOST_DIRECTORY = Path("/hostfs")
-_PORTS = range(1, 65536)
-_CREDENTIALS = ("intake_tls_ca", "intake_tls_certificate", "intake_tls_key", "intake_token_file")
 
 
 @dataclass(frozen=True)
@@ -77,26 +71,17 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         StartupError: the configuration file, a label or a file of credentials cannot be used.
 
     """
-    path = arguments["config_file"]
-    config = read_config_file(path, ("labels", "intake")) if path else {}
-    intake = config.get("intake") or {}
-    if not isinstance(intake, dict):
-        raise StartupError(f"{path}: intake must be a mapping with host and port, not {intake!r}")
-    check_keys(intake, ("host", "port"), f"{path}: intake")
-    host = arguments["intake_host"] or str(intake.get("host") or DEFAULT_INTAKE_HOST)
-    port = arguments["intake_port"] or intake.get("port") or DEFAULT_INTAKE_PORT
-    if not isinstance(port, int) or port not in _PORTS:
-        raise StartupError(f"{path}: intake: port must be a number from 1 to 65535, not {port!r}")
+    intake = intake_settings(arguments, environ)
     settings = Settings(
-        intake_host=host,
-        intake_port=port,
+        intake_host=intake.host,
+        intake_port=intake.port,
         host_directory=arguments["host_dir"] or _default_host_directory(),
         network_namespaces=arguments["network_namespace"],
-        labels=operator_labels(config.get("labels") or {}, environ),
+        labels=intake.labels,
         docker_ns_label=arguments["docker_ns_label"],
         force_docker_metadata=arguments["force_docker_metadata"],
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
-        credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
+        credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
@@ -107,19 +92,7 @@ def _default_host_directory() -> Path:
 
 
 _OPTIONS = (
-    click.option(
-        "--intake-host",
-        envvar="EBPF_NET_INTAKE_HOST",
-        show_envvar=True,
-        help=f"Name or address of the reducer.  [default: {DEFAULT_INTAKE_HOST}]",
-    ),
-    click.option(
-        "--intake-port",
-        type=click.IntRange(_PORTS.start, _PORTS.stop - 1),
-        envvar="EBPF_NET_INTAKE_PORT",
-        show_envvar=True,
-        help=f"Port of the reducer.  [default: {DEFAULT_INTAKE_PORT}]",
-    ),
+    intake_options,
     click.option(
         "--host-dir",
         type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -157,8 +130,4 @@ _OPTIONS = (
         is_flag=True,
         help="Do not name Docker containers by the variables NOMAD_* in their environment.",
     ),
-    click.option(
-        "--config-file", type=click.Path(path_type=Path), help="YAML with `labels:` and `intake: {host, port}`."
-    ),
-    client_credential_options,
 )

@@ -9,10 +9,11 @@ import time
 from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
+from daemon.http import HttpServer, health_page
 from daemon.signals import stop_event
 from intake.clock import SECOND_NS
 from reducer.balances import BalancesError
-from reducer.http import HttpServer, flow_metrics_page, health_page, internal_metrics_page
+from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_metrics import InternalMetrics, Snapshot
 from reducer.options import GRACE_NS
 from reducer.outputs.disk_store import DiskStore

@@ -76,7 +76,7 @@ async def reducer(**options):
 @asynccontextmanager
 async def collector(port, host="127.0.0.1", **options):
     hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_KERNEL, version="test", host=intake_pb2.Host(name="node"))
-    client = IntakeClient(host, port, hello, intake_pb2.Entities, **options)
+    client = IntakeClient(host, port, hello, list, **options)
     running = asyncio.create_task(client.run())
     try:
         yield client

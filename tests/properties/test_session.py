@@ -102,7 +102,7 @@ class Sessions(RuleBasedStateMachine):
         """As a collector must: processes that live, and those that rows without acknowledgement refer to."""
         done = self.collector.acknowledged
         ids = [id_ for id_, number in self.referred.items() if number > done or id_ > self.processes - 4]
-        return intake_pb2.Entities(processes=[intake_pb2.Process(id=id_) for id_ in ids])
+        return [intake_pb2.Entities(processes=[intake_pb2.Process(id=id_) for id_ in ids])]
 
     def spooled(self) -> int:
         return mask_of(

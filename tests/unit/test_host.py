@@ -9,8 +9,8 @@ import subprocess
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from daemon.errors import StartupError
-from kernel_collector.host import describe_host, in_cloud, local_addresses, operator_labels
+from intake.labels import operator_labels
+from kernel_collector.host import describe_host, in_cloud, local_addresses
 
 FIB_TRIE = """Main:
   +-- 0.0.0.0/0 3 0 5
@@ -49,24 +49,6 @@ def test_without_labels():
     host = describe_host(operator_labels({}, {}), [])
     assert (host.name, host.kernel_version) == (socket.gethostname(), os.uname().release)
     assert (host.namespace, host.zone, host.service) == ("", "", "")
-
-
-def test_labels_may_be_numbers_and_empty():
-    assert operator_labels({"zone": 7, "service": None}, {}) == {"zone": "7"}
-
-
-@pytest.mark.parametrize(
-    ("labels", "environ", "message"),
-    [
-        ({"zome": "a"}, {}, "did you mean 'zone'"),
-        ({"zone": "a" * 41}, {}, "41 characters"),
-        ({}, {"EBPF_NET_AGENT_SERVICE": "a" * 41}, "41 characters"),
-        (["zone"], {}, "must be a mapping"),
-    ],
-)
-def test_labels_that_are_refused(labels, environ, message):
-    with pytest.raises(StartupError, match=message):
-        operator_labels(labels, environ)
 
 
 def test_addresses_that_others_can_reach(tmp_path):

@@ -10,7 +10,8 @@ from urllib.error import HTTPError
 import pytest
 
 from daemon.errors import StartupError
-from reducer.http import HttpServer, flow_metrics_page, health_page, internal_metrics_page, parse_address
+from daemon.http import HttpServer, health_page, parse_address
+from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_metrics import InternalMetrics, Snapshot
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.series import EndTable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from http.client import HTTPResponse
 
-    from reducer.http import Page
+    from daemon.http import Page
 
 
 def with_server(pages: dict[str, Page], client: Callable[[str], None], address: str = "127.0.0.1:0") -> None:

@@ -16,10 +16,12 @@ def after(seconds, start=START):
     return Instant(start.unix_ns + int(seconds * SECOND_NS), start.monotonic_ns + int(seconds * SECOND_NS))
 
 
-def session_with(spool=None, chance=0.5):
+def session_with(spool=None, chance=0.5, snapshot=None):
     hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_KERNEL, session_id=bytes(16))
     entities = intake_pb2.Entities(processes=[intake_pb2.Process(id=1)])
-    return CollectorSession(hello, lambda: entities, Spool() if spool is None else spool, lambda: chance)
+    return CollectorSession(
+        hello, snapshot or (lambda: [entities]), Spool() if spool is None else spool, lambda: chance
+    )
 
 
 def rows(count=1):
@@ -104,6 +106,62 @@ def test_what_was_not_acknowledged_is_sent_again():
     assert session.acknowledged == 2
 
 
+def test_a_snapshot_may_come_in_parts():
+    parts = [intake_pb2.Entities(retired_pods=[name]) for name in ("a", "b", "c")]
+    session = session_with(snapshot=lambda: iter(parts))
+    submit(session)
+    messages = connect(session)
+    assert kinds(messages) == ["heartbeat", "snapshot", "snapshot", "snapshot", "batch"]
+    told = [(part.partial, part.entities.retired_pods[0]) for kind, part in messages if kind == "snapshot"]
+    assert told == [(True, "a"), (True, "b"), (False, "c")]
+
+
+def test_parts_of_a_snapshot_are_made_when_they_are_sent_and_anew_for_each_connection():
+    made = []
+
+    def parts():
+        for number in (1, 2):
+            made.append(number)
+            yield intake_pb2.Entities()
+
+    session = session_with(snapshot=parts)
+    session.connected(START)
+    sent(session)
+    welcome(session)
+    heartbeat, first = (parse(session.next_message(START)) for _ in range(2))
+    assert (heartbeat.WhichOneof("message"), first.snapshot.partial, made) == ("heartbeat", True, [1, 2])
+    assert parse(session.next_message(after(5))).HasField("heartbeat")
+    session.disconnected(START)
+    assert [part.partial for kind, part in connect(session) if kind == "snapshot"] == [True, False]
+    assert made == [1, 2, 1, 2]
+
+
+def test_a_snapshot_of_nothing_is_one():
+    assert kinds(connect(session_with(snapshot=list))) == ["heartbeat", "snapshot"]
+
+
+def test_batches_that_only_tell_of_entities_give_way_to_a_snapshot():
+    session = session_with()
+    session.submit(1, intake_pb2.Entities(retired_pods=["a"]), {}, None)
+    submit(session)
+    session.submit(1, intake_pb2.Entities(retired_pods=["b"]), {}, None)
+    assert [batch.number for kind, batch in connect(session) if kind == "batch"] == [2]
+    session.submit(1, intake_pb2.Entities(retired_pods=["c"]), {}, None)
+    assert [batch.number for _, batch in sent(session)] == [4]
+    session.disconnected(START)
+    assert [batch.number for kind, batch in connect(session) if kind == "batch"] == [2]
+    ack(session, 2)
+    assert (session.acknowledged, len(session._spool), session._spool.bytes) == (4, 0, 0)
+
+
+def test_a_refused_snapshot_is_not_sent_again():
+    session = session_with()
+    connect(session)
+    refusal = intake_pb2.Refusal(number=0, reason="too many")
+    session.received(intake_pb2.FromReducer(refusal=refusal), START)
+    assert kinds(sent(session)) == []
+
+
 def test_a_refused_batch_is_counted_and_not_sent_again():
     session = session_with()
     submit(session)
@@ -127,8 +185,9 @@ def test_more_rows_than_a_batch_holds_become_several():
 
 def test_a_batch_without_rows_is_one():
     session = session_with()
+    connect(session)
     assert session.submit(1, intake_pb2.Entities(), {}, None) == 1
-    assert kinds(connect(session))[-1] == "batch"
+    assert kinds(sent(session)) == ["batch"]
 
 
 def test_statistics_tell_of_the_spool():

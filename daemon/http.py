@@ -1,0 +1,87 @@
+"""HTTP servers of daemons, and their health.
+
+It needs aiohttp, which not every daemon has.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Check = Callable[[], str | None]
+
+_ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([0-9]{1,5})")
+MOST_PORT = 65_535
+
+
+class HttpServer:
+    """Serves *pages*, by path, at *address*, which *option* gave: `ADDR:PORT`, IPv6 in brackets; port 0: a free one.
+
+    Raises:
+        StartupError: *address* is none.
+
+    """
+
+    def __init__(self, option: str, address: str, pages: Mapping[str, Page]) -> None:
+        self._option = option
+        self._address = address
+        self._host, self._port = parse_address(option, address)
+        application = web.Application()
+        application.add_routes([web.get(path, page) for path, page in pages.items()])
+        self._runner = web.AppRunner(application, access_log=None)
+
+    async def start(self) -> int:
+        """Listen; return the port.
+
+        Raises:
+            StartupError: the address cannot be listened on.
+
+        """
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, self._host or None, self._port).start()
+        except OSError as error:
+            await self._runner.cleanup()
+            in_use = error.errno == errno.EADDRINUSE
+            reason = "it is in use" if in_use else (error.strerror or str(error)).lower()
+            raise StartupError(
+                f"cannot listen at {self._address}: {reason}; give {self._option} another ADDR:PORT"
+            ) from error
+        port: int = self._runner.addresses[0][1]
+        return port
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        await self._runner.cleanup()
+
+
+def parse_address(option: str, address: str) -> tuple[str, int]:
+    """Return host and port of `ADDR:PORT`; an empty host is every address.
+
+    Raises:
+        StartupError: it is something else; the message names *option*.
+
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[3]) > MOST_PORT:
+        raise StartupError(f"{option} {address!r} is not ADDR:PORT, such as 127.0.0.1:7010 or [::1]:7010")
+    return match[1] or match[2] or "", int(match[3])
+
+
+def health_page(check: Check) -> Page:
+    """Return the page that answers 200 where *check* finds nothing wrong, else 503 and what is."""
+
+    async def page(_request: web.Request) -> web.StreamResponse:
+        wrong = check()
+        return web.Response(text=f"{wrong or 'ok'}\n", status=503 if wrong else 200)
+
+    return page
