@@ -77,6 +77,7 @@ TABLE = (
     _counter("pipeline", "ends_no_collector", "{end}", "Ends of windows' flows that no collector told of."),
     _counter("pipeline", "ends_no_process", "{end}", "Ends of windows' flows whose process was not known."),
     _counter("pipeline", "ends_rolled_up", "{end}", "Ends not told apart by address since there were too many."),
+    _counter("pipeline", "series_rolled_up", "{series}", "Series added to others since their level had too many."),
     _counter("pipeline", "processes_refused", "{process}", "Processes not named since there were too many."),
     _counter("pipeline", "cgroups_refused", "{cgroup}", "Containers and services not named since there were too many."),
     _gauge("pipeline", "sessions", "{session}", "Sessions of collectors that are known."),

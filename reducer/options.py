@@ -13,6 +13,7 @@ from daemon.logs import LEVELS as LOG_LEVELS
 from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
+from reducer.budget import MOST_SERIES
 from reducer.series import LEVELS
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Settings:
         enable_az_id: give series by identity and node, and by node and identity, as well.
         disable_node_ip_field: tell nodes apart by their id alone.
         keep_loopback: count the traffic of loopback addresses.
+        series_limit: series that a level has in a window at most.
         otlp_grpc_endpoint: URL of the OTLP receiver over gRPC, `http` or `https`; None for none.
         otlp_http: send OTLP over HTTP as OTEL_EXPORTER_OTLP_* says.
         prometheus: `address:port` of the flow metrics; None for none.
@@ -55,6 +57,7 @@ class Settings:
     enable_az_id: bool = False
     disable_node_ip_field: bool = False
     keep_loopback: bool = False
+    series_limit: int = MOST_SERIES
     otlp_grpc_endpoint: str | None = None
     otlp_http: bool = False
     prometheus: str | None = "127.0.0.1:7010"
@@ -92,6 +95,7 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         enable_az_id=arguments["enable_az_id"],
         disable_node_ip_field=arguments["disable_node_ip_field"],
         keep_loopback=arguments["keep_loopback"],
+        series_limit=arguments["series_limit"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
         otlp_http=arguments["enable_otlp_http_metrics"],
         prometheus=None if arguments["disable_prometheus_metrics"] else arguments["prom_bind"],
@@ -148,6 +152,13 @@ OPTIONS = OptionTable(
         Option("enable_az_id", ("--enable-az-id",), "Give series by workload and node, both ways, as well."),
         Option("disable_node_ip_field", ("--disable-node-ip-field",), "Do not tell nodes apart by their addresses."),
         Option("keep_loopback", ("--keep-loopback",), "Count the traffic of loopback addresses."),
+        Option(
+            "series_limit",
+            ("--series-limit",),
+            "Series that each level has in a window at most; beyond it the least active ends are rolled up.",
+            click.IntRange(min=1),
+            MOST_SERIES,
+        ),
         Option("enable_otlp_grpc_metrics", ("--enable-otlp-grpc-metrics",), "Send metrics by OTLP over gRPC."),
         Option(
             "otlp_grpc_metrics_address",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer import balances
+from reducer.budget import MOST_SERIES, Budget
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
 from reducer.memory import Matched, Matcher
@@ -52,6 +53,7 @@ class PipelineStatistics:
         ends_no_collector: ends of a window's flows that no collector told of.
         ends_no_process: ends of a window's flows whose collector did not know the process.
         ends_rolled_up: ends that were not told apart by address since there were too many.
+        series_rolled_up: series of windows that were added to others since a level had too many.
         processes_refused: processes that were not named since there were too many.
         cgroups_refused: containers and services that were not named since there were too many.
         sessions: known now.
@@ -69,6 +71,7 @@ class PipelineStatistics:
     ends_no_collector: int
     ends_no_process: int
     ends_rolled_up: int
+    series_rolled_up: int
     processes_refused: int
     cgroups_refused: int
     sessions: int
@@ -89,7 +92,7 @@ class _Closed:
 
 
 class Pipeline:
-    """Window, match, name, roll up.
+    """Window, match, name, roll up; at most *most_series* series a level.
 
     Attributes:
         live: also given each row, while it is set.
@@ -106,6 +109,7 @@ class Pipeline:
         keep_loopback: bool = False,
         node_ip: bool = True,
         most_flows: int = MOST_FLOWS,
+        most_series: int = MOST_SERIES,
     ) -> None:
         if not set(levels) <= set(LEVELS):
             raise ValueError(f"levels {levels}: known are {LEVELS}")
@@ -119,6 +123,7 @@ class Pipeline:
         self._owners = Owners()
         self._matcher = Matcher(most_flows)
         self._names = Names(node_ip=node_ip)
+        self._budgets = {level: Budget(most_series) for level in levels}
         self._restored = False
         self._not_before_ns = 0
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
@@ -220,6 +225,7 @@ class Pipeline:
                 ends_no_collector=self._no_collector,
                 ends_no_process=self._no_process,
                 ends_rolled_up=self._names.ends_rolled_up,
+                series_rolled_up=sum(budget.series_rolled_up for budget in self._budgets.values()),
                 processes_refused=self._owners.processes_refused,
                 cgroups_refused=self._owners.cgroups_refused,
                 sessions=self._owners.sessions,
@@ -298,8 +304,16 @@ class Pipeline:
         ends = {"az": self._names.identities(matched.owner, matched.special, owners)}
         if matched.address is not None:
             ends["id"] = self._names.nodes(matched.owner, matched.special, matched.address, owners, self._matcher.seed)
-        sides = ((name, *name.split("_")) for name in self._levels)
-        return [roll_up(name, ends[source], other(ends[dest]), matched.values) for name, source, dest in sides]
+        levels = []
+        for name in self._levels:
+            source_side, dest_side = name.split("_")
+            source, dest = ends[source_side], other(ends[dest_side])
+            level = roll_up(name, source, dest, matched.values)
+            stand_in = self._budgets[name].fit(level, self._names.ends)
+            if stand_in is not None:
+                level = roll_up(name, stand_in[source], stand_in[dest], matched.values)
+            levels.append(level)
+        return levels
 
     def _count_unknown(self, matched: Matched, owners: OwnersView) -> None:
         self._no_collector += int(np.count_nonzero(matched.owner == UNKNOWN_OWNER))

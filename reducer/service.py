@@ -77,6 +77,7 @@ class Reducer:
             settings.levels,
             keep_loopback=settings.keep_loopback,
             node_ip=not settings.disable_node_ip_field,
+            most_series=settings.series_limit,
         )
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)

@@ -36,8 +36,9 @@ SETTLED = STEPS + 26
 LAW = settings(deadline=None, max_examples=60)
 
 
-def new_pipeline() -> Pipeline:
-    return Pipeline(WINDOW_S * SECOND_NS, GRACE_S * SECOND_NS, POLL_S * SECOND_NS, LEVELS, keep_loopback=True)
+def new_pipeline(most_series: int = 1000) -> Pipeline:
+    times = (WINDOW_S * SECOND_NS, GRACE_S * SECOND_NS, POLL_S * SECOND_NS)
+    return Pipeline(*times, LEVELS, keep_loopback=True, most_series=most_series)
 
 
 @dataclass
@@ -66,6 +67,19 @@ class Totals:
         for source, dest, amount in zip(by_node.source, by_node.dest, moved, strict=True):
             ends = tuple(dict(window.ends.labels[end])["ip"] for end in (source, dest))
             self.bytes[ends] += int(amount)
+
+
+@dataclass
+class Sums(Totals):
+    """What they add up to where ends have lost their addresses."""
+
+    most_series: int = 1
+
+    def add(self, window: SealedWindow) -> None:
+        for level in window.levels:
+            assert len(level.source) <= self.most_series
+            self.bytes[level.name] += int(level.values["bytes"].sum() + level.values["udp_bytes"].sum())
+        self.counts["opened"] += int(window.levels[0].values["opened"].sum())
 
 
 class World:
@@ -154,6 +168,17 @@ def check(plan: WorldPlan, shuffle: random.Random | None = None) -> Totals:
 @given(worlds())
 def test_series_add_up_to_what_was_sent(plan):
     check(plan)
+
+
+@LAW
+@given(worlds(), st.integers(1, 8))
+def test_under_every_budget_the_sums_are_the_same(plan, most_series):
+    world = World(plan)
+    world.pipeline, world.totals = new_pipeline(most_series), Sums(most_series=most_series)
+    totals = world.run()
+    truth = truth_of(plan)
+    assert +totals.bytes == +Counter(dict.fromkeys(LEVELS, truth.bytes.total()))
+    assert totals.counts["opened"] == truth.opened
 
 
 @LAW

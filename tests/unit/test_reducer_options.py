@@ -90,6 +90,7 @@ def test_log_flags(asked, flag):
         (["--window", "10"], {"window_ns": 10 * SECOND_NS}),
         (["--poll-interval", "0.5"], {"poll_interval_ns": SECOND_NS // 2}),
         (["--keep-loopback"], {"keep_loopback": True}),
+        (["--series-limit", "5"], {"series_limit": 5}),
         (["--enable-otlp-http-metrics"], {"otlp_http": True}),
         (["--data-dir", "/data"], {"data_directory": Path("/data")}),
     ],
