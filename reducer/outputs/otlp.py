@@ -17,6 +17,7 @@ import numpy as np
 from daemon.version import VERSION
 from reducer.metrics import ENABLED_METRICS, Instrument, Metric
 from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.protobuf import FIXED64, LENGTH_DELIMITED, attributes, field, head, varint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,7 @@ MOST_REQUEST_BYTES = 3_500_000
 # Lengths of the messages around the points: of the request, the resource, the scope, the metric and its data.
 ENVELOPE_BYTES = 64
 
-_LENGTH_DELIMITED, _FIXED64 = 2, 1
-_VALUE_TAG = {"int": bytes([6 << 3 | _FIXED64]), "double": bytes([4 << 3 | _FIXED64])}
+_VALUE_TAG = {"int": bytes([6 << 3 | FIXED64]), "double": bytes([4 << 3 | FIXED64])}
 _VALUE_BYTES = 8
 # Sum.aggregation_temporality = AGGREGATION_TEMPORALITY_DELTA, Sum.is_monotonic = true.
 _DELTA_MONOTONIC = bytes([2 << 3, 1, 3 << 3, 1])
@@ -45,39 +45,12 @@ class Request(NamedTuple):
     body: bytes
 
 
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:  # noqa: PLR2004
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
-
-
-def _head(number: int, length: int) -> bytes:
-    """Return what stands before *length* bytes of a length-delimited field."""
-    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(length)
-
-
-def _field(number: int, *content: bytes) -> bytes:
-    """Return a length-delimited field of a message."""
-    return b"".join((_head(number, sum(map(len, content))), *content))
-
-
-def _attributes(field_number: int, labels: Labels) -> bytes:
-    """Return labels as the repeated KeyValue field of a message; what is no Unicode text becomes `?`."""
-    return b"".join(
-        _field(field_number, _field(1, name.encode()), _field(2, _field(1, value.encode(errors="replace"))))
-        for name, value in labels
-    )
-
-
 def _point_attributes(labels: Labels) -> bytes:
-    return _attributes(7, labels)
+    return attributes(7, labels)
 
 
-_RESOURCE = _field(1, _attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
-_SCOPE = _field(1, _field(1, SCOPE_NAME.encode()), _field(2, VERSION.encode()))
+_RESOURCE = field(1, attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
+_SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
 _AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _point_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 
 
@@ -115,7 +88,7 @@ class OtlpEncoder:
         tail = b"".join(
             (
                 _point_attributes((("aggregation", level.name), *layout[0][1].attributes)),
-                struct.pack("<BQBQ", 2 << 3 | _FIXED64, window.start_ns, 3 << 3 | _FIXED64, window.end_ns),
+                struct.pack("<BQBQ", 2 << 3 | FIXED64, window.start_ns, 3 << 3 | FIXED64, window.end_ns),
                 _VALUE_TAG["int"],
                 bytes(_VALUE_BYTES),
             )
@@ -139,7 +112,7 @@ class OtlpEncoder:
         pieces[0::5] = [b""] * len(source)
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 5).sum(axis=1)
         for length in range(len(self._point_prefixes), int(lengths.max()) + 1):
-            self._point_prefixes.append(bytes([1 << 3 | _LENGTH_DELIMITED]) + _varint(length))
+            self._point_prefixes.append(bytes([1 << 3 | LENGTH_DELIMITED]) + varint(length))
         pieces[0::5] = map(self._point_prefixes.__getitem__, lengths.tolist())
         lengths += np.fromiter(map(len, pieces[0::5]), np.int64, len(lengths))
         return np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(lengths)
@@ -147,7 +120,7 @@ class OtlpEncoder:
 
 def _metric_header(metric: Metric) -> bytes:
     texts = (metric.name, metric.description, metric.unit)
-    return b"".join(_field(number, text.encode()) for number, text in enumerate(texts, 1))
+    return b"".join(field(number, text.encode()) for number, text in enumerate(texts, 1))
 
 
 class _Packer:
@@ -181,17 +154,17 @@ class _Packer:
         return self._requests
 
     def _append(self, metric: Metric, header: bytes, points: bytes) -> None:
-        field, settings = (7, _DELTA_MONOTONIC) if metric.instrument is Instrument.COUNTER else (5, b"")
-        data_head = _head(field, len(points) + len(settings))
-        metric_head = _head(2, len(header) + len(data_head) + len(points) + len(settings))
+        number, settings = (7, _DELTA_MONOTONIC) if metric.instrument is Instrument.COUNTER else (5, b"")
+        data_head = head(number, len(points) + len(settings))
+        metric_head = head(2, len(header) + len(data_head) + len(points) + len(settings))
         parts = (metric_head, header, data_head, points, settings)
         self._metrics += parts
         self._size += sum(map(len, parts))
 
     def _close(self) -> None:
         # The points are many: each is copied but once more.
-        scope_head = _head(2, len(_SCOPE) + self._size)
-        request_head = _head(1, len(_RESOURCE) + len(scope_head) + len(_SCOPE) + self._size)
+        scope_head = head(2, len(_SCOPE) + self._size)
+        request_head = head(1, len(_RESOURCE) + len(scope_head) + len(_SCOPE) + self._size)
         body = b"".join((request_head, _RESOURCE, scope_head, _SCOPE, *self._metrics))
         self._requests.append(Request(self._points, body))
         self._metrics, self._size, self._points = [], 0, 0

@@ -1,0 +1,41 @@
+"""The wire format of Protocol Buffers, as far as the outputs write it themselves.
+
+https://protobuf.dev/programming-guides/encoding
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from reducer.series import Labels
+
+LENGTH_DELIMITED, FIXED64 = 2, 1
+
+
+def varint(number: int) -> bytes:
+    """Return a number in seven bits a byte, the lowest first."""
+    encoded = bytearray()
+    while number > 0x7F:  # noqa: PLR2004
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def head(number: int, length: int) -> bytes:
+    """Return what stands before *length* bytes of a length-delimited field."""
+    return varint(number << 3 | LENGTH_DELIMITED) + varint(length)
+
+
+def field(number: int, *content: bytes) -> bytes:
+    """Return a length-delimited field of a message."""
+    return b"".join((head(number, sum(map(len, content))), *content))
+
+
+def attributes(field_number: int, labels: Labels) -> bytes:
+    """Return labels as the repeated KeyValue field of a message; what is no Unicode text becomes `?`."""
+    return b"".join(
+        field(field_number, field(1, name.encode()), field(2, field(1, value.encode(errors="replace"))))
+        for name, value in labels
+    )
