@@ -39,14 +39,15 @@ SERVER_OPTIONS = (
 
 @dataclass(frozen=True)
 class ClientCredentials:
-    """What a collector shows and asks for: plaintext and no token where empty."""
+    """What a collector shows and asks for, by gRPC or by HTTP: plaintext and no token where empty."""
 
     channel: grpc.ChannelCredentials | None = None
     token: str = field(default="", repr=False)
+    tls: ssl.SSLContext | None = None
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The metadata of a call."""
+        """The metadata of a call, or headers of a request."""
         return ((_HEADER, _SCHEME + self.token),) if self.token else ()
 
 
@@ -99,10 +100,12 @@ def client_credentials(
             _LOGGER.warning("the token goes to %s in clear text: give --intake-tls-ca to switch TLS on", host)
         return ClientCredentials(None, token)
     authorities = _read_authorities(intake_tls_ca)
+    tls = ssl.create_default_context(cafile=intake_tls_ca)
     key, chain = None, None
     if intake_tls_certificate and intake_tls_key:
         key, chain = _read_pair(intake_tls_certificate, intake_tls_key)
-    return ClientCredentials(grpc.ssl_channel_credentials(authorities, key, chain), token)
+        tls.load_cert_chain(intake_tls_certificate, intake_tls_key)
+    return ClientCredentials(grpc.ssl_channel_credentials(authorities, key, chain), token, tls)
 
 
 def server_credentials(

@@ -17,7 +17,6 @@ from ebpf_net.v1 import intake_pb2
 from daemon.errors import StartupError
 from daemon.signals import stop_event
 from daemon.version import VERSION
-from intake.client import IntakeClient
 from intake.clock import SECOND_NS
 from kernel_collector import cgroup_tree, preflight, runit
 from kernel_collector.btf import BtfError
@@ -27,6 +26,7 @@ from kernel_collector.cloud_metadata import CloudMetadata
 from kernel_collector.concern import Surroundings
 from kernel_collector.concerns import Concerns, watched_on_packets
 from kernel_collector.docker import Docker
+from kernel_collector.encoders import client
 from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
 from kernel_collector.host import describe_host, in_cloud
@@ -122,9 +122,7 @@ class KernelCollector:
         )
         self._host = hello.host  # the same message: a later connection says what is known by then
         self._cloud = CloudMetadata()
-        self._client = IntakeClient(
-            settings.intake_host, settings.intake_port, hello, self._snapshot, settings.credentials
-        )
+        self._client = client(settings, hello, self._snapshot)
         self._events_lost = 0
         self._poll_cost_ns = 0
         self._told_slow = False
@@ -139,7 +137,7 @@ class KernelCollector:
         _LOGGER.info("watching %s: %d sockets are open", hello.host.name, len(self._sockets))
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Poll at intervals until *stopping*; then once more, and give the reducer some seconds to take all."""
+        """Poll at intervals until *stopping*; then once more, and give the receiver some seconds to take all."""
         loop = asyncio.get_running_loop()
         connection = asyncio.create_task(self._client.run())
         connection.add_done_callback(lambda _: stopping.set())
@@ -160,7 +158,7 @@ class KernelCollector:
             connection.result()
         self._poll()
         if not await self._client.finish(FINISH_TIMEOUT_S):
-            _LOGGER.warning("the reducer did not take all within %.0f s: what it did not is lost", FINISH_TIMEOUT_S)
+            _LOGGER.warning("the receiver did not take all within %.0f s: what it did not is lost", FINISH_TIMEOUT_S)
         connection.cancel()
         await asyncio.gather(connection, return_exceptions=True)
 

@@ -16,6 +16,9 @@ from intake.options import DEFAULT_INTAKE_HOST, DEFAULT_INTAKE_PORT, intake_opti
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+DEFAULT_ENCODER = "intake"
+# The reference's word for its default.
+_ENCODERS = {DEFAULT_ENCODER: DEFAULT_ENCODER, "binary": DEFAULT_ENCODER, "otlp_log": "otlp_log"}
 MOUNTED_HOST_DIRECTORY = Path("/hostfs")
 
 
@@ -24,8 +27,9 @@ class Settings:
     """What a collector was asked to do.
 
     Attributes:
-        intake_host: of the reducer.
-        intake_port: of the reducer.
+        intake_host: of the reducer, or of what takes OTLP logs.
+        intake_port: of the same.
+        intake_encoder: what is spoken there, `intake` or `otlp_log`.
         host_directory: where the machine's own root directory is.
         network_namespaces: paths of those to watch; none: all.
         labels: of the operator, as `operator_labels` gives them.
@@ -39,6 +43,7 @@ class Settings:
 
     intake_host: str = DEFAULT_INTAKE_HOST
     intake_port: int = DEFAULT_INTAKE_PORT
+    intake_encoder: str = DEFAULT_ENCODER
     host_directory: Path = Path("/")
     network_namespaces: tuple[Path, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
@@ -75,6 +80,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
     settings = Settings(
         intake_host=intake.host,
         intake_port=intake.port,
+        intake_encoder=_ENCODERS[arguments["intake_encoder"]],
         host_directory=arguments["host_dir"] or _default_host_directory(),
         network_namespaces=arguments["network_namespace"],
         labels=intake.labels,
@@ -93,6 +99,15 @@ def _default_host_directory() -> Path:
 
 _OPTIONS = (
     intake_options,
+    click.option(
+        "--intake-encoder",
+        type=click.Choice(list(_ENCODERS)),
+        default=DEFAULT_ENCODER,
+        envvar="EBPF_NET_INTAKE_ENCODER",
+        show_envvar=True,
+        show_default=True,
+        help="What to speak there: to a reducer intake (or binary), to what takes OTLP logs by HTTP otlp_log.",
+    ),
     click.option(
         "--host-dir",
         type=click.Path(path_type=Path, exists=True, file_okay=False),

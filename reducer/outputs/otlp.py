@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from daemon.protobuf import FIXED64, LENGTH_DELIMITED, attributes, field, head, varint
 from daemon.version import VERSION
 from reducer.metrics import ENABLED_METRICS, Instrument, Metric
 from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
-from reducer.outputs.protobuf import FIXED64, LENGTH_DELIMITED, attributes, field, head, varint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

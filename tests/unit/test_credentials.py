@@ -1,4 +1,5 @@
 import logging
+import ssl
 import subprocess
 
 import click
@@ -88,6 +89,9 @@ def test_a_token_in_clear_text_is_warned_of(token, caplog, host, warned):
 def test_a_token_over_tls_is_not_warned_of(token, pair, caplog):
     client = for_client("reducer.example", intake_tls_ca=pair[0], intake_token_file=token)
     assert client.channel is not None
+    assert client.tls is not None
+    assert client.tls.check_hostname
+    assert client.tls.verify_mode is ssl.CERT_REQUIRED
     assert not caplog.records
 
 

@@ -12,6 +12,7 @@ from kernel_collector.options import Settings, _default_host_directory
 VARIABLES = {
     "EBPF_NET_INTAKE_HOST": None,
     "EBPF_NET_INTAKE_PORT": None,
+    "EBPF_NET_INTAKE_ENCODER": None,
     "EBPF_NET_HOST_DIR": None,
     "EBPF_NET_AGENT_ZONE": None,
     "DOCKER_NS_LABEL": None,
@@ -45,6 +46,14 @@ def config(tmp_path, text):
 def test_defaults(asked):
     assert asked() == Settings(host_directory=_default_host_directory())
     assert (Settings().intake_host, Settings().intake_port) == ("127.0.0.1", 8000)
+
+
+def test_encoders(asked):
+    assert asked().intake_encoder == "intake"
+    assert asked("--intake-encoder", "otlp_log").intake_encoder == "otlp_log"
+    assert asked(EBPF_NET_INTAKE_ENCODER="otlp_log").intake_encoder == "otlp_log"
+    assert asked(EBPF_NET_INTAKE_ENCODER="binary").intake_encoder == "intake"  # as the reference calls it
+    assert "'json' is not one of" in asked(EBPF_NET_INTAKE_ENCODER="json", exit_code=2)
 
 
 def test_option_before_variable_before_file(asked, tmp_path):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from reducer.outputs.protobuf import attributes, field, head, varint
+from daemon.protobuf import attributes, field, head, varint
 
 
 def test_numbers_of_any_length():

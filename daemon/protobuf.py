@@ -1,4 +1,4 @@
-"""The wire format of Protocol Buffers, as far as the outputs write it themselves.
+"""The wire format of Protocol Buffers, as far as it is written without messages: in columns, or a record at a time.
 
 https://protobuf.dev/programming-guides/encoding
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reducer.series import Labels
+    from collections.abc import Iterable
 
 LENGTH_DELIMITED, FIXED64 = 2, 1
 
@@ -33,7 +33,7 @@ def field(number: int, *content: bytes) -> bytes:
     return b"".join((head(number, sum(map(len, content))), *content))
 
 
-def attributes(field_number: int, labels: Labels) -> bytes:
+def attributes(field_number: int, labels: Iterable[tuple[str, str]]) -> bytes:
     """Return labels as the repeated KeyValue field of a message; what is no Unicode text becomes `?`."""
     return b"".join(
         field(field_number, field(1, name.encode()), field(2, field(1, value.encode(errors="replace"))))
