@@ -1,0 +1,225 @@
+"""Address translation (NAT): gives both ends of a translated flow one pair of endpoints, as columns of rows.
+
+A translated connection has two pairs: the *original*, as the end that began it sees itself and the other, and the
+*translated*, as the other end sees the two. Between the machines of the two ends both are right, each on its side of this
+machine. Where the first end is a socket of this machine, the packets that leave it are translated, so its rows get the
+translated pair. Where it is on another machine, the packets that reach this one are not translated yet, so the rows of
+the other end, which is here, get the original pair. What both ends' collectors tell is then one flow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from intake.clock import SECOND_NS
+from kernel_collector.chosen_endpoints import ChosenEndpoints
+from kernel_collector.endpoints import ENDPOINTS, EndpointKeys, other_end, same
+from kernel_collector.socket_index import SocketIndex
+from kernel_collector.structured import opaque
+
+if TYPE_CHECKING:
+    from intake.columns import Columns, Tables
+
+MOST_TRANSLATIONS = 1 << 20
+# The kernel forgets a connection some seconds after its sockets are closed, at the earliest; their last rows come with
+# the next poll.
+KEPT_NS = 60 * SECOND_NS
+_IPPROTO_TCP, _IPPROTO_UDP = 6, 17
+_PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
+_TABLES = ("tcp", "udp", "dns", "http", "bins")
+_NAMES = ENDPOINTS.names or ()
+
+_TRANSLATION = np.dtype(
+    [
+        ("original", ENDPOINTS),
+        ("translated", ENDPOINTS),
+        ("ended_ns", "u8"),  # 0 while it lives
+        ("protocol", "u1"),
+        ("first_end_here", "?"),  # rows of its socket were seen
+        ("network_namespace", "u4"),
+        ("dump", "u4"),  # the number of the last dump before it was shown
+    ]
+)
+
+
+class Translations:
+    """The translated connections of the last time, at most *most*: about 150 bytes each.
+
+    Attributes:
+        untracked: connections that found no room.
+
+    """
+
+    def __init__(self, most: int = MOST_TRANSLATIONS) -> None:
+        self.untracked = 0
+        self._chosen = ChosenEndpoints()
+        self._keys = EndpointKeys()
+        self._table = np.zeros(1024, _TRANSLATION)
+        self._by_original = SocketIndex(most)  # its slots are those of the table
+        self._by_answer = SocketIndex(most)  # by the pair of the other end
+        self._of_answer = np.zeros(1024, np.intp)
+        self._dumps: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_original)
+
+    def update(self, connections: np.ndarray, network_namespace: int, now_ns: int) -> None:
+        """Take events in their order.
+
+        Args:
+            connections: an array of `CONNECTION`.
+            network_namespace: inode number of that in which they are translated.
+            now_ns: by any clock that does not go back.
+
+        """
+        if not len(connections):
+            return
+        namespaces = np.full(len(connections), network_namespace, np.uint32)
+        keys = self._keys(connections["original"], connections["protocol"], namespaces)
+        keys, last = np.unique(keys[::-1], return_index=True)  # of several events the last one counts
+        connections = connections[::-1].take(last)
+        slots = self._by_original.find(keys)
+        self._forget_answers(slots[slots >= 0])
+        new = slots < 0
+        slots[new] = self._by_original.insert(keys[new])
+        kept = np.flatnonzero(slots >= 0)
+        self.untracked += len(slots) - len(kept)
+        slots, connections = slots[kept], connections.take(kept)
+        entries = np.zeros(len(kept), _TRANSLATION)
+        for name in ("original", "translated", "protocol"):
+            entries[name] = connections[name]
+        entries["network_namespace"] = network_namespace
+        entries["ended_ns"][connections["ended"]] = now_ns
+        entries["dump"] = self._dumps.get(network_namespace, 0)
+        self._table = _with_room(self._table, slots)
+        opaque(self._table)[slots] = opaque(entries)
+        self._remember_answers(slots)
+
+    def replace(self, connections: np.ndarray, network_namespace: int, now_ns: int) -> None:
+        """Take a dump: others of this namespace have ended. Events from before it must have been taken, none after."""
+        self._dumps[network_namespace] = number = self._dumps.get(network_namespace, 0) + 1
+        self.update(connections, network_namespace, now_ns)
+        slots = self._by_original.slots
+        gone = self._table["network_namespace"][slots] == network_namespace
+        gone &= (self._table["dump"][slots] < number) & (self._table["ended_ns"][slots] == 0)
+        self._table["ended_ns"][slots[gone]] = now_ns
+
+    def forget(self, now_ns: int) -> None:
+        """Forget those that ended `KEPT_NS` ago."""
+        slots = self._by_original.slots
+        ended_ns = self._table["ended_ns"][slots].astype(np.int64)
+        slots = slots[(ended_ns > 0) & (ended_ns <= now_ns - KEPT_NS)]
+        if len(slots):
+            self._forget_answers(slots)
+            entries = self._table.take(slots)
+            self._by_original.remove(
+                np.sort(self._keys(entries["original"], entries["protocol"], entries["network_namespace"]))
+            )
+
+    def translate(self, tables: Tables) -> Tables:
+        """Return the tables, those with translated rows with other endpoints in these; the rows keep their places."""
+        names = [name for name in _TABLES if len(tables.get(name, {}).get("socket", ()))]
+        if not names or not (len(self) or len(self._chosen)):
+            return tables
+        rows = _rows_of(tables, names)
+        endpoints, changed = self._translated(rows)
+        lasting = np.flatnonzero(changed & (rows.protocols == _IPPROTO_TCP))
+        self._chosen.remember(*(column[lasting] for column in (rows.sockets, rows.endpoints, endpoints)))
+        self._chosen.forget(rows.sockets[rows.ending])
+        bounds = np.cumsum([len(tables[name]["socket"]) for name in names])[:-1]
+        parts = zip(names, np.split(endpoints, bounds), np.split(changed, bounds), strict=True)
+        return tables | {name: tables[name] | _columns(part) for name, part, some in parts if some.any()}
+
+    def keep(self, sockets: np.ndarray) -> None:
+        """Forget what rows of other sockets than these got, by cookie."""
+        self._chosen.keep(sockets)
+
+    def _translated(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return the endpoints that rows get, and which of them are others than their own."""
+        known, chosen = self._chosen.find(rows.sockets, rows.endpoints)
+        known &= rows.protocols == _IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
+        endpoints = np.where(known, chosen, rows.endpoints)
+        keys = self._keys(rows.endpoints, rows.protocols, rows.network_namespaces)
+        first, by_first = self._found(self._by_original.find(keys), "original", rows.endpoints)
+        turned = other_end(rows.endpoints)
+        other, by_other = self._found(self._slots_of_answers(keys), "translated", turned)
+        # Programs on packets see them after or before the machine's own translation (bpf/udp.bpf.c).
+        udp = rows.protocols == _IPPROTO_UDP
+        keys = self._keys(turned, rows.protocols, rows.network_namespaces)
+        done, by_done = self._found(np.where(udp, self._slots_of_answers(keys), -1), "translated", rows.endpoints)
+        undone, by_undone = self._found(np.where(udp, self._by_original.find(keys), -1), "original", turned)
+
+        self._table["first_end_here"][np.concatenate((by_first[first], by_done[done]))] = True
+        here = self._table["first_end_here"]
+        other &= ~known & ~first & ~here[by_other]
+        undone &= ~known & ~first & ~other & here[by_undone]
+        first &= ~known
+        endpoints[first] = self._table["translated"][by_first[first]]
+        endpoints[other] = other_end(self._table["original"][by_other[other]])
+        endpoints[undone] = other_end(self._table["translated"][by_undone[undone]])
+        return endpoints, known | first | other | undone
+
+    def _found(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which *slots* hold a translation with these *endpoints* as its original or translated ones, and them."""
+        return (slots >= 0) & same(self._table[name][slots], endpoints), slots
+
+    def _slots_of_answers(self, keys: np.ndarray) -> np.ndarray:
+        answers = self._by_answer.find(keys)
+        return np.where(answers >= 0, self._of_answer[answers], -1)
+
+    def _answer_keys(self, slots: np.ndarray) -> np.ndarray:
+        entries = self._table.take(slots)
+        return self._keys(other_end(entries["translated"]), entries["protocol"], entries["network_namespace"])
+
+    def _remember_answers(self, slots: np.ndarray) -> None:
+        keys, first = np.unique(self._answer_keys(slots), return_index=True)
+        answers = self._by_answer.find(keys)
+        new = answers < 0
+        answers[new] = self._by_answer.insert(keys[new])
+        found = answers >= 0
+        self._of_answer = _with_room(self._of_answer, answers)
+        self._of_answer[answers[found]] = slots[first[found]]
+
+    def _forget_answers(self, slots: np.ndarray) -> None:
+        keys, first = np.unique(self._answer_keys(slots), return_index=True)
+        answers = self._by_answer.find(keys)
+        own = (answers >= 0) & (self._of_answer[answers] == slots[first])
+        self._by_answer.remove(keys[own])
+
+
+class _Rows(NamedTuple):
+    """What is asked of rows: of several tables, one after the other."""
+
+    endpoints: np.ndarray
+    sockets: np.ndarray
+    network_namespaces: np.ndarray
+    protocols: np.ndarray
+    ending: np.ndarray  # the last of their socket
+
+
+def _rows_of(tables: Tables, names: list[str]) -> _Rows:
+    parts = [tables[name] for name in names]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in (*_NAMES, "socket", "network_namespace")}
+    endpoints = np.empty(len(joined["socket"]), ENDPOINTS)
+    for name in _NAMES:
+        endpoints[name] = joined[name]
+    protocols, ending = [], []
+    for name, part in zip(names, parts, strict=True):
+        rows = len(part["socket"])
+        protocols.append(np.full(rows, _PROTOCOLS[name], np.uint8) if name in _PROTOCOLS else part["transport"])
+        ending.append((part["closed"] | part["failed"]) != 0 if name == "tcp" else np.zeros(rows, bool))
+    return _Rows(
+        endpoints, joined["socket"], joined["network_namespace"], np.concatenate(protocols), np.concatenate(ending)
+    )
+
+
+def _columns(endpoints: np.ndarray) -> Columns:
+    return {name: np.ascontiguousarray(endpoints[name]) for name in _NAMES}
+
+
+def _with_room(array: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Return the array with room for these slots, and one more, which stays 0: that of what is not there, -1."""
+    room = int(slots.max(initial=-1)) + 2
+    return array if room <= len(array) else np.append(array, np.zeros(max(room, len(array)), array.dtype))
