@@ -224,6 +224,7 @@ class KernelCollector:
         return tables
 
     def _submit(self, tables: Tables) -> None:
+        tables = self._concerns.rewrite(tables)
         statistics = intake_pb2.CollectorStatistics(
             events_lost=sum(probe.events_lost for probe in self._rings),
             sockets_untracked=self._sockets.untracked,

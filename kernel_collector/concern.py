@@ -40,6 +40,10 @@ class Concern:
         """Return the rows since the call before."""
         raise NotImplementedError
 
+    def rewrite(self, tables: Tables) -> Tables:
+        """Return the rows of all concerns, and of TCP, as they are to be sent."""
+        return tables
+
     def processes(self) -> np.ndarray:
         """Return the ids of the processes that later rows may refer to, in any order and number."""
         return np.empty(0, np.uint32)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernel_collector import nat_concern
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.concern import Concern, Kind
+from kernel_collector.nat_concern import NatConcern
 from kernel_collector.packets import Packets
 from kernel_collector.udp_concern import UdpConcern
 
@@ -43,6 +45,13 @@ KINDS = (
         partial(_tried_on_packets, "udp"),
         "udp",
     ),
+    Kind(
+        "NAT",
+        "see to CAP_NET_ADMIN and the module nf_conntrack_netlink, or say --disable-nat",
+        lambda settings: not settings.disable_nat,
+        NatConcern,
+        nat_concern.tried,
+    ),
 )
 
 
@@ -74,6 +83,12 @@ class Concerns:
     def read(self) -> Tables:
         """Return the rows since the call before."""
         return joined(concern.read() for concern in self._open)
+
+    def rewrite(self, tables: Tables) -> Tables:
+        """Return the rows of all, and of TCP, as they are to be sent."""
+        for concern in self._open:
+            tables = concern.rewrite(tables)
+        return tables
 
     def processes(self) -> Iterator[np.ndarray]:
         """Yield the ids of the processes that later rows may refer to."""

@@ -88,7 +88,7 @@ class Conntrack:
         unread: messages whose form is not known.
 
     Raises:
-        OSError: CAP_NET_ADMIN, or CAP_SYS_ADMIN for another namespace than the thread's, or connection tracking is missing.
+        OSError: CAP_NET_ADMIN is missing, or CAP_SYS_ADMIN for another namespace than the thread's, or the module.
 
     """
 
@@ -185,7 +185,7 @@ class Conntrack:
         found = []
         done = False
         while not done:
-            size, _, _, sender = self._dumps.recvmsg_into([memoryview(buffer)[:_DUMP_READ_BYTES]])
+            size, _, _, sender = self._dumps.recvmsg_into([buffer.data[:_DUMP_READ_BYTES]])
             if sender[0] == 0:
                 fronts, lengths, done = _messages(buffer, size, sequence, port)
                 connections, unread = decode(fronts, lengths)
@@ -205,7 +205,7 @@ def _messages(buffer: np.ndarray, size: int, sequence: int, port: int) -> tuple[
 
     """
     words = buffer[: size // 4 * 4].view("<u4")
-    begins = np.flatnonzero((words[2:-1] == sequence) & (words[3:] == port)) if len(words) > 3 else np.empty(0, np.intp)
+    begins = np.flatnonzero((words[2:-2] == sequence) & (words[3:-1] == port))  # the shortest has five words
     kinds = words[begins + 1] & 0xFFFF
     for begin in begins[kinds == _ERROR]:
         number = -int(words[begin + 4].view(np.int32))

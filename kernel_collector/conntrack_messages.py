@@ -1,9 +1,9 @@
 """Reads messages of the kernel's connection tracking in columns: what was translated to what, by address and port.
 
-A message (include/uapi/linux/netfilter/nfnetlink_conntrack.h) begins with the packet as its sender made it (the original)
-and the answer to it as the answering end makes it. The kernel writes both in one order (`ctnetlink_dump_tuples`,
-net/netfilter/nf_conntrack_netlink.c), so that all attributes of a kind of message stand at the same places: where the
-headers of the attributes are those expected, the values are read by their offsets, of all messages at once.
+A message (include/uapi/linux/netfilter/nfnetlink_conntrack.h) begins with the ends of the first packet as its sender
+made it (the original) and of the answer as the other end makes it (the reply). The kernel writes both in one order
+(`ctnetlink_dump_tuples`, net/netfilter/nf_conntrack_netlink.c), so the attributes of a kind of message all stand at the
+same places: where their headers are those expected, the values are read by their offsets, of all messages at once.
 """
 
 from __future__ import annotations
@@ -89,13 +89,13 @@ class _Layout:
         zone_bytes = 8 if zone else 0
         self._nest(kind, _ATTRIBUTE_HEADER_BYTES + ip_bytes + protocol_bytes + zone_bytes)
         self._nest(_TUPLE_IP, ip_bytes)
-        addresses = [self._value(each, self.address_bytes) for each in (source, destination)]
+        at_source, at_destination = (self._value(each, self.address_bytes) for each in (source, destination))
         self._nest(_TUPLE_PROTOCOL, protocol_bytes)
         number = self._value(_PROTOCOL_NUMBER, 1)
-        ports = [self._value(each, 2) for each in (_SOURCE_PORT, _DESTINATION_PORT)]
+        source_port, destination_port = (self._value(each, 2) for each in (_SOURCE_PORT, _DESTINATION_PORT))
         if zone:
             self._value(_TUPLE_ZONE, 2)
-        return _Tuple(*addresses, number, *ports)
+        return _Tuple(at_source, at_destination, number, source_port, destination_port)
 
     def _nest(self, kind: int, length: int) -> None:
         self._headers.append((self._end, length | (kind | _NESTED) << 16))

@@ -1,4 +1,4 @@
-"""The two endpoints of a socket, connection or packet, as columns, and 64-bit keys of them that nobody else can guess."""
+"""The two endpoints of a socket, connection or packet, as columns, and 64-bit keys of them that nobody can guess."""
 
 from __future__ import annotations
 

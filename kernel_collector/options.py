@@ -38,6 +38,7 @@ class Settings:
         disable_nomad_metadata: do not look at the variables of Nomad in what Docker says.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
+        disable_nat: leave the endpoints of translated connections as their sockets have them.
 
     """
 
@@ -52,6 +53,7 @@ class Settings:
     disable_nomad_metadata: bool = False
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
+    disable_nat: bool = False
 
     @property
     def proc(self) -> Path:
@@ -89,6 +91,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
+        disable_nat=arguments["disable_nat"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -127,6 +130,13 @@ _OPTIONS = (
         envvar="EBPF_NET_ENABLE_UDP_METRICS",
         show_envvar=True,
         help="Count UDP as well; for it a program looks at each packet, which no other does.",
+    ),
+    click.option(
+        "--disable-nat",
+        is_flag=True,
+        envvar="EBPF_NET_DISABLE_NAT",
+        show_envvar=True,
+        help="Do not ask the kernel which connections are translated: their ends then look like two flows.",
     ),
     click.option(
         "--docker-ns-label",

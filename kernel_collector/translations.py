@@ -1,10 +1,10 @@
 """Address translation (NAT): gives both ends of a translated flow one pair of endpoints, as columns of rows.
 
 A translated connection has two pairs: the *original*, as the end that began it sees itself and the other, and the
-*translated*, as the other end sees the two. Between the machines of the two ends both are right, each on its side of this
-machine. Where the first end is a socket of this machine, the packets that leave it are translated, so its rows get the
-translated pair. Where it is on another machine, the packets that reach this one are not translated yet, so the rows of
-the other end, which is here, get the original pair. What both ends' collectors tell is then one flow.
+*translated*, as the other end sees the two; both are right, each on its side of this machine. Where the first end is a
+socket of this machine, the packets that leave it are translated, so its rows get the translated pair. Where it is on
+another machine, the packets that reach this one are not translated yet, so the rows of the other end, which is here,
+get the original pair. What the collectors of both ends tell is then one flow.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Translations:
         return endpoints, known | first | other | undone
 
     def _found(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which *slots* hold a translation with these *endpoints* as its original or translated ones, and them."""
+        """Return which *slots* hold a translation with these *endpoints* by *name*, and the slots."""
         return (slots >= 0) & same(self._table[name][slots], endpoints), slots
 
     def _slots_of_answers(self, keys: np.ndarray) -> np.ndarray:

@@ -125,6 +125,25 @@ COLLECTOR_TABLE = (
         "{packet}",
         "UDP packets counted without their peer since their socket had too many.",
     ),
+    _gauge("collector", "translations_tracked", "{connection}", "Translated connections tracked."),
+    _counter(
+        "collector",
+        "translations_untracked",
+        "{connection}",
+        "Translated connections not tracked since there were too many.",
+    ),
+    _counter(
+        "collector",
+        "translation_overruns",
+        "{overrun}",
+        "Times that events of translated connections were lost, and all read again.",
+    ),
+    _counter(
+        "collector",
+        "translation_messages_unread",
+        "{message}",
+        "Messages about translated connections of a form that is not known.",
+    ),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics of each collector, with the attributes `host` and `kind`."""

@@ -1,0 +1,221 @@
+"""Translations: what endpoints rows get, at either end, before and after the kernel forgets."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import numpy as np
+import pytest
+
+from intake.columns import empty_columns
+from kernel_collector import translations
+from kernel_collector.translations import KEPT_NS, Translations
+from tests.conntrack_messages import TCP, UDP, connections
+from tests.tcp_records import address
+
+NAMESPACE, POD_NAMESPACE = 4_026_531_840, 4_026_532_000
+SECOND_NS = 10**9
+CLIENT, SERVICE, POD, NODE = ("10.0.0.1", 40000), ("10.96.0.1", 80), ("10.1.0.7", 8080), ("10.0.0.9", 50000)
+PORT_OF_NODE = ("10.0.0.9", 30080)
+
+
+def pair(local, remote):
+    return (*local, *remote)
+
+
+DNAT = (pair(CLIENT, SERVICE), pair(CLIENT, POD))
+# What comes to the node's port goes on to a pod, with the node as its source.
+FULL = (pair(CLIENT, PORT_OF_NODE), pair(NODE, POD))
+
+
+def rows(*pairs, table="tcp", **columns):
+    filled = empty_columns(len(pairs), table)
+    filled["socket"] = np.arange(1, len(pairs) + 1, dtype=np.uint64)
+    filled["network_namespace"][:] = NAMESPACE
+    for name, values in columns.items():
+        filled[name] = np.array(values, filled[name].dtype)
+    for row, (local, local_port, remote, remote_port) in enumerate(pairs):
+        filled["local_address"][row], filled["remote_address"][row] = address(local), address(remote)
+        filled["local_port"][row], filled["remote_port"][row] = local_port, remote_port
+    return filled
+
+
+def text(packed):
+    parsed = ipaddress.ip_address(packed.tobytes())
+    return str(parsed.ipv4_mapped or parsed)
+
+
+def pairs_of(table):
+    columns = (table[name] for name in ("local_address", "local_port", "remote_address", "remote_port"))
+    return [
+        (text(local), int(local_port), text(remote), int(remote_port))
+        for local, local_port, remote, remote_port in zip(*columns, strict=True)
+    ]
+
+
+def translated(table, *pairs, name="tcp", **columns):
+    return pairs_of(table.translate({name: rows(*pairs, table=name, **columns)})[name])
+
+
+def table_of(*entries, **options):
+    table = Translations(**options)
+    table.update(connections(*entries), NAMESPACE, SECOND_NS)
+    return table
+
+
+def test_the_first_ends_rows_get_what_the_other_end_sees():
+    assert translated(table_of(DNAT), pair(CLIENT, SERVICE)) == [pair(CLIENT, POD)]
+    assert translated(table_of(FULL), pair(CLIENT, PORT_OF_NODE)) == [pair(NODE, POD)]
+
+
+def test_the_other_ends_rows_are_left_alone_where_the_first_end_is_here():
+    assert translated(table_of(FULL), pair(POD, NODE), pair(CLIENT, PORT_OF_NODE)) == [pair(POD, NODE), pair(NODE, POD)]
+    table = table_of(FULL)
+    translated(table, pair(CLIENT, PORT_OF_NODE))
+    assert translated(table, pair(POD, NODE), socket=[7]) == [pair(POD, NODE)]
+
+
+def test_the_other_ends_rows_get_what_a_first_end_elsewhere_sees():
+    assert translated(table_of(FULL), pair(POD, NODE)) == [pair(PORT_OF_NODE, CLIENT)]
+    assert translated(table_of(DNAT), pair(POD, CLIENT)) == [pair(SERVICE, CLIENT)]
+
+
+def test_rows_of_others_keep_theirs_and_the_tables_that_need_none_stay_as_they_are():
+    table = table_of(DNAT)
+    tables = {"tcp": rows(pair(CLIENT, POD)), "drops": empty_columns(1, "drops"), "udp": rows(table="udp")}
+    given = table.translate(tables)
+    assert given["drops"] is tables["drops"]
+    assert pairs_of(given["tcp"]) == [pair(CLIENT, POD)]
+    assert translated(table, pair(CLIENT, SERVICE), name="udp") == [pair(CLIENT, SERVICE)], "another protocol"
+    assert translated(Translations(), pair(CLIENT, SERVICE)) == [pair(CLIENT, SERVICE)]
+
+
+def test_all_tables_with_endpoints_are_translated_alike_and_keep_all_else():
+    table = table_of(DNAT, (*DNAT, UDP))
+    given = {
+        "tcp": rows(pair(CLIENT, POD), pair(CLIENT, SERVICE), bytes_sent=[5, 6]),
+        "udp": rows(pair(CLIENT, SERVICE), table="udp"),
+        "dns": rows(pair(CLIENT, SERVICE), pair(CLIENT, SERVICE), table="dns", transport=[TCP, UDP]),
+        "http": rows(pair(CLIENT, SERVICE), table="http", requests=[3]),
+        "bins": rows(pair(CLIENT, SERVICE), table="bins", transport=[TCP]),
+    }
+    found = table.translate(given)
+    assert {pair for table in found.values() for pair in pairs_of(table)} == {pair(CLIENT, POD)}
+    assert found["tcp"]["bytes_sent"].tolist() == [5, 6]
+    assert found["http"]["requests"].tolist() == [3]
+    assert all(found[name][c].dtype == given[name][c].dtype for name in given for c in given[name])
+
+
+def test_udp_rows_of_packets_already_translated_are_one_flow_with_the_others():
+    """Programs on packets see those that leave after the translation, and those that arrive before or after it."""
+    forms = (pair(CLIENT, PORT_OF_NODE), pair(NODE, POD), pair(POD, NODE), pair(PORT_OF_NODE, CLIENT))
+    first, other = [pair(NODE, POD)] * 2, [pair(POD, NODE)] * 2
+    assert translated(table_of((*FULL, UDP)), *forms, name="udp") == first + other
+    sending_only = (pair(NODE, POD), pair(POD, NODE))
+    assert translated(table_of((*FULL, UDP)), *sending_only, name="udp") == [pair(NODE, POD), pair(POD, NODE)]
+    elsewhere = forms[2:]
+    assert translated(table_of((*FULL, UDP)), *elsewhere, name="udp") == [pair(PORT_OF_NODE, CLIENT)] * 2
+
+
+def test_ipv6():
+    client, service, pod = ("fd00::1", 1), ("fd00:96::1", 80), ("fd00:1::7", 8080)
+    table = table_of((pair(client, service), pair(client, pod)))
+    assert translated(table, pair(client, service)) == [pair(client, pod)]
+
+
+def test_it_is_kept_for_rows_that_come_after_its_end():
+    table = table_of(DNAT)
+    table.update(connections((*DNAT, TCP, True)), NAMESPACE, 2 * SECOND_NS)
+    table.forget(2 * SECOND_NS + KEPT_NS - 1)
+    assert translated(table, pair(CLIENT, SERVICE), closed=[1]) == [pair(CLIENT, POD)]
+    table.forget(2 * SECOND_NS + KEPT_NS)
+    assert len(table) == 0
+    assert translated(table, pair(CLIENT, SERVICE), pair(POD, CLIENT)) == [pair(CLIENT, SERVICE), pair(POD, CLIENT)]
+
+
+def test_one_that_began_and_ended_between_two_reads_is_known():
+    table = table_of(DNAT, (*DNAT, TCP, True))
+    assert translated(table, pair(CLIENT, SERVICE)) == [pair(CLIENT, POD)]
+    table.forget(SECOND_NS + KEPT_NS)
+    assert len(table) == 0
+
+
+def test_a_socket_keeps_what_it_got_while_it_lives():
+    table = table_of(DNAT, FULL)
+    mine = {"socket": [77, 78]}
+    ends = (pair(CLIENT, SERVICE), pair(POD, NODE))
+    got = [pair(CLIENT, POD), pair(PORT_OF_NODE, CLIENT)]
+    assert translated(table, *ends, **mine) == got
+    table.update(connections((*DNAT, TCP, True), (*FULL, TCP, True)), NAMESPACE, SECOND_NS)
+    table.forget(2 * SECOND_NS + KEPT_NS)
+    table.update(connections((DNAT[0], pair(CLIENT, ("10.1.0.8", 8080)))), NAMESPACE, SECOND_NS)
+    assert translated(table, *ends, **mine) == got
+    assert translated(table, *ends, closed=[1, 1], **mine) == got
+    assert translated(table, *ends, **mine) == [pair(CLIENT, ("10.1.0.8", 8080)), ends[1]], "it had ended"
+
+
+def test_a_socket_that_connects_again_gets_what_it_has_then():
+    table = table_of(DNAT)
+    assert translated(table, pair(CLIENT, SERVICE), socket=[77]) == [pair(CLIENT, POD)]
+    assert translated(table, pair(CLIENT, NODE), socket=[77]) == [pair(CLIENT, NODE)]
+
+
+def test_a_port_used_again_has_its_latest_translation():
+    table = table_of(DNAT)
+    table.update(connections((DNAT[0], pair(CLIENT, ("10.1.0.8", 8080)))), NAMESPACE, SECOND_NS)
+    assert translated(table, pair(CLIENT, SERVICE)) == [pair(CLIENT, ("10.1.0.8", 8080))]
+    assert translated(table, pair(POD, CLIENT)) == [pair(POD, CLIENT)], "the answers of before are forgotten"
+
+
+def test_loopback_addresses_mean_something_in_their_namespace_alone():
+    local = ("127.0.0.1", 4000)
+    redirected = (pair(local, ("127.0.0.1", 80)), pair(local, ("127.0.0.1", 8080)))
+    table = table_of(redirected)
+    given = translated(table, redirected[0], redirected[0], network_namespace=[NAMESPACE, POD_NAMESPACE])
+    assert given == [redirected[1], redirected[0]]
+
+
+def test_a_dump_ends_what_it_does_not_tell_in_its_namespace():
+    other = (pair(("10.0.0.2", 1), SERVICE), pair(("10.0.0.2", 1), POD))
+    elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
+    table = table_of(DNAT, other)
+    table.update(connections(elsewhere), POD_NAMESPACE, SECOND_NS)
+    table.replace(connections(DNAT, DNAT), NAMESPACE, 2 * SECOND_NS)
+    table.forget(2 * SECOND_NS + KEPT_NS)
+    assert len(table) == 2
+    assert translated(table, DNAT[0], other[0], elsewhere[0]) == [DNAT[1], other[0], elsewhere[1]]
+    table.update(connections(other), NAMESPACE, 3 * SECOND_NS)
+    table.replace(connections(), NAMESPACE, 4 * SECOND_NS)
+    table.forget(4 * SECOND_NS + KEPT_NS)
+    assert len(table) == 1
+
+
+def test_beyond_its_limits_it_counts_and_goes_on():
+    table = table_of(DNAT, FULL, most=1)
+    assert (len(table), table.untracked) == (1, 1)
+    table.update(connections((*DNAT, TCP, True), (*FULL, TCP, True)), NAMESPACE, SECOND_NS)
+    table.forget(SECOND_NS + KEPT_NS)
+    table.update(connections(FULL), NAMESPACE, SECOND_NS)
+    assert translated(table, FULL[0]) == [FULL[1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_many_in_any_order_agree_with_a_dictionary(seed, monkeypatch):
+    monkeypatch.setattr(translations, "KEPT_NS", 10)
+    random = np.random.default_rng(seed)
+    table, truth = Translations(), {}
+    for now_ns in range(1, 60):
+        events = []
+        for client in random.integers(0, 40, random.integers(0, 30)).tolist():
+            original = pair(("10.0.0.1", 1000 + client), SERVICE)
+            moved = pair(("10.0.0.9", 5000 + client), (f"10.1.0.{random.integers(1, 9)}", 8080))
+            ended = bool(random.integers(0, 2))
+            events.append((original, moved, TCP, ended))
+            truth[original] = (moved, now_ns if ended else None)
+        table.update(connections(*events), NAMESPACE, now_ns)
+        table.forget(now_ns)
+        truth = {key: value for key, value in truth.items() if value[1] is None or value[1] > now_ns - 10}
+        assert len(table) == len(truth)
+        asked = [pair(("10.0.0.1", 1000 + client), SERVICE) for client in range(40)]
+        answers = translated(table, *asked, closed=[1] * 40)
+        assert answers == [truth[each][0] if each in truth else each for each in asked]
