@@ -44,6 +44,16 @@ class Host:
         self.ipv4 = ipv4
         self.ipv6 = ipv6
 
+    @property
+    def pods_ipv4(self) -> str:
+        """The first three bytes of the addresses behind it."""
+        return f"10.204.{self.ipv4.rpartition('.')[2]}"
+
+    @property
+    def pods_ipv6(self) -> str:
+        """The first 64 bits of the addresses behind it."""
+        return f"fd00:204:{self.ipv6.rpartition(':')[2]}"
+
     def __repr__(self) -> str:
         return f"Host({self.name}, {self.ipv4})"
 
@@ -120,6 +130,27 @@ class Network:
         )
         run("ip", "-n", centre, "link", "set", port, "master", "switch", "up")
         self._address(host, "eth0")
+        return host
+
+    def behind(self, node: Host, name: str) -> Host:
+        """Plug a new host into a switch of *node*, which forwards what it sends: as a pod on its machine."""
+        host = self._add(name)
+        number = len(self._hosts)
+        on = node.namespace.name
+        if "pods" not in run("ip", "-n", on, "-o", "link"):
+            run("ip", "-n", on, "link", "add", "pods", "type", "bridge")
+            run("ip", "-n", on, "address", "add", f"{node.pods_ipv4}.1/24", "dev", "pods")
+            run("ip", "-n", on, "address", "add", f"{node.pods_ipv6}::1/64", "dev", "pods", "nodad")
+            run("ip", "-n", on, "link", "set", "pods", "up")
+            node.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+        peer = ("peer", "name", "eth0", "netns", host.namespace.name)
+        run("ip", "-n", on, "link", "add", f"pod{number}", "type", "veth", *peer)
+        run("ip", "-n", on, "link", "set", f"pod{number}", "master", "pods", "up")
+        run("ip", "-n", on, "link", "set", f"pod{number}", "type", "bridge_slave", "hairpin", "on")
+        host.ipv4, host.ipv6 = f"{node.pods_ipv4}.{number}", f"{node.pods_ipv6}::{number}"
+        self._address(host, "eth0")
+        host.run("ip", "route", "add", "default", "via", f"{node.pods_ipv4}.1")
+        host.run("ip", "-6", "route", "add", "default", "via", f"{node.pods_ipv6}::1")
         return host
 
     def close(self) -> None:
