@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from typing import TYPE_CHECKING, Any
+
 from ebpf_net.v1 import intake_pb2
+from google.protobuf.message import Message
 
 from intake.columns import MalformedRowsError, Tables, unpack_tables
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from google.protobuf.descriptor import FieldDescriptor
 
 MOST_MESSAGE_BYTES = 16 << 20
 # 9.2 MiB of columns. A column that is absent costs no bytes on the wire but memory here: so no more than this.
@@ -12,7 +21,11 @@ MOST_ROWS = 65_536
 MOST_ENTITY_BYTES = 4 << 20
 MOST_PROCESSES = 65_536
 MOST_CGROUPS = 16_384
-MOST_ADDRESSES = 1_024
+# Entities of any other kind in a message.
+MOST_ENTITIES = 65_536
+# Addresses, ports, containers, labels of a host or an entity.
+MOST_PARTS = 1_024
+ADDRESS_BYTES = 16
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
 # What a row may say at most, so that sums of rows stay within int64 whatever a collector sends.
@@ -25,7 +38,12 @@ _VALUES = (
     *("srtt_sum_us", "connect_sum_us", "latency_sum_us", "bytes"),
 )
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
-_CLOUD_LABELS = [field.name for field in intake_pb2.Cloud.DESCRIPTOR.fields if field.name != "addresses"]
+_MOST = {"cgroups": MOST_CGROUPS, "retired_cgroups": MOST_CGROUPS}
+_MAPS = {
+    field.name
+    for field in intake_pb2.Pod.DESCRIPTOR.fields
+    if field.message_type and field.message_type.GetOptions().map_entry
+}
 _ENUMERATED = {
     "role": max(intake_pb2.Role.values()),
     "failure": max(intake_pb2.ConnectFailure.values()),
@@ -69,57 +87,86 @@ def check_entities(entities: intake_pb2.Entities) -> None:
         MalformedMessageError: there are too many.
 
     """
-    for what, found, most in (
-        ("processes", entities.processes, MOST_PROCESSES),
-        ("retired processes", entities.retired_processes, MOST_PROCESSES),
-        ("cgroups", entities.cgroups, MOST_CGROUPS),
-        ("retired cgroups", entities.retired_cgroups, MOST_CGROUPS),
-    ):
-        if len(found) > most:
+    for field, found in entities.ListFields():
+        most = _MOST.get(field.name, MOST_ENTITIES)
+        if not isinstance(found, Message) and len(found) > most:
+            what = field.name.replace("_", " ")
             raise MalformedMessageError(f"{len(found)} {what} in a message: at most {most} are taken")
 
 
 def cut_entities(entities: intake_pb2.Entities) -> int:
-    """Cut strings that are too long, in place; return how many were."""
-    cut = 0
-    for process in entities.processes:
-        if len(process.command_line) > LONGEST_COMMAND_LINE:
-            process.command_line = process.command_line[:LONGEST_COMMAND_LINE]
-            cut += 1
-        for name in ("name", "service"):
-            cut += _cut_label(process, name)
-    for cgroup in entities.cgroups:
-        for name in _CGROUP_LABELS:
-            cut += _cut_label(cgroup, name)
-    return cut + cut_host(entities.host) if entities.HasField("host") else cut
+    """Cut strings that are too long, and leave out addresses that are none, in place; return how many were."""
+    return _cut_message(entities)
 
 
 def cut_host(host: intake_pb2.Host) -> int:
     """Cut labels that are too long and leave out addresses that are none, in place; return how many were."""
+    return _cut_message(host)
+
+
+def _cut_message(message: Message) -> int:
+    """Cut the strings, lists, addresses and times in a message, and in those within it."""
     cut = 0
-    for field, value in host.ListFields():
+    for field, value in message.ListFields():
         if isinstance(value, str):
-            cut += _cut_label(host, field.name)
-    addresses = [address for address in host.addresses if len(address) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
-    cut += len(host.addresses) - len(addresses)
-    host.addresses[:] = addresses
-    for name in _CLOUD_LABELS if host.HasField("cloud") else ():
-        cut += _cut_label(host.cloud, name)
-    pairs = [pair for pair in host.cloud.addresses if len(pair.public) == len(pair.private) == 16][:MOST_ADDRESSES]  # noqa: PLR2004
-    if len(pairs) < len(host.cloud.addresses):
-        cut += len(host.cloud.addresses) - len(pairs)
-        kept = [intake_pb2.PublicAddress(public=pair.public, private=pair.private) for pair in pairs]
-        del host.cloud.addresses[:]
-        host.cloud.addresses.extend(kept)
+            cut += _cut_text(message, field.name, value)
+        elif isinstance(value, Message):
+            cut += _cut_message(value)
+        elif not isinstance(value, int):
+            cut += _cut_list(field, value)
+        elif value > GREATEST_NUMBER and field.name.endswith("_time_unix_ns"):
+            setattr(message, field.name, GREATEST_NUMBER)
+            cut += 1
     return cut
 
 
-def _cut_label(message: intake_pb2.Host | intake_pb2.Cloud | intake_pb2.Process | intake_pb2.Cgroup, name: str) -> int:
-    value: str = getattr(message, name)
-    if len(value) <= LONGEST_LABEL:
+def _cut_text(message: Message, name: str, value: str) -> int:
+    longest = LONGEST_COMMAND_LINE if name == "command_line" else LONGEST_LABEL
+    if len(value) <= longest:
         return 0
-    setattr(message, name, value[:LONGEST_LABEL])
+    # Of a name of the DNS the end tells more: the domain.
+    setattr(message, name, value[-longest:] if isinstance(message, intake_pb2.DnsName) else value[:longest])
     return 1
+
+
+def _cut_list(field: FieldDescriptor, values: Any) -> int:
+    if field.name in _MAPS:
+        return _cut_map(values)
+    parts = field.message_type
+    most = MOST_ENTITIES if field.containing_type is intake_pb2.Entities.DESCRIPTOR else MOST_PARTS
+    if parts is None:
+        return _keep(values, [value for value in values if _fits(field, value)][:most])
+    if parts is intake_pb2.PublicAddress.DESCRIPTOR:
+        return _keep(values, [each for each in values if len(each.public) == len(each.private) == ADDRESS_BYTES][:most])
+    cut = max(0, len(values) - most)
+    if cut:
+        del values[most:]
+    return cut + sum(_cut_message(part) for part in values)
+
+
+def _fits(field: FieldDescriptor, value: Any) -> bool:
+    if field.type == field.TYPE_BYTES:
+        return len(value) == ADDRESS_BYTES
+    return field.type != field.TYPE_STRING or len(value) <= LONGEST_LABEL
+
+
+def _cut_map(labels: MutableMapping[str, str]) -> int:
+    told = list(labels.items())
+    kept = [(name, text) for name, text in told if len(name) <= LONGEST_LABEL >= len(text)][:MOST_PARTS]
+    if len(kept) < len(told):
+        labels.clear()
+        labels.update(kept)
+    return len(told) - len(kept)
+
+
+def _keep(values: Any, kept: list[Any]) -> int:
+    """Let a list of a message hold what is *kept* of it alone; return how many are not."""
+    cut: int = len(values) - len(kept)
+    if cut:
+        copies = [copy.copy(value) for value in kept]
+        del values[:]
+        values.extend(copies)
+    return cut
 
 
 def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:

@@ -95,6 +95,8 @@ class _Session:
     owned: int = 0  # elements in `owners`
     lookup: _Lookup | None = None  # None when what it was made from changed
     used: int = 0
+    # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
+    named: tuple[set[int], set[int]] | None = None
 
     def numbers(self) -> list[int]:
         """Return the owners that rows to come may have."""
@@ -169,17 +171,27 @@ class Owners:
     def hello(self, session_id: bytes, host: intake_pb2.Host) -> None:
         """Note the host of a session."""
         session = self._session(session_id, host)
+        session.named = None
         if session.host != host:
             session.host = host
             session.unnamed = self._new_owner(Owner(host, ""), session.index)
             session.owners, session.owned = {}, 0
             session.processes, session.cgroups, session.lookup = {}, {}, None
 
-    def snapshot(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
-        """Replace the processes and cgroups of a session."""
+    def snapshot(self, session_id: bytes, entities: intake_pb2.Entities, *, partial: bool = False) -> None:
+        """Replace the processes and cgroups of a session; those after a *partial* snapshot add to it."""
         session = self._session(session_id)
-        session.processes = {}
-        self._forget_cgroups(session, session.cgroups.keys() - {cgroup.id for cgroup in entities.cgroups})
+        processes, cgroups = session.named or (set(), set())
+        processes |= {process.id for process in entities.processes}
+        cgroups |= {cgroup.id for cgroup in entities.cgroups}
+        if partial:
+            self._learn(session, entities)
+            session.named = processes & session.processes.keys(), cgroups & session.cgroups.keys()
+            return
+        session.named = None
+        for process in session.processes.keys() - processes:
+            del session.processes[process]
+        self._forget_cgroups(session, session.cgroups.keys() - cgroups)
         self._learn(session, entities)
 
     def learn(self, session_id: bytes, entities: intake_pb2.Entities) -> None:
@@ -195,6 +207,10 @@ class Owners:
                 session.processes.pop(process, None)
             self._forget_cgroups(session, entities.retired_cgroups)
             session.lookup = None
+
+    def environment(self, session_id: bytes) -> str:
+        """Return the environment (cluster) of a session's host."""
+        return self._session(session_id).host.environment
 
     def heard(self, session_id: bytes, time_ns: int) -> None:
         """Note that a collector has told all until *time_ns*."""

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ebpf_net.v1 import intake_pb2
 
 from reducer import balances
 from reducer.budget import MOST_SERIES, Budget
+from reducer.directory import Directory
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
 from reducer.memory import Matched, Matcher
@@ -26,8 +28,6 @@ from reducer.window import Window, Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-    from ebpf_net.v1 import intake_pb2
 
     from intake.columns import Columns, Tables
     from reducer.live import LiveView
@@ -121,6 +121,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._windows = Windows(window_ns, self._delay_ns)
         self._owners = Owners()
+        self._directory = Directory(slack_ns=poll_interval_ns)
         self._matcher = Matcher(most_flows)
         self._names = Names(node_ip=node_ip)
         self._budgets = {level: Budget(most_series) for level in levels}
@@ -128,15 +129,25 @@ class Pipeline:
         self._not_before_ns = 0
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
 
-    def hello(self, session: bytes, host: intake_pb2.Host) -> None:
-        """Note the host of a session."""
+    def hello(self, session: bytes, host: intake_pb2.Host, kind: int = intake_pb2.COLLECTOR_KIND_KERNEL) -> None:
+        """Note the host of a session, and the kind of its collector."""
         with self._lock:
             self._owners.hello(session, host)
+            self._directory.hello(session, host, kind)
 
-    def snapshot(self, session: bytes, entities: intake_pb2.Entities) -> None:
-        """Replace the entities of a session."""
+    def snapshot(
+        self, session: bytes, entities: intake_pb2.Entities, now_ns: int = 0, *, partial: bool = False
+    ) -> None:
+        """Replace the entities of a session; where it is *partial*, more snapshots follow that add to it."""
         with self._lock:
-            self._owners.snapshot(session, entities)
+            self._owners.snapshot(session, entities, partial=partial)
+            environment = self._owners.environment(session)
+            self._directory.snapshot(session, environment, entities, now_ns, partial=partial)
+
+    def closed(self, session: bytes, now_ns: int) -> None:
+        """Note that the session has no connection any more."""
+        with self._lock:
+            self._directory.closed(session, now_ns)
 
     def heard(self, session: bytes, event_time_ns: int) -> None:
         """Note that the collector has told all until then."""
@@ -147,6 +158,7 @@ class Pipeline:
         """Take a batch and its rows; the time is by the reducer's clock."""
         with self._lock:
             self._owners.learn(session, batch.entities)
+            self._directory.learn(session, self._owners.environment(session), batch.entities, event_time_ns)
             self._windows.take(session, number, event_time_ns, None)
             for table in tables.keys() & PROTOCOLS.keys():
                 columns = tables[table]
@@ -259,6 +271,7 @@ class Pipeline:
     def _take_out(self, window: Window, heard_until_ns: int) -> _Closed:
         tables, later = window.tables(), self._windows.later()
         self._owners.collect(self._owners_in_use(tables + later))
+        self._directory.collect(window.end_ns)
         owners = self._owners.view()
         return _Closed(
             window,

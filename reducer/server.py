@@ -153,7 +153,7 @@ class IntakeServer:
         finally:
             connection.reader.cancel()
             del self._connections[connection.stream]
-            self._sessions.closed(connection.stream)
+            self._sessions.closed(connection.stream, time.time_ns())
 
     async def _reject(self, context: _Context, error: RejectedError) -> None:
         """End the call with the reason; where many are rejected only some are logged."""

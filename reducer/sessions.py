@@ -34,17 +34,20 @@ MOST_BEHIND_NS = 24 * 3600 * SECOND_NS
 class Pipeline(Protocol):
     """What the sessions give what they take to. No method raises for what the limits let pass."""
 
-    def hello(self, session: bytes, host: intake_pb2.Host) -> None:
-        """Note the host of a session."""
+    def hello(self, session: bytes, host: intake_pb2.Host, kind: int) -> None:
+        """Note the host of a session, and the kind of its collector."""
 
-    def snapshot(self, session: bytes, entities: intake_pb2.Entities) -> None:
-        """Replace the entities of a session."""
+    def snapshot(self, session: bytes, entities: intake_pb2.Entities, now_ns: int, *, partial: bool) -> None:
+        """Replace the entities of a session; where it is *partial*, more snapshots follow that add to it."""
 
     def take(self, session: bytes, number: int, event_time_ns: int, batch: intake_pb2.Batch, tables: Tables) -> None:
         """Take a batch, its rows as views of its bytes; the time is by the reducer's clock."""
 
     def heard(self, session: bytes, event_time_ns: int) -> None:
         """Note that the collector has told all until then."""
+
+    def closed(self, session: bytes, now_ns: int) -> None:
+        """Note that the session has no connection any more."""
 
 
 class RejectedError(Exception):
@@ -172,7 +175,7 @@ class ReducerSessions:
                 case "heartbeat":
                     return self._heartbeat(session, message.heartbeat, now_unix_ns)
                 case "snapshot":
-                    self._snapshot(session, message.snapshot.entities)
+                    self._snapshot(session, message.snapshot, now_unix_ns)
                     return None
                 case other:
                     raise MalformedMessageError(f"a message of kind {other} is of no use here")  # noqa: TRY301
@@ -181,11 +184,12 @@ class ReducerSessions:
         except MalformedMessageError as error:
             return self._refusal(number, str(error))
 
-    def closed(self, stream: Stream) -> None:
+    def closed(self, stream: Stream, now_unix_ns: int) -> None:
         """Note that a connection has ended."""
         session = stream.session
         if session is not None and session.stream is stream:
             session.stream = None
+            self.pipeline.closed(session.id, now_unix_ns)
             self._disconnected[session.id] = self._connected.pop(session.id)
             self._forget_beyond_limit()
 
@@ -214,7 +218,7 @@ class ReducerSessions:
         session.host = hello.host.name
         session.kind = intake_pb2.CollectorKind.Name(hello.kind)
         self._forget_beyond_limit()
-        self.pipeline.hello(session.id, hello.host)
+        self.pipeline.hello(session.id, hello.host, hello.kind)
         welcome = intake_pb2.Welcome(
             version=VERSION,
             window_ns=self.window_ns,
@@ -273,10 +277,10 @@ class ReducerSessions:
         reply = intake_pb2.HeartbeatReply(heartbeat_time_unix_ns=heartbeat.time_unix_ns, time_unix_ns=now_unix_ns)
         return intake_pb2.FromReducer(heartbeat=reply)
 
-    def _snapshot(self, session: Session, entities: intake_pb2.Entities) -> None:
-        check_entities(entities)
-        self.counters.strings_cut += cut_entities(entities)
-        self.pipeline.snapshot(session.id, entities)
+    def _snapshot(self, session: Session, snapshot: intake_pb2.Snapshot, now_unix_ns: int) -> None:
+        check_entities(snapshot.entities)
+        self.counters.strings_cut += cut_entities(snapshot.entities)
+        self.pipeline.snapshot(session.id, snapshot.entities, now_unix_ns, partial=snapshot.partial)
 
     def _refusal(self, number: int, reason: str) -> intake_pb2.FromReducer:
         self.counters.refused += 1

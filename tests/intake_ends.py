@@ -27,10 +27,10 @@ class RecordingPipeline:
         self.hosts = []
         self.heard_ns = 0
 
-    def hello(self, session, host):
+    def hello(self, session, host, kind):
         self.hosts.append(host.name)
 
-    def snapshot(self, session, entities):
+    def snapshot(self, session, entities, now_ns, *, partial):
         self.snapshots += 1
 
     def take(self, session, number, event_time_ns, batch, tables):
@@ -41,6 +41,9 @@ class RecordingPipeline:
 
     def heard(self, session, event_time_ns):
         self.heard_ns = event_time_ns
+
+    def closed(self, session, now_ns):
+        pass
 
 
 class Reducer:

@@ -44,10 +44,10 @@ class ModelPipeline:
         self.heard_ns = 0
         self.greeted = False
 
-    def hello(self, session, host):
+    def hello(self, session, host, kind):
         self.greeted = True
 
-    def snapshot(self, session, entities):
+    def snapshot(self, session, entities, now_ns, *, partial):
         self.processes = {process.id for process in entities.processes}
 
     def take(self, session, number, event_time_ns, batch, tables):
@@ -61,6 +61,9 @@ class ModelPipeline:
 
     def heard(self, session, event_time_ns):
         self.heard_ns = max(self.heard_ns, event_time_ns)
+
+    def closed(self, session, now_ns):
+        pass
 
 
 class Connection:
@@ -185,7 +188,7 @@ class Sessions(RuleBasedStateMachine):
         if zombie.up:
             self.to_reducer(zombie, zombie.up.popleft())
         else:
-            self.reducer.closed(zombie.stream)
+            self.reducer.closed(zombie.stream, self.now.unix_ns)
             self.zombies.pop(0)
 
     @precondition(lambda self: self.connection is not None)
@@ -193,7 +196,7 @@ class Sessions(RuleBasedStateMachine):
     def cut(self, noticed):
         assert 0 <= self.collector.disconnected(self.now) <= 15 * SECOND_NS
         if noticed:
-            self.reducer.closed(self.connection.stream)
+            self.reducer.closed(self.connection.stream, self.now.unix_ns)
         else:
             self.zombies.append(self.connection)
         self.connection = None

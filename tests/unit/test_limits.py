@@ -52,6 +52,14 @@ def test_a_batch_without_rows_is_taken():
             "column packets_sent holds",
         ),
         (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(retired_processes=[1] * 65_537)), "65537 retired"),
+        (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(cgroups=[{}] * 16_385)), "16385 cgroups"),
+        (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(pods=[{}] * 65_537)), "65537 pods"),
+        (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(retired_pods=["a"] * 65_537)), "65537 retired pods"),
+        (intake_pb2.Batch(number=1, entities=intake_pb2.Entities(dns_names=[{}] * 65_537)), "65537 dns names"),
+        (
+            intake_pb2.Batch(number=1, entities=intake_pb2.Entities(cloud_interfaces=[{}] * 65_537)),
+            "65537 cloud interfaces",
+        ),
     ],
 )
 def test_what_is_not_within_the_limits_is_told(batch, told):
@@ -118,3 +126,52 @@ def test_a_host_in_a_batch_is_cut_as_well():
     assert len(entities.host.name) == len(entities.host.cloud.zone) == limits.LONGEST_LABEL
     assert [pair.private for pair in entities.host.cloud.addresses] == [b"2" * 16]
     assert cut_entities(entities) == 0
+
+
+ADDRESS = bytes(15) + b"1"
+
+
+def test_entities_of_all_kinds_are_cut():
+    long = "n" * 300
+    entities = intake_pb2.Entities(
+        pods=[
+            {
+                "uid": "u",
+                "owner_name": long,
+                "addresses": [ADDRESS, b"", ADDRESS + b"1"],
+                "start_time_unix_ns": 2**64 - 1,
+                "containers": [{"id": "c", "image": long}],
+                "labels": {"a": "b", "c": long, long: "d"},
+            }
+        ],
+        services=[{"uid": "s", "addresses": [b"1"], "ports": [{"port": 80, "name": long}] * 1_030}],
+        nodes=[{"uid": "n", "zone": long}],
+        cloud_interfaces=[
+            {
+                "id": "i",
+                "description": long,
+                "addresses": [b"1"],
+                "public_addresses": [{"public": ADDRESS, "private": ADDRESS}, {"public": ADDRESS}],
+                "dns_names": ["a", long],
+            }
+        ],
+        retired_pods=["u", long],
+    )
+    assert cut_entities(entities) == 1 + 2 + 1 + 1 + 2 + (1 + 6 + 1_024) + 1 + (1 + 1 + 1 + 1) + 1
+    (pod,), (service,), (interface,) = entities.pods, entities.services, entities.cloud_interfaces
+    assert (len(pod.owner_name), len(pod.containers[0].image), dict(pod.labels)) == (256, 256, {"a": "b"})
+    assert list(pod.addresses) == [ADDRESS]
+    assert pod.start_time_unix_ns == 1 << 62
+    assert (len(service.addresses), len(service.ports), len(service.ports[9].name)) == (0, 1_024, 256)
+    assert len(entities.nodes[0].zone) == 256
+    assert (list(interface.dns_names), len(interface.public_addresses), len(interface.addresses)) == (["a"], 1, 0)
+    assert list(entities.retired_pods) == ["u"]
+    assert cut_entities(entities) == 0
+
+
+def test_names_of_the_dns_lose_their_beginning():
+    name = "a" * 100 + "b" * 244 + ".example.com"
+    entities = intake_pb2.Entities(dns_names=[{"name": name, "addresses": [ADDRESS, b"1"]}])
+    assert cut_entities(entities) == 2
+    assert entities.dns_names[0].name == "b" * 244 + ".example.com"
+    assert list(entities.dns_names[0].addresses) == [ADDRESS]

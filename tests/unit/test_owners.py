@@ -13,6 +13,11 @@ def entities(**names):
     return intake_pb2.Entities(processes=[intake_pb2.Process(id=number, name=name) for name, number in names.items()])
 
 
+def both(entities, others):
+    entities.MergeFrom(others)
+    return entities
+
+
 def of(owners, *processes, session=0):
     return owners.of(session_id(session), np.array(processes, np.uint32), np.zeros(len(processes), np.uint64)).tolist()
 
@@ -52,6 +57,23 @@ def test_a_snapshot_replaces_and_retired_processes_go():
     a, b, unnamed = of(owners, 1, 2, 0)
     owners.retire(session_id(0), intake_pb2.Entities(retired_processes=[2, 77]))
     assert of(owners, 1, 2) == [a, unnamed]
+    owners.snapshot(session_id(0), entities(b=2))
+    assert of(owners, 1, 2) == [unnamed, b]
+
+
+def test_snapshots_in_parts_replace_once_the_last_has_come():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    owners.snapshot(session_id(0), both(entities(a=1, b=2, c=3), cgroups(7, 8)))
+    a, b, c, unnamed = of(owners, 1, 2, 3, 0)
+    owners.snapshot(session_id(0), both(entities(b=2), cgroups(8)), partial=True)
+    owners.learn(session_id(0), entities(d=4))
+    assert of(owners, 1, 2, 3) == [a, b, c]
+    owners.snapshot(session_id(0), entities(c=3))
+    assert of(owners, 1, 2, 3, 4) == [unnamed, b, c, unnamed]
+    assert [owner.cgroup and owner.cgroup.id for owner in of_cgroup(owners, (0, 7), (0, 8))] == [None, 8]
+    owners.snapshot(session_id(0), entities(a=1), partial=True)
+    owners.hello(session_id(0), HOST)  # cut off: what comes now is another snapshot
     owners.snapshot(session_id(0), entities(b=2))
     assert of(owners, 1, 2) == [unnamed, b]
 

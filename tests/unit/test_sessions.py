@@ -14,17 +14,20 @@ class Recorder:
     def __init__(self):
         self.calls = []
 
-    def hello(self, session, host):
+    def hello(self, session, host, kind):
         self.calls.append(("hello", session, host.name))
 
-    def snapshot(self, session, entities):
-        self.calls.append(("snapshot", session, len(entities.processes)))
+    def snapshot(self, session, entities, now_ns, *, partial):
+        self.calls.append(("snapshot", session, len(entities.processes), now_ns, partial))
 
     def take(self, session, number, event_time_ns, batch, tables):
         self.calls.append(("take", session, number, event_time_ns, len(tables["tcp"]["socket"]) if tables else None))
 
     def heard(self, session, event_time_ns):
         self.calls.append(("heard", session, event_time_ns))
+
+    def closed(self, session, now_ns):
+        self.calls.append(("closed", session, now_ns))
 
     def of(self, kind):
         return [call[2:] for call in self.calls if call[0] == kind]
@@ -112,8 +115,9 @@ def test_numbers_outlive_connections_and_restarts(sessions, pipeline):
     stream, _ = hello(sessions)
     give(sessions, stream, batch=batch(4))
     sessions.safe({ID: 3})
-    sessions.closed(stream)
+    sessions.closed(stream, NOW)
     assert list(sessions.connected()) == []
+    assert pipeline.of("closed") == [(NOW,)]
     stream, welcome = hello(sessions)
     assert welcome.acknowledged == 3
     give(sessions, stream, batch=batch(4))
@@ -135,7 +139,8 @@ def test_a_second_stream_takes_the_session_over(sessions, pipeline):
     with pytest.raises(RejectedError, match="took this session over") as raised:
         give(sessions, first, batch=batch(9))
     assert raised.value.status == "ABORTED"
-    sessions.closed(first)
+    sessions.closed(first, NOW)
+    assert pipeline.of("closed") == []
     give(sessions, second, batch=batch(1))
     assert [call[0] for call in pipeline.of("take")] == [1]
     assert len(list(sessions.connected())) == 1
@@ -197,7 +202,8 @@ def test_times_that_cannot_be_are_the_present(sessions, pipeline, time):
 def test_snapshots_go_to_the_pipeline_within_limits(sessions, pipeline):
     stream, _ = hello(sessions)
     assert give(sessions, stream, snapshot={"entities": {"processes": [{"id": 1, "name": "n" * 999}]}}) is None
-    assert pipeline.of("snapshot") == [(1,)]
+    assert give(sessions, stream, snapshot={"partial": True}) is None
+    assert pipeline.of("snapshot") == [(1, NOW, False), (0, NOW, True)]
     assert sessions.counters.strings_cut == 1
     kind, _ = give(sessions, stream, snapshot={"entities": {"retired_processes": [1] * 65_537}})
     assert kind == "refusal"
@@ -218,7 +224,7 @@ def test_the_session_that_was_disconnected_first_is_forgotten(pipeline):
     for stream in reversed(streams):
         give(sessions, stream, batch=batch(5))
         sessions.safe({stream.session.id: 5})
-        sessions.closed(stream)
+        sessions.closed(stream, NOW)
     hello(sessions, bytes([7]) * 16)
     assert sessions.counters.sessions_forgotten == 1
     assert hello(sessions, bytes([0]) * 16)[1].acknowledged == 5
