@@ -68,6 +68,7 @@ class FlowTable:
         owner: by end, uint32: the owner heard last; 0 where none was.
         knows: by end, uint8: `UNSEEN`, `WHOLE` or `BASELINE`.
         done: by end, bool: all its sockets of the last window with rows are closed.
+        asks: by direction, bool: its sender told of requests that it made.
         sender: by counter and direction: what the sender told, less what was emitted.
         receiver: the same of the receiver.
         untracked: flows that were forgotten early since there were too many.
@@ -86,6 +87,7 @@ class FlowTable:
         self.owner = np.empty(0, np.uint32)
         self.knows = np.empty(0, np.uint8)
         self.done = np.empty(0, bool)
+        self.asks = np.empty(0, bool)
         self.sender = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
         self.receiver = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
         self.untracked = 0
@@ -98,6 +100,15 @@ class FlowTable:
         """Return the slots of all flows."""
         return self._slot
 
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        """Return the slots of flows, -1 where none is remembered."""
+        slots = np.full(len(hashes), -1, np.int64)
+        if len(self._hash):
+            at = np.minimum(np.searchsorted(self._hash, hashes), len(self._hash) - 1)
+            found = self._hash[at] == hashes
+            slots[found] = self._slot[at[found]]
+        return slots
+
     def find_or_add(self, hashes: np.ndarray, keys: np.ndarray, first: np.ndarray) -> np.ndarray:
         """Return the slots of flows.
 
@@ -107,13 +118,10 @@ class FlowTable:
             first: a row of each flow, where its key is.
 
         """
-        at = np.searchsorted(self._hash, hashes)
-        slots = np.full(len(hashes), -1, np.int64)
-        if len(self._hash):
-            found = self._hash[np.minimum(at, len(self._hash) - 1)] == hashes
-            slots[found] = self._slot[at[found]]
+        slots = self.find(hashes)
         new = np.flatnonzero(slots < 0)
         if len(new):
+            at = np.searchsorted(self._hash, hashes)
             slots[new] = self._allocate(len(new))
             self.key[:, slots[new]] = keys[:, first[new]]
             self._hash = np.insert(self._hash, at[new], hashes[new])
@@ -143,7 +151,8 @@ class FlowTable:
         self.connector[slots] = CONNECTOR_UNKNOWN
         self.pending[slots] = False
         ends = by_side(slots)
-        by_end: list[np.ndarray] = [self.owner, self.knows, self.done, *self.sender.values(), *self.receiver.values()]
+        by_end: list[np.ndarray] = [self.owner, self.knows, self.done, self.asks]
+        by_end += [*self.sender.values(), *self.receiver.values()]
         for column in by_end:
             column[ends] = 0
         return slots
@@ -155,7 +164,9 @@ class FlowTable:
         self.connector, self.last_seen, self.pending = (
             _longer(column, by) for column in (self.connector, self.last_seen, self.pending)
         )
-        self.owner, self.knows, self.done = (_longer(column, 2 * by) for column in (self.owner, self.knows, self.done))
+        self.owner, self.knows, self.done, self.asks = (
+            _longer(column, 2 * by) for column in (self.owner, self.knows, self.done, self.asks)
+        )
         for balances in (self.sender, self.receiver):
             balances.update({name: _longer(column, 2 * by) for name, column in balances.items()})
 

@@ -80,6 +80,8 @@ TABLE = (
     _counter("pipeline", "series_rolled_up", "{series}", "Series added to others since their level had too many."),
     _counter("pipeline", "processes_refused", "{process}", "Processes not named since there were too many."),
     _counter("pipeline", "cgroups_refused", "{cgroup}", "Containers and services not named since there were too many."),
+    _gauge("pipeline", "request_balances", "{count}", "Counts of requests that a flow's two ends differ in so far."),
+    _counter("pipeline", "request_balances_forgotten", "{count}", "Of these, those forgotten early: they may repeat."),
     _gauge("pipeline", "sessions", "{session}", "Sessions of collectors that are known."),
     _gauge("pipeline", "window_lag_ns", "s", "Time from the end of the last window until it was sealed."),
     _gauge("queue", "requests", "{request}", "OTLP requests that wait for their export."),

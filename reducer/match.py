@@ -112,7 +112,7 @@ def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str
     Keys are told apart by a 64-bit hash; *seed* must be secret, since who sends rows may choose their addresses.
     """
     rows = joined(tables, _ROW_COLUMNS if names is None else names)
-    keys, side = _keys(rows, owners)
+    keys, side = keys_of(rows, owners)
     hashes = hashed(keys, seed)
     order = np.argsort(hashes)
     ordered = hashes[order]
@@ -129,7 +129,7 @@ def hashed(keys: np.ndarray, seed: int) -> np.ndarray:
     return pl.DataFrame({str(word): keys[word] for word in range(KEY_WORDS)}).hash_rows(seed=seed).to_numpy()
 
 
-def _keys(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
+def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
     """Return the keys and which rows are of the high endpoint; the order of endpoints means nothing but is the same."""
     local, remote = rows["local_address"], rows["remote_address"]
     local_0, local_1, remote_0, remote_1 = local[0::2], local[1::2], remote[0::2], remote[1::2]

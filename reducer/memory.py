@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reducer.cells import Cells, joined_cells
+from reducer.drops import dropped
 from reducer.flows import (
     BASELINE,
     CONNECTOR_UNKNOWN,
@@ -51,10 +53,19 @@ from reducer.match import (
 )
 from reducer.owners import UNKNOWN_OWNER
 from reducer.ports import split_by_owner
+from reducer.request_balances import RequestBalances
+from reducer.requests import Requests
+from reducer.rows import SOCKETS, no_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from intake.columns import Columns
     from reducer.owners import OwnersView
+    from reducer.requests import Told
+
+# Tables whose rows tell the owners of ends.
+_TELLING = (SOCKETS, "dns", "http")
 
 
 @dataclass(frozen=True)
@@ -68,6 +79,7 @@ class Matched:
         special: by end, uint8: `Special`.
         address: by end, (2 * flows, 2) uint64; None where it was not asked for.
         values: by direction, int64; value columns without any value are left out.
+        cells: by direction, what few of them have.
 
     """
 
@@ -75,6 +87,7 @@ class Matched:
     special: np.ndarray
     address: np.ndarray | None
     values: dict[str, np.ndarray]
+    cells: Cells
 
 
 class Matcher:
@@ -82,11 +95,13 @@ class Matcher:
 
     Attributes:
         flows: the memory.
+        requests: the balances of requests.
 
     """
 
     def __init__(self, most_flows: int = MOST_FLOWS) -> None:
         self.flows = FlowTable(most_flows)
+        self.requests = RequestBalances()
         self.seed = secrets.randbits(64)
 
     @property
@@ -97,8 +112,8 @@ class Matcher:
     def match(
         self,
         window: int,
-        tables: list[Columns],
-        later: list[Columns],
+        tables: Mapping[str, list[Columns]],
+        later: Mapping[str, list[Columns]],
         owners: OwnersView,
         *,
         heard: np.ndarray,
@@ -109,7 +124,7 @@ class Matcher:
 
         Args:
             window: its index, rising.
-            tables: its rows, with owners as `process`.
+            tables: its rows by table, with owners as `process`.
             later: the rows of windows that are still open.
             owners: what the owners mean.
             heard: by owner, whether its collector has told all until the window's end.
@@ -118,28 +133,41 @@ class Matcher:
 
         """
         flows = self.flows
-        grouped = group(tables, owners, self.seed)
-        slots = flows.find_or_add(grouped.hashes, grouped.keys, grouped.first)
+        grouped = group(tables.get(SOCKETS) or [no_rows()], owners, self.seed)
+        requests = Requests(tables, grouped.hashes, owners, self.seed)
+        slots = np.concatenate(
+            (
+                flows.find_or_add(grouped.hashes, grouped.keys, grouped.first),
+                flows.find_or_add(requests.hashes, requests.keys, requests.first),
+            )
+        )
         flows.last_seen[slots] = window
         silent = self._silent(slots)
-        ends = add_up(grouped, owners, len(silent))
+        ends = add_up(grouped, owners, len(requests.hashes) + len(silent))
+        requests.fill(ends)
         slots = np.concatenate((slots, silent))
         self._recall(ends, slots)
-        look_ahead(grouped.hashes, ends, later, owners, self.seed)
+        hashes = np.concatenate((grouped.hashes, requests.hashes))
+        look_ahead(hashes, ends, [rows for name in _TELLING for rows in later.get(name, ())], owners, self.seed)
         at = by_side(slots)
         flows.owner[at] = ends.owner
         flows.connector[slots] = ends.connector
         self._mark(ends, at)
         connector = guess_connector(ends.connector, flows.key[PORTS, slots])
         emitted = self._emit(ends, forward_directions(connector), slots, heard, gone)
+        cells = self._settle(requests.told(connector), at, heard[ends.owner], gone[ends.owner])
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
-        keys = flows.key[:, np.concatenate((slots, slots[own.flow]))]
+        drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
+        keys = np.concatenate((flows.key[:, np.concatenate((slots, slots[own.flow]))], drops.keys), axis=1)
         special, address = special_ends(keys), addresses(keys) if with_addresses else None
         flows.forget(window, self._finished(slots))
-        values = {name: np.concatenate((column, own.values[name])) for name, column in values.items()}
+        self.requests.forget(flows)
+        nothing = np.zeros(len(drops.owner), np.int64)
+        values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
         values = by_protocol(values, keys[PORTS])
-        return Matched(np.concatenate((ends.owner, own.owner)), special, address, values)
+        cells = joined_cells((cells, drops.after(len(own.owner), len(at))))
+        return Matched(np.concatenate((ends.owner, own.owner, drops.owner)), special, address, values, cells)
 
     def _silent(self, slots: np.ndarray) -> np.ndarray:
         """Return the slots of pending flows that have no rows in this window."""
@@ -167,6 +195,20 @@ class Matcher:
             in_vain = np.flatnonzero(spoke & (np.sum(failed, axis=0) >= ends.sockets))
             flows.done[at[in_vain]] = True
             flows.done[at[in_vain ^ 1]] |= flows.knows[at[in_vain ^ 1]] == UNSEEN
+
+    def _settle(self, told: Told, at: np.ndarray, end_heard: np.ndarray, end_gone: np.ndarray) -> Cells:
+        """Return the requests by direction, each taken from one of its ends."""
+        flows = self.flows
+        flows.asks[at[told.by_client.place]] = True
+        emitted = self.requests.settle(
+            told,
+            at,
+            complete=flows.asks[at] & (flows.knows[at] != BASELINE) & end_heard,
+            client_alone=end_heard & other(end_gone),
+            server_alone=other(end_heard) & end_gone,
+        )
+        flows.pending[self.requests.pending()] = True
+        return joined_cells((emitted, told.alone))
 
     def _emit(
         self, ends: Ends, forward: np.ndarray, slots: np.ndarray, heard: np.ndarray, gone: np.ndarray
@@ -222,7 +264,7 @@ class Matcher:
                 for balance in (self.flows.sender[counter.name], self.flows.receiver[counter.name]):
                     balanced &= balance[at] == 0
         finished: np.ndarray = at[0::2][balanced.reshape(-1, 2).all(axis=1)] >> 1
-        return finished
+        return finished[~np.isin(finished, self.requests.at >> 1)] if len(self.requests) else finished
 
 
 def _fitting(balance: np.ndarray, counter: Counter) -> np.ndarray:

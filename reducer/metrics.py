@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
+from intake.columns import DNS_RESULTS
+from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -104,8 +105,30 @@ def _seconds(name: str, description: str, value: Column, exists: Column) -> Metr
     return Metric(name, "s", Instrument.GAUGE, "double", description, (Points(value, exists),))
 
 
-_TCP = _any(*(name for name in VALUE_COLUMNS if not name.startswith("udp_")))
-_UDP = _any(*(name for name in VALUE_COLUMNS if name.startswith("udp_")))
+def _any_of_group(group: str) -> Column:
+    return _any(*(name for name in VALUE_COLUMNS if name.startswith(f"{group}_")))
+
+
+_UDP, _DNS, _HTTP = (_any_of_group(group) for group in ("udp", "dns", "http"))
+_TCP = _any(*(name for name in VALUE_COLUMNS if not name.startswith(("udp_", "dns_", "http_"))))
+
+
+def _total(columns: tuple[str, ...]) -> Column:
+    return lambda values: np.sum([values[name] for name in columns], axis=0)
+
+
+def _active(group: str, description: str, exists: Column) -> Metric:
+    points = (Points(_column(f"{group}_active"), exists),)
+    return Metric(f"{group}.active_sockets", "{socket}", Instrument.GAUGE, "int", description, points)
+
+
+# The classes that the reference has, of which 3xx is none.
+_HTTP_CLASSES = {
+    "200": ("http_status_2xx",),
+    "400": ("http_status_4xx",),
+    "500": ("http_status_5xx",),
+    "other": ("http_status_3xx", "http_status_other"),
+}
 
 METRICS = (
     _counter(
@@ -189,6 +212,73 @@ METRICS = (
         "Datagrams that reached the destination's socket and were dropped there, for want of room mostly (sk_drops).",
         "udp_drops",
         _UDP,
+    ),
+    _seconds(
+        "dns.client.duration.average",
+        "Mean time from query to answer as the source, which asked, measured it.",
+        _mean_seconds("dns_client_sum_us", "dns_client_count"),
+        _positive("dns_client_count"),
+    ),
+    _seconds(
+        "dns.server.duration.average",
+        "Mean time from query to answer as the destination, which answered, measured it.",
+        _mean_seconds("dns_server_sum_us", "dns_server_count"),
+        _positive("dns_server_count"),
+    ),
+    _active(
+        "dns", "Sockets of the source that asked in the window; of the destination where only that is told of.", _DNS
+    ),
+    _counter(
+        "dns.queries", "{query}", "Queries of the source; one that is sent again counts once.", "dns_queries", _DNS
+    ),
+    _counter("dns.retransmits", "{query}", "Queries that the source sent again.", "dns_retransmits", _DNS),
+    _counter("dns.timeouts", "{query}", "Queries that had no answer in time.", "dns_timeouts", _DNS),
+    Metric(
+        "dns.responses",
+        "{response}",
+        Instrument.COUNTER,
+        "int",
+        "Answers to the source, whatever they say.",
+        (Points(_total(DNS_RESULTS_AS_COLUMNS), _DNS),),
+    ),
+    Metric(
+        "dns.rcodes",
+        "{response}",
+        Instrument.COUNTER,
+        "int",
+        f"Answers to the source by `rcode`: {', '.join(name.upper() for name in DNS_RESULTS)}; NODATA is NOERROR "
+        "without an answer of the type that was asked for.",
+        tuple(
+            Points(_column(column), _positive(column), (("rcode", name.upper()),))
+            for name, column in zip(DNS_RESULTS, DNS_RESULTS_AS_COLUMNS, strict=True)
+        ),
+    ),
+    _seconds(
+        "http.client.duration.average",
+        "Mean time from request to response as the source, which asked, measured it.",
+        _mean_seconds("http_client_sum_us", "http_client_count"),
+        _positive("http_client_count"),
+    ),
+    _seconds(
+        "http.server.duration.average",
+        "Mean time from request to response as the destination, which answered, measured it.",
+        _mean_seconds("http_server_sum_us", "http_server_count"),
+        _positive("http_server_count"),
+    ),
+    _active(
+        "http", "Sockets of the source that asked in the window; of the destination where only that is told of.", _HTTP
+    ),
+    _counter("http.requests", "{request}", "Requests of the source.", "http_requests", _HTTP),
+    Metric(
+        "http.status_code",
+        "{response}",
+        Instrument.COUNTER,
+        "int",
+        "Responses to the source by class, `status_code`: 200 (2xx), 400 (4xx), 500 (5xx), other.",
+        tuple(
+            Points(_total(columns), _HTTP, (("status_code", status_class),))
+            for status_class, columns in _HTTP_CLASSES.items()
+        ),
     ),
 )
 

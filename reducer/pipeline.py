@@ -16,13 +16,14 @@ from ebpf_net.v1 import intake_pb2
 from reducer import balances
 from reducer.budget import MOST_SERIES, Budget
 from reducer.directory import Directory
+from reducer.drops import DropReasons
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
 from reducer.memory import Matched, Matcher
 from reducer.name import Names
 from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
 from reducer.roll_up import roll_up
-from reducer.rows import PROTOCOLS, no_rows, uniform_rows
+from reducer.rows import SOCKETS, TABLE_OF, uniform_rows
 from reducer.series import LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
 
@@ -56,6 +57,8 @@ class PipelineStatistics:
         series_rolled_up: series of windows that were added to others since a level had too many.
         processes_refused: processes that were not named since there were too many.
         cgroups_refused: containers and services that were not named since there were too many.
+        request_balances: counts of requests whose two ends told different amounts so far.
+        request_balances_forgotten: those that were forgotten early since there were too many.
         sessions: known now.
         window_lag_ns: from the end of the window sealed last until it was sealed.
 
@@ -74,6 +77,8 @@ class PipelineStatistics:
     series_rolled_up: int
     processes_refused: int
     cgroups_refused: int
+    request_balances: int
+    request_balances_forgotten: int
     sessions: int
     window_lag_ns: int
 
@@ -83,8 +88,8 @@ class _Closed:
     """What is taken out to seal a window."""
 
     window: Window
-    tables: list[Columns]
-    later: list[Columns]
+    tables: dict[str, list[Columns]]
+    later: dict[str, list[Columns]]
     owners: OwnersView
     heard: np.ndarray
     gone: np.ndarray
@@ -125,6 +130,7 @@ class Pipeline:
         self._matcher = Matcher(most_flows)
         self._names = Names(node_ip=node_ip)
         self._budgets = {level: Budget(most_series) for level in levels}
+        self._drop_reasons = DropReasons()
         self._restored = False
         self._not_before_ns = 0
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
@@ -143,6 +149,7 @@ class Pipeline:
             self._owners.snapshot(session, entities, partial=partial)
             environment = self._owners.environment(session)
             self._directory.snapshot(session, environment, entities, now_ns, partial=partial)
+            self._drop_reasons.learn(session, entities.drop_reasons)
 
     def closed(self, session: bytes, now_ns: int) -> None:
         """Note that the session has no connection any more."""
@@ -159,13 +166,13 @@ class Pipeline:
         with self._lock:
             self._owners.learn(session, batch.entities)
             self._directory.learn(session, self._owners.environment(session), batch.entities, event_time_ns)
+            self._drop_reasons.learn(session, batch.entities.drop_reasons)
             self._windows.take(session, number, event_time_ns, None)
-            for table in tables.keys() & PROTOCOLS.keys():
-                columns = tables[table]
-                rows = self._owned(session, table, columns)
+            for name, columns in tables.items():
+                rows = self._owned(session, name, columns)
                 if rows is not None:
-                    self._windows.take(session, number, event_time_ns, rows)
-                    if self.live is not None:
+                    self._windows.take(session, number, event_time_ns, rows, TABLE_OF[name])
+                    if self.live is not None and TABLE_OF[name] == SOCKETS:
                         self.live.take(event_time_ns, rows)
             self._owners.retire(session, batch.entities)
             self._owners.heard(session, event_time_ns)
@@ -220,7 +227,7 @@ class Pipeline:
             BalancesError: *data* is damaged, or of another version.
 
         """
-        self._windows.sealed_until_ns = balances.load(data, self._matcher.flows, self._window_ns, self._matcher.seed)
+        self._windows.sealed_until_ns = balances.load(data, self._matcher, self._window_ns)
         self._restored = True
 
     def statistics(self) -> PipelineStatistics:
@@ -240,6 +247,8 @@ class Pipeline:
                 series_rolled_up=sum(budget.series_rolled_up for budget in self._budgets.values()),
                 processes_refused=self._owners.processes_refused,
                 cgroups_refused=self._owners.cgroups_refused,
+                request_balances=len(self._matcher.requests),
+                request_balances_forgotten=self._matcher.requests.forgotten,
                 sessions=self._owners.sessions,
                 window_lag_ns=self._lag_ns,
             )
@@ -258,8 +267,13 @@ class Pipeline:
     def _owned(self, session: bytes, table: str, told: Columns) -> Columns | None:
         """Return the rows to count, with owners as `process`."""
         self._rows += len(told["socket"])
-        owner = self._owners.of(session, told["process"], told["cgroup"])
-        rows = uniform_rows(table, told) | {"process": owner}
+        rows = uniform_rows(table, told)
+        nobody = np.zeros(len(told["socket"]), np.uint32)
+        rows["process"] = self._owners.of(
+            session, told.get("process", nobody), told.get("cgroup", nobody.astype("<u8"))
+        )
+        if table == "drops":
+            rows["reason"] = self._drop_reasons.of(session, told["reason"])
         if self._keep_loopback:
             return rows
         loopback = is_loopback(rows["local_address"].view(np.uint64))
@@ -270,12 +284,12 @@ class Pipeline:
 
     def _take_out(self, window: Window, heard_until_ns: int) -> _Closed:
         tables, later = window.tables(), self._windows.later()
-        self._owners.collect(self._owners_in_use(tables + later))
+        self._owners.collect(self._owners_in_use([*tables.values(), *later.values()]))
         self._directory.collect(window.end_ns)
         owners = self._owners.view()
         return _Closed(
             window,
-            tables or [no_rows()],
+            tables,
             later,
             owners,
             owners.heard(heard_until_ns),
@@ -283,9 +297,9 @@ class Pipeline:
             self._windows.acknowledge(window),
         )
 
-    def _owners_in_use(self, tables: list[Columns]) -> Iterator[np.ndarray]:
+    def _owners_in_use(self, tables: list[list[Columns]]) -> Iterator[np.ndarray]:
         yield self._matcher.flows.owner
-        yield from (table["process"] for table in tables)
+        yield from (rows["process"] for table in tables for rows in table)
         if self.live is not None:
             yield from self.live.owners()
 
@@ -310,7 +324,8 @@ class Pipeline:
             levels,
             self._names.ends,
             closed.acknowledge,
-            balances.dump(self._matcher.flows, window.end_ns),
+            balances.dump(self._matcher, window.end_ns),
+            self._drop_reasons.names,
         )
 
     def _rolled_up(self, matched: Matched, owners: OwnersView) -> list[Level]:
@@ -321,10 +336,10 @@ class Pipeline:
         for name in self._levels:
             source_side, dest_side = name.split("_")
             source, dest = ends[source_side], other(ends[dest_side])
-            level = roll_up(name, source, dest, matched.values)
+            level = roll_up(name, source, dest, matched.values, matched.cells)
             stand_in = self._budgets[name].fit(level, self._names.ends)
             if stand_in is not None:
-                level = roll_up(name, stand_in[source], stand_in[dest], matched.values)
+                level = roll_up(name, stand_in[source], stand_in[dest], matched.values, matched.cells)
             levels.append(level)
         return levels
 

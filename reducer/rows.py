@@ -1,7 +1,8 @@
-"""Rows of all protocols in one form, so that they are matched, balanced and named in one way.
+"""Rows of all protocols in one form, so that they are matched and named in one way.
 
-A row has the columns of a TCP row, but an owner as `process` stands for process and cgroup; its protocol; and what only
-other protocols count. What a protocol has not is zero, and takes no memory.
+Everywhere an owner as `process` stands for process and cgroup. Rows of TCP and UDP sockets have the columns of a TCP
+row, their protocol, and what only other protocols count; what a protocol has not is zero, and takes no memory. Rows of
+DNS, HTTP, bins and drops keep their own columns, with the protocol of their flow.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from intake.columns import TCP_COLUMNS, Column
+from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DROP_COLUMNS, HTTP_COLUMNS, TCP_COLUMNS, Column
 
 if TYPE_CHECKING:
     from intake.columns import Columns
@@ -18,29 +19,52 @@ if TYPE_CHECKING:
 IPPROTO_TCP: Final = 6
 IPPROTO_UDP: Final = 17
 
+_PROTOCOL = Column("protocol", np.dtype("u1"), "key")
+_OWNER = Column("process", np.dtype("<u4"), "last")
 ROW_COLUMNS = (
     *(column for column in TCP_COLUMNS if column.name != "cgroup"),
-    Column("protocol", np.dtype("u1"), "key"),
+    _PROTOCOL,
     Column("drops", np.dtype("<u4"), "sum"),
 )
-PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP}
-# What other tables call by another name, by the name in `ROW_COLUMNS`.
-_NAMES = {"segments_sent": "packets_sent", "segments_received": "packets_received"}
+
+
+def _owned(columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    told = (column for column in columns if column.name not in ("process", "cgroup", "transport"))
+    return (*told, _OWNER, _PROTOCOL)
+
+
+SOCKETS: Final = "sockets"
+TABLES = {
+    SOCKETS: ROW_COLUMNS,
+    "dns": _owned(DNS_COLUMNS),
+    "http": _owned(HTTP_COLUMNS),
+    "bins": _owned(BIN_COLUMNS),
+    "drops": _owned(DROP_COLUMNS),
+}
+"""The columns of a window's rows, by table."""
+
+TABLE_OF = {"tcp": SOCKETS, "udp": SOCKETS, "dns": "dns", "http": "http", "bins": "bins", "drops": "drops"}
+"""The table of a window that the rows of each of the wire's tables go to."""
+
+_PROTOCOLS = {"tcp": IPPROTO_TCP, "udp": IPPROTO_UDP, "http": IPPROTO_TCP}
+# What tables of the wire call by another name, by the name here.
+_NAMES = {"segments_sent": "packets_sent", "segments_received": "packets_received", "protocol": "transport"}
 
 
 def uniform_rows(table: str, columns: Columns) -> Columns:
-    """Return the rows of one of the wire's tables with `ROW_COLUMNS`."""
+    """Return the rows of one of the wire's tables with the columns of its table in `TABLES`."""
     rows = len(columns["socket"])
     uniform = {}
-    for column in ROW_COLUMNS:
+    for column in TABLES[TABLE_OF[table]]:
         told = columns.get(column.name)
         if told is None:
             told = columns.get(_NAMES.get(column.name, ""))
         uniform[column.name] = np.broadcast_to(np.zeros((), column.dtype), rows) if told is None else told
-    uniform["protocol"] = np.broadcast_to(np.uint8(PROTOCOLS[table]), rows)
+    if table in _PROTOCOLS:
+        uniform["protocol"] = np.broadcast_to(np.uint8(_PROTOCOLS[table]), rows)
     return uniform
 
 
-def no_rows() -> Columns:
+def no_rows(table: str = SOCKETS) -> Columns:
     """Return a table without rows."""
-    return {column.name: np.empty(0, column.dtype) for column in ROW_COLUMNS}
+    return {column.name: np.empty(0, column.dtype) for column in TABLES[table]}

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from intake.columns import DNS_RESULTS, HTTP_STATUSES
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
+
+    from reducer.cells import Bins, CellKind
 
 Labels = tuple[tuple[str, str], ...]
 """The labels of one end of a series, without the prefix `source.` or `dest.`, sorted by name, none empty."""
 
 LEVELS = ("az_az", "az_id", "id_az", "id_id")
 """The aggregation levels: which of the ends is told by its identity alone (az), and which by its node (id)."""
+
+DNS_RESULTS_AS_COLUMNS = tuple(f"dns_{result}" for result in DNS_RESULTS)
+"""The value columns of answers by their result, in the order of the wire."""
 
 CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled", "no_local_port", "other")
 """Reasons in the order of the wire's ConnectFailure, from 1."""
@@ -36,6 +45,17 @@ VALUE_COLUMNS = (
     "udp_packets",
     "udp_active",
     "udp_drops",
+    # From here on in the direction from the client, which asks, to the server.
+    "dns_active",
+    "dns_queries",
+    "dns_retransmits",
+    "dns_timeouts",
+    *DNS_RESULTS_AS_COLUMNS,
+    *(f"dns_{end}_{what}" for end in ("client", "server") for what in ("sum_us", "count")),
+    "http_active",
+    "http_requests",
+    *(f"http_{status}" for status in HTTP_STATUSES),
+    *(f"http_{end}_{what}" for end in ("client", "server") for what in ("sum_us", "count")),
 )
 """The value columns of a `Level`, all int64."""
 
@@ -73,7 +93,8 @@ class Level:
         name: one of `LEVELS`, the value of the label `aggregation`.
         source: indexes into the `EndTable`, uint32, a row a series; (source, dest) is unique.
         dest: the same for the other end.
-        values: the `VALUE_COLUMNS`, int64, a row a series.
+        values: the `VALUE_COLUMNS`, int64, a row a series; those that are 0 in every row take no memory, read-only.
+        bins: what else the series have, their rows as places.
 
     """
 
@@ -81,6 +102,7 @@ class Level:
     source: np.ndarray
     dest: np.ndarray
     values: dict[str, np.ndarray]
+    bins: dict[CellKind, Bins] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,7 @@ class SealedWindow:
         ends: what the indexes of the levels mean.
         acknowledge: session id to batch number: once this window and those before are safe, so is every batch up to it.
         balances: the state of the matcher that must be stored with the window, opaque bytes.
+        drop_reasons: what the bins of dropped packets mean; it only grows.
 
     """
 
@@ -103,3 +126,4 @@ class SealedWindow:
     ends: EndTable
     acknowledge: dict[bytes, int] = field(default_factory=dict)
     balances: bytes = b""
+    drop_reasons: Sequence[str] = ()

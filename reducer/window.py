@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intake.merge import merge_rows
-from reducer.rows import ROW_COLUMNS
+from reducer.rows import SOCKETS, TABLES
 
 if TYPE_CHECKING:
     from intake.columns import Columns
@@ -21,7 +21,7 @@ MOST_OPEN_WINDOWS = 64
 
 @dataclass(slots=True)
 class _Part:
-    """The rows of one session, oldest first; the first `folded` of them are sums."""
+    """The rows of one session in one table, oldest first; the first `folded` of them are sums."""
 
     tables: list[Columns] = field(default_factory=list)
     rows: int = 0
@@ -44,36 +44,39 @@ class Window:
     end_ns: int
     rows: int = 0
     lowest: dict[bytes, int] = field(default_factory=dict)
-    _parts: dict[bytes, _Part] = field(default_factory=dict)
+    _parts: dict[tuple[str, bytes], _Part] = field(default_factory=dict)
 
-    def tables(self) -> list[Columns]:
-        """Return its rows, those of a session in the order in which they came."""
-        return [table for part in self._parts.values() for table in part.tables]
+    def tables(self) -> dict[str, list[Columns]]:
+        """Return its rows by table, those of a session in the order in which they came."""
+        found: dict[str, list[Columns]] = {}
+        for (table, _), part in self._parts.items():
+            found.setdefault(table, []).extend(part.tables)
+        return found
 
-    def add(self, session: bytes, number: int, rows: Columns | None) -> None:
-        """Add a batch."""
+    def add(self, session: bytes, number: int, rows: Columns | None, table: str = SOCKETS) -> None:
+        """Add a batch, or one of its tables."""
         self.lowest[session] = min(number, self.lowest.get(session, number))
         if rows is None:
             return
-        part = self._parts.setdefault(session, _Part())
+        part = self._parts.setdefault((table, session), _Part())
         part.tables.append(rows)
         part.rows += len(rows["socket"])
         self.rows += len(rows["socket"])
         if self.rows > MOST_UNFOLDED_ROWS and part.rows >= 2 * part.folded:
-            self._fold(part)
+            self._fold(table, part)
 
     def absorb(self, later: Window) -> None:
         """Add all that *later* has."""
         for session, number in later.lowest.items():
             self.lowest[session] = min(number, self.lowest.get(session, number))
-        for session, other in later._parts.items():
-            part = self._parts.setdefault(session, _Part())
+        for key, other in later._parts.items():
+            part = self._parts.setdefault(key, _Part())
             part.tables += other.tables
             part.rows += other.rows
         self.rows += later.rows
 
-    def _fold(self, part: _Part) -> None:
-        part.tables = [merge_rows(ROW_COLUMNS, part.tables)]
+    def _fold(self, table: str, part: _Part) -> None:
+        part.tables = [merge_rows(TABLES[table], part.tables)]
         self.rows -= part.rows
         part.rows = part.folded = len(part.tables[0]["socket"])
         self.rows += part.rows
@@ -101,8 +104,8 @@ class Windows:
         """How many rows wait in open windows."""
         return sum(window.rows for window in self._open.values())
 
-    def take(self, session: bytes, number: int, event_time_ns: int, rows: Columns | None) -> None:
-        """Put a batch into its window."""
+    def take(self, session: bytes, number: int, event_time_ns: int, rows: Columns | None, table: str = SOCKETS) -> None:
+        """Put a batch, or one of its tables, into its window."""
         oldest = self._oldest(event_time_ns)
         index = event_time_ns // self._window_ns
         if index < oldest and rows is not None:
@@ -111,7 +114,7 @@ class Windows:
         window = self._open.get(index)
         if window is None:
             window = self._open[index] = self._window(index)
-        window.add(session, number, rows)
+        window.add(session, number, rows, table)
         self._highest[session] = max(number, self._highest.get(session, number))
 
     def due_ns(self, now_ns: int) -> int:
@@ -154,9 +157,13 @@ class Windows:
         self.sealed_until_ns = window.end_ns
         return window
 
-    def later(self) -> list[Columns]:
-        """Return the rows of the windows that are still open."""
-        return [table for index in sorted(self._open) for table in self._open[index].tables()]
+    def later(self) -> dict[str, list[Columns]]:
+        """Return the rows of the windows that are still open, by table."""
+        found: dict[str, list[Columns]] = {}
+        for index in sorted(self._open):
+            for table, rows in self._open[index].tables().items():
+                found.setdefault(table, []).extend(rows)
+        return found
 
     def acknowledge(self, closed: Window) -> dict[bytes, int]:
         """Return by session the highest number up to which no batch is in an open window, now that *closed* is not."""

@@ -46,6 +46,16 @@ def acceptor_row(**values) -> dict:
     return row | values
 
 
+def query_row(**values) -> dict:
+    """Return the client's row of queries over UDP from 10.0.0.1:40000 to port 53 of 10.0.0.2."""
+    return connector_row(socket=11, remote_port=53, transport=17) | values
+
+
+def answer_row(**values) -> dict:
+    """Return the server's row of the same queries."""
+    return acceptor_row(socket=12, local_port=53, transport=17) | values
+
+
 class Feed:
     """A pipeline with sessions 0, 1, ... on hosts host-0, host-1, ...; time runs from 0."""
 
@@ -67,14 +77,14 @@ class Feed:
         number: int,
         at_s: float,
         *rows: dict,
-        udp: tuple[dict, ...] = (),
         entities: intake_pb2.Entities | None = None,
+        **others: tuple[dict, ...],
     ) -> None:
-        """Give the TCP and UDP rows of a batch, the next of its session."""
+        """Give the TCP rows, and those of other tables by name, of a batch, the next of its session."""
         self.numbers[number] += 1
         batch = intake_pb2.Batch(number=self.numbers[number], entities=entities)
         time_ns = int(at_s * SECOND_NS)
-        tables = {name: table_of(name, *told) for name, told in (("tcp", rows), ("udp", udp)) if told}
+        tables = {name: table_of(name, *told) for name, told in {"tcp": rows, **others}.items() if told}
         self.pipeline.take(session_id(number), batch.number, time_ns, batch, tables)
 
     def seal(self, index: int = 0, *, heard: tuple[int, ...] = ()) -> SealedWindow | None:

@@ -150,7 +150,16 @@ def worlds(draw, *, late: bool = False, cut: bool = False, reuse: bool = False, 
     return WorldPlan(plan_hosts, plan_connections, when)
 
 
-COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "opened", "closed")
+COUNTERS = (
+    "bytes_sent",
+    "bytes_received",
+    "segments_sent",
+    "segments_received",
+    "opened",
+    "closed",
+    "requests",
+    "errors",
+)
 
 
 @dataclass
@@ -167,6 +176,7 @@ class Socket:
         own, theirs = (0, 1) if self.connector else (1, 0)
         sent = sum(moved[own] for moved in plan.traffic[: max(0, age + 1)])
         received = sum(moved[theirs] for moved in plan.traffic[: max(0, age + 1 - plan.lag)])
+        asked = plan.traffic[: max(0, age + 1 - (0 if self.connector else plan.lag))]
         return {
             "bytes_sent": sent,
             "bytes_received": received,
@@ -174,6 +184,8 @@ class Socket:
             "segments_received": -(-received // 1000),
             "opened": int(age >= 0 and not plan.udp),
             "closed": int(step > plan.last and not plan.udp),
+            "requests": sum(up % 3 for up, _ in asked),
+            "errors": sum(up % 3 for up, down in asked if down % 2),
         }
 
 
@@ -213,8 +225,14 @@ class Collector:
         tables: Tables = {}
         for name, udp in (("tcp", False), ("udp", True)):
             rows = [self._row(socket, step) for socket in self.sockets if socket.plan.udp == udp]
-            if any(rows):
-                tables[name] = table_of(name, *filter(None, rows))
+            told = [row for row in rows if row]
+            asked = [request_row(row, udp=udp) for row in told if row["requests"]]
+            if told:
+                tables[name] = table_of(name, *told)
+            if asked:
+                tables["dns" if udp else "http"] = table_of("dns" if udp else "http", *asked)
+                bins = [row for request in asked for row in bin_rows(request, udp=udp)]
+                tables["bins"] = merged(tables.get("bins"), table_of("bins", *bins))
         self.taken += 1
         batch = (self.taken, (START_S + step) * SECOND_NS, tables)
         self.unacknowledged.append(batch)
@@ -243,6 +261,35 @@ class Collector:
         }
 
     host_addresses: tuple[str, ...] = ()
+
+
+LATENCY_BIN, LATENCY_US = 200, 31
+
+
+def request_row(row: dict, *, udp: bool) -> dict:
+    """Return the row of DNS or HTTP that goes with a row of a socket."""
+    good = row["requests"] - row["errors"]
+    told = {"latency_count": row["requests"], "latency_sum_us": LATENCY_US * row["requests"]}
+    if udp:
+        told |= {"transport": 17, "queries": row["requests"], "noerror": good, "servfail": row["errors"]}
+    else:
+        told |= {"transport": 6, "status_2xx": good, "status_5xx": row["errors"]}
+    return row | told
+
+
+def bin_rows(request: dict, *, udp: bool) -> list[dict]:
+    """Return the bins that go with a row of DNS or HTTP."""
+    if udp:
+        return [request | {"kind": intake_pb2.BIN_KIND_DNS_LATENCY, "bin": LATENCY_BIN, "count": request["requests"]}]
+    latency = {"kind": intake_pb2.BIN_KIND_HTTP_LATENCY, "bin": LATENCY_BIN, "count": request["requests"]}
+    codes = ((200, request["status_2xx"]), (503, request["status_5xx"]))
+    status = [{"kind": intake_pb2.BIN_KIND_HTTP_STATUS, "bin": code, "count": count} for code, count in codes if count]
+    return [request | told for told in (latency, *status)]
+
+
+def merged(one: Columns | None, two: Columns) -> Columns:
+    """Return the rows of both tables."""
+    return two if one is None else {name: np.concatenate((one[name], two[name])) for name in two}
 
 
 def endpoints(plan: ConnectionPlan, addresses: tuple[str, ...], *, connector: bool) -> dict:
@@ -277,6 +324,8 @@ class Truth:
     bytes: Counter = field(default_factory=Counter)
     opened: int = 0
     closed: int = 0
+    requests: Counter = field(default_factory=Counter)  # by (client address, server address)
+    counts: Counter = field(default_factory=Counter)  # by value column, and by kind and bin
 
 
 def truth_of(plan: WorldPlan) -> Truth:
@@ -295,6 +344,16 @@ def truth_of(plan: WorldPlan) -> Truth:
             parts = [part for end, part in ((sender, by_sender), (receiver, by_receiver)) if seen[end]]
             key = (addresses[sender]["local_address"], addresses[sender]["remote_address"])
             truth.bytes[key] += everything if any(whole) else max(parts, default=0)
+        addresses_of_ends = (addresses[0]["local_address"], addresses[0]["remote_address"])
+        totals = ends[0].counters(STEPS * 2)
+        told = [
+            Counter(totals) - Counter({} if everything else end.counters(host.starts)) if here else Counter()
+            for end, host, everything, here in zip(ends, hosts_of, whole, seen, strict=True)
+        ]
+        requests, errors = (totals[n] if any(whole) else max(t[n] for t in told) for n in ("requests", "errors"))
+        good = requests - errors if any(whole) else max(t["requests"] - t["errors"] for t in told)
+        truth.requests[addresses_of_ends] += requests
+        truth.counts += Counter(_requests_truth(requests, errors, good, *told, udp=connection.udp))
         if not connection.udp:
             truth.opened += any(whole)
             truth.closed += any(seen)
@@ -341,3 +400,17 @@ def labelled_windows(draw):
         values = {name: np.array(draw(amounts), np.int64) for name in sorted(columns)}
         windows.append(LabelledWindow(draw(which), draw(which), values))
     return windows
+
+
+def _requests_truth(requests: int, errors: int, good: int, client: Counter, server: Counter, *, udp: bool) -> dict:
+    group, names = (
+        ("dns", ("queries", "noerror", "servfail")) if udp else ("http", ("requests", "status_2xx", "status_5xx"))
+    )
+    counts = dict(zip((f"{group}_{name}" for name in names), (requests, good, errors), strict=True))
+    for name, told in (("client", client), ("server", server)):
+        counts[f"{group}_{name}_count"] = told["requests"]
+        counts[f"{group}_{name}_sum_us"] = LATENCY_US * told["requests"]
+        counts[f"{group}_{name}".upper(), LATENCY_BIN] = told["requests"]
+    if not udp:
+        counts |= {("HTTP_STATUS", 200): good, ("HTTP_STATUS", 503): errors}
+    return counts

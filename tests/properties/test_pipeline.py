@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reducer.pipeline import Pipeline
-from reducer.series import LEVELS
+from reducer.series import LEVELS, VALUE_COLUMNS
 from tests.strategies import (
     GRACE_S,
     POLL_S,
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 # After the last step everything is polled, sent and sealed; a silent window follows.
 SETTLED = STEPS + 26
+REQUEST_COLUMNS = [
+    name for name in VALUE_COLUMNS if name.startswith(("dns_", "http_")) and not name.endswith("_active")
+]
 LAW = settings(deadline=None, max_examples=60)
 
 
@@ -49,6 +52,7 @@ class Totals:
     az_bytes: int = 0
     packets: int = 0
     counts: Counter = field(default_factory=Counter)
+    requests: Counter = field(default_factory=Counter)
     windows: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, window: SealedWindow) -> None:
@@ -61,12 +65,22 @@ class Totals:
             assert (values >= 0).all(), name
             if name != "min_rtt_us":
                 assert {values.sum()} == {level.values[name].sum() for level in (*partly, by_node)}, name
-        for name in ("opened", "closed"):
+        for name in ("opened", "closed", *REQUEST_COLUMNS):
             self.counts[name] += int(az.values[name].sum())
+        assert az.bins.keys() == by_node.bins.keys()
+        for kind, bins in az.bins.items():
+            told, by_nodes = Counter(), Counter()
+            for each, counter in ((bins, told), (by_node.bins[kind], by_nodes)):
+                for number, amount in zip(each.bin.tolist(), each.amount.tolist(), strict=True):
+                    counter[kind.name, number] += amount
+            assert told == by_nodes
+            self.counts += told
         moved = by_node.values["bytes"] + by_node.values["udp_bytes"]
-        for source, dest, amount in zip(by_node.source, by_node.dest, moved, strict=True):
+        requests = by_node.values["dns_queries"] + by_node.values["http_requests"]
+        for source, dest, amount, asked in zip(by_node.source, by_node.dest, moved, requests, strict=True):
             ends = tuple(dict(window.ends.labels[end])["ip"] for end in (source, dest))
             self.bytes[ends] += int(amount)
+            self.requests[ends] += int(asked)
 
 
 @dataclass
@@ -159,8 +173,8 @@ def check(plan: WorldPlan, shuffle: random.Random | None = None) -> Totals:
     totals = World(plan, shuffle).run()
     assert +totals.bytes == +truth.bytes
     assert totals.az_bytes == totals.bytes.total()
-    assert totals.counts["opened"] == truth.opened
-    assert totals.counts["closed"] == truth.closed
+    assert +totals.requests == +truth.requests
+    assert +totals.counts == +truth.counts + Counter(opened=truth.opened, closed=truth.closed)
     return totals
 
 

@@ -64,6 +64,9 @@ def test_point_has_the_attributes_of_both_ends_and_the_windows_time() -> None:
     )
 
 
+OWN = ("reason", "rcode", "status_code")
+
+
 def test_every_metric_has_its_value_type_and_unit() -> None:
     values = {name: number * 1000 for number, name in enumerate(VALUE_COLUMNS, 1)}
     window = sealed_window(EndTable(), {"id_id": [(WEB, DATABASE, values)]})
@@ -75,8 +78,7 @@ def test_every_metric_has_its_value_type_and_unit() -> None:
         for part in metric.points
     ]
     found = [
-        (p.metric, p.unit, {name: p.attributes[name] for name in p.attributes if name == "reason"}, p.value)
-        for p in points
+        (p.metric, p.unit, {name: p.attributes[name] for name in p.attributes if name in OWN}, p.value) for p in points
     ]
     assert found == expected
     assert {type(p.value) for p in points if p.unit == "s"} == {float}

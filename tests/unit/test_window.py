@@ -115,7 +115,7 @@ def test_many_rows_are_added_up_by_socket(windows, monkeypatch):
     assert windows.rows <= 100 + 2 * 20
     closed = windows.close(37, idle=True)
     assert closed.rows <= 140
-    table = joined(closed.tables(), ("socket", "bytes_sent", "process"))
+    table = joined(closed.tables()["sockets"], ("socket", "bytes_sent", "process"))
     assert table["bytes_sent"].sum() == 10 * (50 * 51 // 2 + 7)
     assert len(table["socket"]) == closed.rows
     assert table["process"].max() == 50

@@ -1,0 +1,176 @@
+"""What rows say of DNS and HTTP: whose requests, how many, and how long they took, by flow and direction.
+
+A request belongs to the direction from who asks to who answers, whichever of them told. A count has both ends as
+witnesses, so `reducer.request_balances` takes each request once; a latency is its own end's, and is taken as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import DNS_RESULTS, HTTP_STATUSES
+from reducer.cells import NO_CELLS, CellKind, Cells, cells_of, code_of, column_code, joined_cells
+from reducer.flows import CONNECTOR_UNKNOWN, KEY_WORDS
+from reducer.match import hashed, keys_of
+from reducer.owners import UNKNOWN_OWNER
+from reducer.rows import TABLES
+from reducer.window import joined
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from intake.columns import Columns
+    from reducer.match import Ends
+    from reducer.owners import OwnersView
+
+_COUNTS = {
+    "dns": ("queries", "retransmits", "timeouts", *DNS_RESULTS),
+    "http": ("requests", *HTTP_STATUSES),
+}
+# Kinds of latencies on the wire, by who tells: the one who asks, the one who answers.
+_LATENCIES = {
+    intake_pb2.BIN_KIND_DNS_LATENCY: (CellKind.DNS_CLIENT, CellKind.DNS_SERVER),
+    intake_pb2.BIN_KIND_HTTP_LATENCY: (CellKind.HTTP_CLIENT, CellKind.HTTP_SERVER),
+}
+# 2^34 s: what claims to be longer is garbage.
+_HIGHEST_LATENCY_BIN = 511
+_STATUS_CODES = (100, 999)
+
+
+@dataclass(frozen=True)
+class Told:
+    """Cells by direction of the flows of a window.
+
+    Attributes:
+        by_client: counts as the end that asks told them.
+        by_server: the same of the end that answers.
+        alone: what has one witness: latencies, and how many sockets were active.
+
+    """
+
+    by_client: Cells
+    by_server: Cells
+    alone: Cells
+
+
+class Requests:
+    """The rows of DNS, HTTP and bins of a window by flow.
+
+    Attributes:
+        hashes: ascending, of those flows that have no other rows: the first of them comes after the last *known* one.
+        keys: (KEY_WORDS, rows).
+        first: a row of each flow in `hashes`.
+
+    """
+
+    def __init__(self, tables: Mapping[str, list[Columns]], known: np.ndarray, owners: OwnersView, seed: int) -> None:
+        """Make it.
+
+        Args:
+            tables: rows by table.
+            known: hashes of the flows that have rows of sockets, ascending; the flow is the index.
+            owners: what the owners mean.
+            seed: of the hashes.
+
+        """
+        self._rows = {name: joined(tables[name], _NAMES[name]) for name in _NAMES if tables.get(name)}
+        self._session = owners.session
+        keyed = [keys_of(rows, owners) for rows in self._rows.values()]
+        self.keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
+        side = np.concatenate([side for _, side in keyed] or [np.empty(0, bool)])
+        different, first, which = np.unique(hashed(self.keys, seed), return_index=True, return_inverse=True)
+        at = np.searchsorted(known, different)
+        strange = np.ones(len(different), bool)
+        if len(known):
+            strange = known[np.minimum(at, len(known) - 1)] != different
+        self.hashes, self.first = different[strange], first[strange]
+        flow = np.where(strange, len(known) + np.cumsum(strange) - 1, at)
+        self._flow = flow[which]
+        self._side = side.astype(np.int64)
+
+    def fill(self, ends: Ends) -> None:
+        """Fill in the owners of ends that have no rows of sockets, and who connected where these do not tell."""
+        if not self._rows:
+            return
+        owner = np.concatenate([rows["process"] for rows in self._rows.values()])
+        at = 2 * self._flow + self._side
+        lacking = ends.owner[at] == UNKNOWN_OWNER
+        ends.owner[at[lacking]] = owner[lacking]
+        role = self._role()
+        told = np.flatnonzero((role != intake_pb2.ROLE_UNKNOWN) & (ends.connector[self._flow] == CONNECTOR_UNKNOWN))
+        accepts = role[told] == intake_pb2.ROLE_ACCEPTOR
+        ends.connector[self._flow[told]] = self._side[told] ^ accepts
+
+    def told(self, connector: np.ndarray) -> Told:
+        """Return what the rows say; *connector* is the side of each flow that asks where a row does not say it."""
+        role, side, parts = self._role(), self._side, []
+        says = role != intake_pb2.ROLE_UNKNOWN
+        asks = np.where(says, role == intake_pb2.ROLE_CONNECTOR, connector[self._flow] == side)
+        direction = 2 * self._flow + (side ^ ~asks)
+        begin = 0
+        for name, rows in self._rows.items():
+            part = slice(begin, begin + len(rows["process"]))
+            begin = part.stop
+            if name == "bins":
+                parts.append(_told_by_bins(rows, direction[part], asks[part]))
+            else:
+                parts.append(_told_by_counts(name, rows, direction[part], asks[part], self._session))
+        if not parts:
+            return Told(NO_CELLS, NO_CELLS, NO_CELLS)
+        return Told(*(joined_cells([getattr(part, name) for part in parts]) for name in Told.__dataclass_fields__))
+
+    def _role(self) -> np.ndarray:
+        return np.concatenate([rows["role"] for rows in self._rows.values()] or [np.empty(0, np.uint8)])
+
+
+_NAMES = {name: tuple(column.name for column in TABLES[name]) for name in (*_COUNTS, "bins")}
+
+
+def _told_by_counts(table: str, rows: Columns, direction: np.ndarray, asks: np.ndarray, session_of: np.ndarray) -> Told:
+    by_client, by_server = [], []
+    for name in _COUNTS[table]:
+        code = column_code(f"{table}_{name}")
+        by_client.append(cells_of(direction[asks], code, rows[name][asks]))
+        by_server.append(cells_of(direction[~asks], code, rows[name][~asks]))
+    alone = [_active(table, rows, direction, asks, session_of)]
+    for end, tells in (("client", asks), ("server", ~asks)):
+        for what in ("sum_us", "count"):
+            code = column_code(f"{table}_{end}_{what}")
+            alone.append(cells_of(direction[tells], code, rows[f"latency_{what}"][tells]))
+    return Told(joined_cells(by_client), joined_cells(by_server), joined_cells(alone))
+
+
+def _active(table: str, rows: Columns, direction: np.ndarray, asks: np.ndarray, session_of: np.ndarray) -> Cells:
+    """Return how many different sockets asked in each direction, or answered where none that asked is told of."""
+    columns = {"direction": direction, "asks": asks, "socket": rows["socket"], "session": session_of[rows["process"]]}
+    sockets = (
+        pl.DataFrame(columns)
+        .unique()
+        .filter(pl.col("asks") | ~pl.col("asks").any().over("direction"))
+        .group_by("direction")
+        .len("sockets")
+    )
+    return cells_of(sockets["direction"].to_numpy(), column_code(f"{table}_active"), sockets["sockets"].to_numpy())
+
+
+def _told_by_bins(rows: Columns, direction: np.ndarray, asks: np.ndarray) -> Told:
+    kind, latency_bin = rows["kind"], np.minimum(rows["bin"], _HIGHEST_LATENCY_BIN)
+    alone = []
+    for told, (of_client, of_server) in _LATENCIES.items():
+        for cell_kind, tells in ((of_client, asks), (of_server, ~asks)):
+            these = (kind == told) & tells
+            alone.append(cells_of(direction[these], code_of(cell_kind, latency_bin[these]), rows["count"][these]))
+    lowest, highest = _STATUS_CODES
+    status = np.where((rows["bin"] >= lowest) & (rows["bin"] <= highest), rows["bin"], 0)
+    is_status = kind == intake_pb2.BIN_KIND_HTTP_STATUS
+    by_end = []
+    for tells in (asks, ~asks):
+        these = is_status & tells
+        codes = code_of(CellKind.HTTP_STATUS, status[these])
+        by_end.append(cells_of(direction[these], codes, rows["count"][these]))
+    return Told(by_end[0], by_end[1], joined_cells(alone))
