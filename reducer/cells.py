@@ -1,7 +1,7 @@
 """Sparse counts: what few series have, or have in many bins.
 
-A cell is a place (a direction, later a series), a code and an amount. A code is a kind and a bin of it. The amounts of `CellKind.COLUMN` belong to the value column whose index is the bin;
-they are sparse only until they are added up by series.
+A cell is a place (a direction, later a series), a code and an amount; a code is a kind and a bin of it. The amounts of
+`CellKind.COLUMN` belong to the value column whose index is the bin: they are sparse only until series are added up.
 """
 
 from __future__ import annotations
