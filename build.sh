@@ -10,6 +10,8 @@ usage: build.sh VERB [ARGUMENT...]
   setup    install what is missing (apt, and pip into .venv), generate protobuf stubs and BPF objects
   run      show live what flows there are on this machine; arguments go to `ebpf-net run`
   test     run all tests; arguments go to pytest
+  test-kernels
+           run the tests of the BPF programs on Debian's kernels 6.1 and 6.12, emulated; arguments name other kernels of them
   lint     ruff, mypy
   bench    run the benchmarks; arguments are names of programs in benchmarks/
   docker   build the images kernel-collector and reducer; arguments go to `docker build`
@@ -82,6 +84,37 @@ test_() {
   .venv/bin/python -m pytest "$@"
 }
 
+# What a kernel must pass: its programs load, and count what the tests sent.
+kernel_tests=(tests/lab/test_tcp_probe.py tests/lab/test_udp_probe.py)
+
+test_kernels() {
+  setup
+  need qemu-system-x86_64=qemu-system-x86 busybox=busybox-static cpio=cpio depmod=kmod debootstrap=debootstrap unzstd=zstd unxz=xz-utils
+  local kernel suite root machine
+  # The machine runs the packages of .venv, so its Python must be of the same version.
+  case $(.venv/bin/python -c 'import sys; print(*sys.version_info[:2], sep=".")') in
+    3.11) root=bookworm ;;
+    3.13) root=trixie ;;
+    *) fail "Python 3.11 or 3.13 is needed, as Debian 12 and 13 have it" ;;
+  esac
+  [ $# -gt 0 ] || set -- 6.1 6.12
+  for kernel in "$@"; do
+    case $kernel in
+      6.1) suite=bookworm ;;
+      6.12) suite=bookworm-backports ;;
+      *) fail "kernel $kernel is not known: 6.1 and 6.12 are" ;;
+    esac
+    machine=.cache/kernels/$kernel-$root
+    if ! [ -e "$machine/version" ]; then
+      mkdir -p .cache/kernels
+      say "make a machine with Linux $kernel in $machine (about 2 minutes)"
+      tests/kernels/machine.sh build "$machine" "$suite" "$root" >"$machine.log" 2>&1 || { tail "$machine.log" >&2; fail "failed: all is in $machine.log"; }
+    fi
+    say "tests on Linux $kernel"
+    tests/kernels/machine.sh run "$machine" "$PWD" 1500 "tests/kernels/run-tests.sh -q --timeout 600 ${kernel_tests[*]}"
+  done
+}
+
 lint() {
   setup
   say "ruff check"
@@ -117,6 +150,7 @@ verb=${1:-}
 case $verb in
   setup | run | lint | bench) "$verb" "$@" ;;
   test | docker) "${verb}_" "$@" ;;
+  test-kernels) test_kernels "$@" ;;
   -h | --help | help) usage ;;
   *) usage >&2; exit 2 ;;
 esac

@@ -188,6 +188,20 @@ struct socket {
 	struct sock *sk;
 };
 
+struct sk_buff {
+	struct sock *sk;
+	u32 len;
+	u16 transport_header;
+	u16 network_header;
+	u32 end; /* from head on, to where struct skb_shared_info is */
+	u8 *head;
+	u8 *data;
+};
+
+struct skb_shared_info {
+	u16 gso_size;
+};
+
 struct seq_file;
 struct file;
 struct linux_binprm;

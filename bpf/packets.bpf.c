@@ -10,6 +10,7 @@
 #include "sockets.h"
 #include "packet.h"
 #include "udp.h"
+#include "udp_packet.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -24,7 +25,7 @@ static __always_inline void inspect(struct __sk_buff *skb, bool sent)
 		return;
 	if (packet.protocol == IPPROTO_UDP) {
 		if (udp_watched)
-			count_udp(&packet);
+			count_udp_packet(&packet);
 	}
 }
 

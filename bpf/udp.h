@@ -1,4 +1,4 @@
-/* UDP: bytes and packets by socket and peer, counted where packets pass; an iterator that reads owners and drops. */
+/* UDP: bytes and packets by socket and peer; an iterator that reads owners and drops. */
 #pragma once
 
 #define MOST_UDP_SOCKETS (1 << 16)
@@ -53,8 +53,10 @@ struct {
 	.values = { &udp_counts_0 },
 };
 
-/* A new entry for a peer, or the socket's entry for all others; NULL where the socket is not watched or no room is. */
-static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void *counted, struct udp_peer *peer)
+/* A new entry for a peer, or the socket's entry for all others; NULL where the socket is not watched or no room is. The
+ * packet is *skb*, or one of *sk* where there is none. */
+static __always_inline struct udp_traffic *add_peer(void *counted, struct udp_peer *peer, struct __sk_buff *skb,
+						    struct sock *sk)
 {
 	struct udp_socket *socket = bpf_map_lookup_elem(&udp_sockets, &peer->cookie);
 	struct udp_traffic new = {};
@@ -81,7 +83,7 @@ static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void 
 		new.network_namespace = socket->network_namespace;
 		__builtin_memcpy(new.comm, socket->comm, sizeof(new.comm));
 	}
-	new.cgroup = bpf_skb_cgroup_id(skb);
+	new.cgroup = sk ? cgroup_of(sk) : bpf_skb_cgroup_id(skb); /* which of the two is known when it is compiled */
 	bpf_map_update_elem(counted, peer, &new, BPF_NOEXIST);
 	__sync_fetch_and_add(&udp_entries_added, 1);
 	entry = bpf_map_lookup_elem(counted, peer); /* perhaps another processor's */
@@ -90,49 +92,25 @@ static __always_inline struct udp_traffic *add_peer(struct __sk_buff *skb, void 
 	return entry;
 }
 
-static __always_inline void count_udp(struct packet *packet)
+/* Counts what a socket sent to a peer or received from it, *gso_size* being the payload of each packet but the last, or 0
+ * for one packet; *skb* and *sk* as for add_peer(). */
+static __always_inline void count_udp(struct udp_peer *peer, u32 bytes, u32 gso_size, bool sent, struct __sk_buff *skb,
+				      struct sock *sk)
 {
-	struct __sk_buff *skb = packet->skb;
+	u32 packets = gso_size ? (bytes + gso_size - 1) / gso_size : 1, zero = 0;
 	struct udp_traffic *entry;
-	struct udp_peer peer = {};
-	struct bpf_sock *sk;
-	u32 bytes, packets, zero = 0;
 	void *counted;
-	u16 ports[2];
-
-	sk = skb->sk;
-	if (!sk)
-		return;
-	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->protocol != IPPROTO_UDP)
-		return;
-	if (bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
-		return;
-	if (skb->len < packet->transport + UDP_HEADER_BYTES)
-		return;
-	peer.cookie = bpf_get_socket_cookie(skb);
-	if (packet->sent) {
-		write_packet_addresses(packet, peer.local_address, peer.remote_address);
-		peer.local_port = bpf_ntohs(ports[0]);
-		peer.remote_port = bpf_ntohs(ports[1]);
-	} else {
-		write_packet_addresses(packet, peer.remote_address, peer.local_address);
-		peer.local_port = bpf_ntohs(ports[1]);
-		peer.remote_port = bpf_ntohs(ports[0]);
-	}
-	bytes = skb->len - packet->transport - UDP_HEADER_BYTES;
-	packets = skb->gso_size ? (bytes + skb->gso_size - 1) / skb->gso_size : 1;
 
 	counted = bpf_map_lookup_elem(&udp_counts, &zero);
 	if (!counted)
 		return;
-	entry = bpf_map_lookup_elem(counted, &peer);
+	entry = bpf_map_lookup_elem(counted, peer);
 	if (!entry) {
-		entry = add_peer(skb, counted, &peer);
+		entry = add_peer(counted, peer, skb, sk);
 		if (!entry)
 			return;
 	}
-	if (packet->sent) {
+	if (sent) {
 		__sync_fetch_and_add(&entry->bytes_sent, bytes);
 		__sync_fetch_and_add(&entry->packets_sent, packets);
 	} else {

@@ -32,6 +32,8 @@ _LOGGER = logging.getLogger(__name__)
 def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
     with Packets(proc, (part,), objects=objects) as packets:
         packets.require(part)
+        if part == "udp" and packets.in_udp_functions:
+            return "counted in the kernel's functions for it (fentry): other protocols cost nothing"
     return f"watched by packets that pass {v2_hierarchy(proc)} (cgroup_skb)"
 
 

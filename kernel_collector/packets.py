@@ -1,7 +1,12 @@
-"""The programs on packets, which several concerns share: one a direction, at the root of cgroup v2."""
+"""The programs on packets, which several concerns share: one a direction, at the root of cgroup v2.
+
+UDP is counted in the kernel's own functions for it instead where the kernel allows that (fentry): then the other
+protocols' packets cost nothing, and where nothing else is watched no program is on packets at all.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Self
 
@@ -14,8 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
+_LOGGER = logging.getLogger(__name__)
 OBJECT = "packets.bpf.o"
 PACKETS = ("packet_sent", "packet_received")
+UDP_OBJECT = "udp_functions.bpf.o"
+UDP_FUNCTIONS = ("udp_sent_ipv4", "udp_sent_ipv6", "udp_received")
 UDP_CREATED = "udp_created"
 UDP_PROCESSES = "udp_of_processes"
 # How the names of each concern's maps and programs begin; all others are always made and loaded.
@@ -23,7 +31,7 @@ PREFIXES = {"udp": ("udp_",)}
 
 
 class Packets:
-    """The programs on packets, attached while it is open; concerns read their maps.
+    """The programs on packets, and on UDP's functions, attached while it is open; concerns read their maps.
 
     Where the kernel does not take them with all that is asked for, they are loaded with those concerns that it takes.
 
@@ -45,9 +53,18 @@ class Packets:
         objects: Path = OBJECTS,
     ) -> None:
         constants = {**constants, "network_namespaces_named": bytes([bool(network_namespaces)])}
-        self._object, self._refused = _open_most(
-            watched, lambda taken: _opened(objects / OBJECT, v2_hierarchy(proc), taken, network_namespaces, constants)
-        )
+        self._udp: BpfObject | None = None
+        if "udp" in watched:
+            self._udp = _udp_functions(proc, network_namespaces, constants, objects)
+        on_packets = [concern for concern in watched if concern != "udp" or self._udp is None]
+        try:
+            self._object, self._refused = _open_most(
+                on_packets,
+                lambda taken: _opened(objects / OBJECT, v2_hierarchy(proc), taken, network_namespaces, constants),
+            )
+        except BaseException:
+            self._close_udp()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -59,6 +76,16 @@ class Packets:
         """Detach and unload."""
         if self._object:
             self._object.close()
+        self._close_udp()
+
+    def _close_udp(self) -> None:
+        if self._udp:
+            self._udp.close()
+
+    @property
+    def in_udp_functions(self) -> bool:
+        """Whether UDP is counted in the kernel's functions for it, not on packets."""
+        return self._udp is not None
 
     def require(self, concern: str) -> BpfObject:
         """Return the object in which *concern* is watched, which this one owns.
@@ -68,6 +95,8 @@ class Packets:
             BtfError: the object is of another version than this package.
 
         """
+        if concern == "udp" and self._udp:
+            return self._udp
         if self._object is None or concern in self._refused:
             raise self._refused[concern]
         return self._object
@@ -111,13 +140,9 @@ def _opened(
     try:
         for concern in PREFIXES:
             opened.set_constant(f"{concern}_watched", bytes([concern in watched]))
-        for name, value in constants.items():
-            opened.set_constant(name, value)
         every, wanted = _prefixes(PREFIXES), _prefixes(watched)
         opened.leave_out(lambda name: name.startswith(every) and not name.startswith(wanted))
-        opened.load()
-        for inode in network_namespaces:
-            opened.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
+        _load(opened, network_namespaces, constants)
         _attach(opened, cgroup, watched)
     except BaseException:
         opened.close()
@@ -129,13 +154,48 @@ def _attach(opened: BpfObject, cgroup: Path, watched: Collection[str]) -> None:
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         if "udp" in watched:
-            opened.attach(UDP_CREATED, directory)
-            # What sockets there are is known before the first packet asks.
-            read_iterator(open_iterator(opened.attach(UDP_PROCESSES)))
+            _attach_udp(opened, directory)
         for program in PACKETS:
             opened.attach(program, directory)
     finally:
         os.close(directory)
+
+
+def _attach_udp(opened: BpfObject, directory: int) -> None:
+    """Attach what learns the sockets: all are known before the first packet asks."""
+    opened.attach(UDP_CREATED, directory)
+    read_iterator(open_iterator(opened.attach(UDP_PROCESSES)))
+
+
+def _udp_functions(
+    proc: Path, network_namespaces: frozenset[int], constants: Mapping[str, bytes], objects: Path
+) -> BpfObject | None:
+    """Return the object that counts UDP in the kernel's functions; None where the kernel does not allow it."""
+    opened: BpfObject | None = None
+    try:
+        opened = BpfObject(objects / UDP_OBJECT)
+        _load(opened, network_namespaces, constants)
+        directory = os.open(v2_hierarchy(proc), os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _attach_udp(opened, directory)
+        finally:
+            os.close(directory)
+        for program in UDP_FUNCTIONS:
+            opened.attach(program)
+    except (OSError, BtfError) as error:
+        _LOGGER.debug("UDP is not counted in the kernel's functions for it: %s", error)
+        if opened:
+            opened.close()
+        return None
+    return opened
+
+
+def _load(opened: BpfObject, network_namespaces: frozenset[int], constants: Mapping[str, bytes]) -> None:
+    for name, value in constants.items():
+        opened.set_constant(name, value)
+    opened.load()
+    for inode in network_namespaces:
+        opened.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
 
 
 def _prefixes(concerns: Collection[str]) -> tuple[str, ...]:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kernel_collector.libbpf import ProgramCost, open_iterator, read_iterator
-from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_PROCESSES
+from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_FUNCTIONS, UDP_PROCESSES
 from kernel_collector.records import udp_record_dtypes
 
 if TYPE_CHECKING:
     from kernel_collector.packets import Packets
 
-PROGRAMS = (UDP_PROCESSES, UDP_CREATED, *PACKETS)
 _MAPS = ("udp_counts_0", "udp_counts_1")
 
 
@@ -39,6 +38,7 @@ class UdpProbe:
 
     def __init__(self, packets: Packets) -> None:
         self._object = packets.require("udp")
+        self._in_functions = packets.in_udp_functions
         self._record, self._peer, self._traffic = udp_record_dtypes(self._object.btf)
         self._variables = self._object.variables()
         self._counted_in = self._entries_added = 0
@@ -77,4 +77,5 @@ class UdpProbe:
 
     def cost(self) -> dict[str, ProgramCost]:
         """Return what each program cost so far, while kernel.bpf_stats_enabled is 1."""
-        return {program: self._object.cost(program) for program in PROGRAMS}
+        counting = UDP_FUNCTIONS if self._in_functions else PACKETS
+        return {program: self._object.cost(program) for program in (UDP_PROCESSES, UDP_CREATED, *counting)}
