@@ -177,6 +177,7 @@ struct mm_struct {
 
 struct task_struct {
 	s32 tgid;
+	struct task_struct *real_parent;
 	struct task_struct *group_leader;
 	u64 start_boottime;
 	char comm[16];

@@ -82,10 +82,13 @@ struct cgroup_record {
 	char path[512]; /* from the root of the hierarchy; cut at the end */
 };
 
+/* A process that executed a program, or was forked: then it has its parent's arguments. */
 struct exec_record {
 	u64 process_start_ns;
 	u32 pid;
 	u32 arguments_length; /* bytes in arguments */
+	u32 parent_pid;
+	u32 padding;
 	char comm[16];
 	char arguments[256]; /* each ends with NUL; cut at the end */
 };

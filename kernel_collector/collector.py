@@ -114,6 +114,7 @@ class KernelCollector:
             time.time_ns() - _now_ns(),
             _cgroup_finder(self._cgroups, settings.proc),
             runit.finder(settings.proc, settings.host_directory),
+            longest_command_line=settings.command_line_length,
         )
         hello = intake_pb2.Hello(
             kind=intake_pb2.COLLECTOR_KIND_KERNEL,

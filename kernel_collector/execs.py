@@ -1,4 +1,4 @@
-"""The exec probe: what each process of the machine executes, as arrays of `exec_record` (bpf/records.h)."""
+"""The exec probe: what each process of the machine executes or forks, as arrays of `exec_record` (bpf/records.h)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 OBJECT = "process.bpf.o"
 EVENTS = "process_executed"
+FORKS = "process_forked"
 
 
 class ExecProbe(EventProbe):
-    """Execs of every process, while it is open; `arguments` holds `arguments_length` bytes.
+    """Execs and forks of every process, while it is open; `arguments` holds `arguments_length` bytes.
 
     Args:
         objects: the directory of the compiled programs.
@@ -25,3 +26,8 @@ class ExecProbe(EventProbe):
 
     def __init__(self, objects: Path = OBJECTS) -> None:
         super().__init__(OBJECT, EVENTS, exec_record_dtype, objects)
+        try:
+            self._object.attach(FORKS)
+        except BaseException:
+            self.close()
+            raise

@@ -12,6 +12,7 @@ import click
 from daemon.logs import LEVELS
 from intake.credentials import ClientCredentials
 from intake.options import DEFAULT_INTAKE_HOST, DEFAULT_INTAKE_PORT, intake_options, intake_settings
+from kernel_collector.processes import LONGEST_COMMAND_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +37,7 @@ class Settings:
         docker_ns_label: label of Docker containers that holds their namespace.
         force_docker_metadata: ask Docker about every container, not only where the cgroup's path says that it is its.
         disable_nomad_metadata: do not look at the variables of Nomad in what Docker says.
+        command_line_length: characters of a process's command line that are told; 0: none.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
         disable_nat: leave the endpoints of translated connections as their sockets have them.
@@ -51,6 +53,7 @@ class Settings:
     docker_ns_label: str = ""
     force_docker_metadata: bool = False
     disable_nomad_metadata: bool = False
+    command_line_length: int = LONGEST_COMMAND_LINE
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
     disable_nat: bool = False
@@ -89,6 +92,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         docker_ns_label=arguments["docker_ns_label"],
         force_docker_metadata=arguments["force_docker_metadata"],
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
+        command_line_length=arguments["command_line_length"],
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
         disable_nat=arguments["disable_nat"],
@@ -137,6 +141,15 @@ _OPTIONS = (
         envvar="EBPF_NET_DISABLE_NAT",
         show_envvar=True,
         help="Do not ask the kernel which connections are translated: their ends then look like two flows.",
+    ),
+    click.option(
+        "--command-line-length",
+        type=click.IntRange(0, LONGEST_COMMAND_LINE),
+        default=LONGEST_COMMAND_LINE,
+        envvar="EBPF_NET_COMMAND_LINE_LENGTH",
+        show_envvar=True,
+        show_default=True,
+        help="Characters that are told of a process's command line, which may hold secrets; 0: none.",
     ),
     click.option(
         "--docker-ns-label",

@@ -1,13 +1,14 @@
 """Processes by ids that change with every exec and rename, so that a row names what its process was then.
 
 An incarnation is a process between two such changes: pid, start, name and command line. The kernel's records carry the
-first three; the command line comes from the exec event, else from /proc, where it is read once an incarnation.
+first three; command line and parent come from the exec or fork event, else from /proc, where they are read once an
+incarnation.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_PROCESSES = 65_536
-# The latest execs. Only of processes that have ended since is a command line not to be had otherwise.
+# The latest execs and forks. Only of processes that have ended since is a command line not to be had otherwise.
 MOST_EXECS = 8_192
 LONGEST_COMMAND_LINE = 256
 LONGEST_NAME = 15  # as the kernel keeps it
 # Among the first of them is the program that a process is named for: "python -m program" has it third.
 _PROGRAM_ARGUMENTS = 3
 _CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-_START_FIELD = 19  # of /proc/PID/stat, after the name
+_PARENT_FIELD, _START_FIELD = 1, 19  # of /proc/PID/stat, after the name
+
+
+class Origin(NamedTuple):
+    """What a process was made from: the arguments of its program, each ended by NUL, cut at the end, and its parent."""
+
+    arguments: bytes = b""
+    parent_pid: int = 0
 
 
 class ProcessTable:
@@ -39,6 +47,7 @@ class ProcessTable:
         boot_time_unix_ns: when the machine started.
         cgroup_of: gives `Process.cgroup` of a pid.
         service_of: gives `Process.service` of a pid.
+        longest_command_line: characters that are told of one, at most 256; 0: none is told.
         most: the bound.
 
     Attributes:
@@ -52,6 +61,8 @@ class ProcessTable:
         boot_time_unix_ns: int,
         cgroup_of: Callable[[int], int] = lambda _: 0,
         service_of: Callable[[int], str] = lambda _: "",
+        *,
+        longest_command_line: int = LONGEST_COMMAND_LINE,
         most: int = MOST_PROCESSES,
     ) -> None:
         self.untracked = 0
@@ -59,26 +70,27 @@ class ProcessTable:
         self._boot_time_unix_ns = boot_time_unix_ns
         self._cgroup_of = cgroup_of
         self._service_of = service_of
+        self._longest_command_line = longest_command_line
         self._most = most
         self._last_id = 0
         self._told: Announced[intake_pb2.Process] = Announced()
         # By fingerprint of pid, start and name: what the process is now, and what it executed.
         self._current: dict[int, intake_pb2.Process] = {}
-        self._execs: dict[int, bytes] = {}
+        self._execs: dict[int, Origin] = {}
 
     def __len__(self) -> int:
         return len(self._told)
 
     def executed(self, records: np.ndarray) -> None:
         """Take `exec_record`s, before the sockets' records that were read after them."""
-        columns = (_fingerprints(records), records["arguments"], records["arguments_length"])
-        for fingerprint, arguments, length in zip(*(column.tolist() for column in columns), strict=True):
+        columns = (_fingerprints(records), *(records[name] for name in ("arguments", "arguments_length", "parent_pid")))
+        for fingerprint, arguments, length, parent in zip(*(column.tolist() for column in columns), strict=True):
             self._execs.pop(fingerprint, None)  # a dict keeps the place of a key that it has
-            self._execs[fingerprint] = arguments[:length]
+            self._execs[fingerprint] = Origin(arguments[:length], parent)
             if len(self._execs) > MOST_EXECS:
                 del self._execs[next(iter(self._execs))]
             current = self._current.get(fingerprint)
-            if current and current.command_line != _command_line(arguments[:length]):
+            if current and current.command_line != self._command_line(arguments[:length]):
                 del self._current[fingerprint]
 
     def identify(self, records: np.ndarray) -> np.ndarray:
@@ -120,16 +132,15 @@ class ProcessTable:
             self.untracked += 1
             return None
         pid, start_ns, name = int(record["pid"]), int(record["process_start_ns"]), bytes(record["comm"])
-        arguments = self._execs.get(fingerprint)
-        if arguments is None:
-            arguments = read_arguments(self._proc, pid, start_ns, name)
+        origin = self._execs.get(fingerprint) or read_origin(self._proc, pid, start_ns, name)
         self._last_id += 1
         message = intake_pb2.Process(
             id=self._last_id,
             pid=pid,
             start_time_unix_ns=self._boot_time_unix_ns + start_ns,
-            name=printable(full_name(name, arguments)),
-            command_line=_command_line(arguments),
+            name=printable(full_name(name, origin.arguments)),
+            command_line=self._command_line(origin.arguments),
+            parent_pid=origin.parent_pid,
             cgroup=self._cgroup_of(pid),
             service=self._service_of(pid),
         )
@@ -137,9 +148,12 @@ class ProcessTable:
         self._current[fingerprint] = message
         return message
 
+    def _command_line(self, arguments: bytes) -> str:
+        return printable(arguments.rstrip(b"\0").replace(b"\0", b" "))[: self._longest_command_line]
 
-def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
-    """Return the arguments of a process from /proc, each ended by NUL, cut at the end.
+
+def read_origin(proc: Path, pid: int, start_ns: int, name: bytes) -> Origin:
+    """Return what /proc says of a process.
 
     Nothing if it has ended, or if the pid is now another's or has another name: then it has executed something else.
     """
@@ -147,11 +161,13 @@ def read_arguments(proc: Path, pid: int, start_ns: int, name: bytes) -> bytes:
     try:
         with (directory / "cmdline").open("rb") as file:
             arguments = file.read(4 * LONGEST_COMMAND_LINE)
-        started = int((directory / "stat").read_bytes().rpartition(b")")[2].split()[_START_FIELD])
+        fields = (directory / "stat").read_bytes().rpartition(b")")[2].split()
+        parent_pid, started = int(fields[_PARENT_FIELD]), int(fields[_START_FIELD])
         present_name = (directory / "comm").read_bytes().removesuffix(b"\n")
     except (OSError, IndexError, ValueError):
-        return b""
-    return arguments if started == start_ns // _CLOCK_TICK_NS and present_name == name else b""
+        return Origin()
+    same = started == start_ns // _CLOCK_TICK_NS and present_name == name
+    return Origin(arguments, parent_pid) if same else Origin()
 
 
 def full_name(name: bytes, arguments: bytes) -> bytes:
@@ -164,7 +180,3 @@ def full_name(name: bytes, arguments: bytes) -> bytes:
 
 def _fingerprints(records: np.ndarray) -> np.ndarray:
     return fingerprints(records["pid"], records["process_start_ns"], records["comm"])
-
-
-def _command_line(arguments: bytes) -> str:
-    return printable(arguments.rstrip(b"\0").replace(b"\0", b" "))[:LONGEST_COMMAND_LINE]

@@ -47,7 +47,7 @@ UDP_FIELDS = {
     ),
 }
 CGROUP_FIELDS = ("id", "path")
-EXEC_FIELDS = ("process_start_ns", "pid", "arguments_length", "comm", "arguments")
+EXEC_FIELDS = ("process_start_ns", "pid", "parent_pid", "arguments_length", "comm", "arguments")
 
 
 def tcp_record_dtype(btf: Btf) -> np.dtype:

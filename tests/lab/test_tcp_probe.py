@@ -262,7 +262,7 @@ def test_poll_tells_each_holder_of_a_socket(host, probe):
 
             def executed():
                 told.append(exec_probe.drain())
-                return any(child.pid in records["pid"] for records in told)
+                return any(child.pid in records["pid"][records["comm"] == b"sleep"] for records in told)
 
             wait_until(executed, 5, "the exec")
             held = probe.poll()
@@ -274,7 +274,11 @@ def test_poll_tells_each_holder_of_a_socket(host, probe):
     assert sorted(held["pid"]) == sorted([os.getpid(), child.pid])
     assert set(held["comm"][held["pid"] == child.pid]) == {b"sleep"}
     begun = held["process_start_ns"][held["pid"] == child.pid]
-    assert execs["process_start_ns"][execs["pid"] == child.pid].tolist() == begun.tolist(), "one name for one process"
+    execs = execs[execs["pid"] == child.pid]
+    assert set(execs["process_start_ns"].tolist()) == set(begun.tolist()), "one name for one process"
+    assert execs["comm"].tolist()[-1] == b"sleep"
+    assert len(execs) == 2, "its fork and its exec"
+    assert execs["parent_pid"].tolist() == [os.getpid()] * 2
 
 
 def test_walk_finds_what_no_process_holds_and_nothing_else(host, probe, namespace):
@@ -352,5 +356,20 @@ def test_execs_tell_arguments_and_survive_the_exec_of_a_thread():
     assert mine["arguments"].tolist()[-1] == b"sleep\x000\x000.0"
     assert mine["arguments_length"].tolist()[-1] == len(b"sleep\x000\x000.0\0")
     assert len(set(mine["process_start_ns"])) == 1, "an exec does not make another process"
-    assert cut["arguments_length"][cut["pid"] == long.pid].tolist() == [256]
-    assert cut["arguments"][cut["pid"] == long.pid].tolist() == [(b"true\0" + b"z" * 1000)[:256]]
+    cut = cut[(cut["pid"] == long.pid) & (cut["comm"] == b"true")]
+    assert cut["arguments_length"].tolist() == [256]
+    assert cut["arguments"].tolist() == [(b"true\0" + b"z" * 1000)[:256]]
+
+
+def test_a_fork_has_its_parents_arguments():
+    with ExecProbe() as probe:
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        told = probe.drain()
+    [forked] = told[told["pid"] == child]
+    assert forked["parent_pid"] == os.getpid()
+    own = Path("/proc/self/cmdline").read_bytes()[:256]
+    assert forked["arguments_length"] == len(own)
+    assert bytes(forked["arguments"]) == own.rstrip(b"\0")

@@ -56,6 +56,13 @@ def test_encoders(asked):
     assert "'json' is not one of" in asked(EBPF_NET_INTAKE_ENCODER="json", exit_code=2)
 
 
+def test_command_line_length(asked):
+    assert asked().command_line_length == 256
+    assert asked("--command-line-length", "0").command_line_length == 0
+    assert asked(EBPF_NET_COMMAND_LINE_LENGTH="20").command_line_length == 20
+    assert "0<=x<=256" in asked("--command-line-length", "257", exit_code=2)
+
+
 def test_option_before_variable_before_file(asked, tmp_path):
     path = config(tmp_path, "intake: {host: file, port: 1}\nlabels: {zone: z}\n")
     settings = asked("--config-file", path)

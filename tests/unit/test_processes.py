@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.processes import MOST_EXECS, ProcessTable, full_name, read_arguments
+from kernel_collector.processes import MOST_EXECS, Origin, ProcessTable, full_name, read_origin
 from tests.tcp_records import exec_dtype, tcp_records
 
 BOOT = 1_700_000_000_000_000_000
@@ -46,9 +46,10 @@ def identify(table, *processes):
     return table.identify(records).tolist()
 
 
-def execute(table, pid, start, name, arguments):
+def execute(table, pid, start, name, arguments, *, parent=1):
     record = np.zeros(1, exec_dtype())
     record[0]["pid"], record[0]["process_start_ns"], record[0]["comm"] = pid, start, name
+    record[0]["parent_pid"] = parent
     record[0]["arguments"], record[0]["arguments_length"] = arguments, len(arguments)
     table.executed(record)
 
@@ -115,6 +116,24 @@ def test_pid_used_again_rename_and_exec_give_new_ids(table, proc):
     ]
 
 
+def test_the_parent_is_that_of_the_exec_else_what_proc_says(table, proc):
+    execute(table, 10, SECOND, b"curl", b"curl\0", parent=77)
+    proc.put(11, SECOND, b"sh", b"sh\0")  # whose stat says 7
+    identify(table, (10, SECOND, b"curl"), (11, SECOND, b"sh"), (12, SECOND, b"gone"))
+    assert {process.pid: process.parent_pid for process in table.take_changes()[0]} == {10: 77, 11: 7, 12: 0}
+
+
+@pytest.mark.parametrize(("length", "expected"), [(0, ""), (9, "curl http"), (256, "curl http://example?token=secret")])
+def test_a_command_line_is_as_long_as_the_operator_wants(proc, length, expected):
+    table = ProcessTable(proc.root, BOOT, longest_command_line=length)
+    arguments = b"curl\0http://example?token=secret\0"
+    execute(table, 10, SECOND, b"curl", arguments)
+    proc.put(11, SECOND, b"curl", arguments)
+    identify(table, (10, SECOND, b"curl"), (11, SECOND, b"curl"))
+    assert [process.command_line for process in table.take_changes()[0]] == [expected, expected]
+    assert table.messages()[0].name == "curl"
+
+
 def test_command_line_of_a_process_that_is_gone(table):
     execute(table, 10, SECOND, b"curl", b"curl\0http://example\0")
     identify(table, (10, SECOND, b"curl"), (10, SECOND, b"sh"))
@@ -145,7 +164,7 @@ def test_hostile_names(table, proc):
 def test_malformed_stat(proc, content):
     proc.put(10, SECOND, b"x", b"secret\0")
     (proc.root / "10" / "stat").write_bytes(content)
-    assert read_arguments(proc.root, 10, SECOND, b"x") == b""
+    assert read_origin(proc.root, 10, SECOND, b"x") == Origin()
 
 
 def test_arguments_of_a_real_process():
@@ -155,8 +174,10 @@ def test_arguments_of_a_real_process():
         while not Path(f"/proc/{child.pid}/cmdline").read_bytes().startswith(b"sleep"):  # set after comm
             assert time.monotonic() < deadline
         ticks = int(Path(f"/proc/{child.pid}/stat").read_text().split()[21])
-        assert read_arguments(Path("/proc"), child.pid, ticks * TICK + TICK // 2, b"sleep") == b"sleep\x0060\0"
-        assert read_arguments(Path("/proc"), child.pid, (ticks + 1) * TICK, b"sleep") == b""
+        assert read_origin(Path("/proc"), child.pid, ticks * TICK + TICK // 2, b"sleep") == Origin(
+            b"sleep\x0060\0", os.getpid()
+        )
+        assert read_origin(Path("/proc"), child.pid, (ticks + 1) * TICK, b"sleep") == Origin()
     finally:
         child.kill()
         child.wait()
