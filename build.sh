@@ -129,7 +129,7 @@ bench() {
   setup
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
   local name
-  [ $# -gt 0 ] || set -- kernel_cost collector reducer
+  [ $# -gt 0 ] || set -- kernel_cost collector nat reducer
   for name in "$@"; do
     say "benchmarks/$name.py"
     .venv/bin/python -m "benchmarks.$name"

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernel_collector.endpoints import ENDPOINTS, same
+from kernel_collector.structured import opaque
 
 FRONT_BYTES = 256
 """So much of a message holds all that is read of it, in any of its forms."""
@@ -40,7 +41,6 @@ _ADDRESS_TYPES = {4: (1, 2), 16: (3, 4)}
 _FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
 _PROTOCOL_NUMBER, _SOURCE_PORT, _DESTINATION_PORT = 1, 2, 3
 _ATTRIBUTE_HEADER_BYTES = 4
-_PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 
 
 class _Tuple(NamedTuple):
@@ -80,7 +80,8 @@ class _Layout:
         words = fronts.view("<u4")[:, self._words]
         fits: np.ndarray = (lengths >= self.bytes) & (fronts[:, _FAMILY_OFFSET] == self.family)
         fits &= (words == self._values).all(axis=1)
-        return fits & np.isin(fronts[:, self.original.protocol], _PROTOCOLS)
+        fits &= _is_known(fronts[:, self.original.protocol])
+        return fits
 
     def _tuple(self, kind: int, zone: bool) -> _Tuple:  # noqa: FBT001
         source, destination = _ADDRESS_TYPES[self.address_bytes]
@@ -123,21 +124,22 @@ def decode(fronts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, int]:
 
     """
     header = fronts[:, : _HEADER.itemsize].copy().view(_HEADER)[:, 0]
+    ended = header["type"] == MESSAGE_DELETE
     lengths = np.minimum(np.minimum(lengths, FRONT_BYTES), header["length"])
-    lengths[~np.isin(header["type"], (MESSAGE_NEW, MESSAGE_DELETE))] = 0
+    lengths *= ended | (header["type"] == MESSAGE_NEW)
     found = np.zeros(len(fronts), CONNECTION)
-    read = np.zeros(len(fronts), bool)
+    left = np.arange(len(fronts))
     for layout in _LAYOUTS:
-        these = np.flatnonzero(layout.fits(fronts, lengths) & ~read)
-        if len(these):
-            found[these] = _values(fronts[these], layout)
-            read[these] = True
-        if read.all():
+        if not len(left):
             break
-    found["ended"] = header["type"] == MESSAGE_DELETE
-    translated = np.flatnonzero(read)
-    translated = translated[~same(found["original"][translated], found["translated"][translated])]
-    return found.take(translated), int(np.count_nonzero(~read & ~_of_other_protocols(fronts, lengths)))
+        fits = layout.fits(fronts[left], lengths[left])
+        if fits.any():
+            opaque(found)[left[fits]] = opaque(_values(fronts[left[fits]], layout))
+            left = left[~fits]
+    found["ended"] = ended
+    translated = ~same(found["original"], found["translated"])
+    unread = len(left) - int(np.count_nonzero(_of_other_protocols(fronts[left], lengths[left])))
+    return found.compress(translated), unread
 
 
 def _of_other_protocols(fronts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -146,8 +148,13 @@ def _of_other_protocols(fronts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     for layout in (_LAYOUTS[0], _LAYOUTS[-1]):
         place = layout.original.protocol
         of_family = (fronts[:, _FAMILY_OFFSET] == layout.family) & (lengths > place)
-        other |= of_family & ~np.isin(fronts[:, place], _PROTOCOLS)
+        other |= of_family & ~_is_known(fronts[:, place])
     return other
+
+
+def _is_known(protocol: np.ndarray) -> np.ndarray:
+    known: np.ndarray = (protocol == socket.IPPROTO_TCP) | (protocol == socket.IPPROTO_UDP)
+    return known
 
 
 def _values(fronts: np.ndarray, layout: _Layout) -> np.ndarray:

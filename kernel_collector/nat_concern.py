@@ -14,9 +14,11 @@ from intake.clock import SECOND_NS
 from kernel_collector.concern import Concern
 from kernel_collector.conntrack import Conntrack
 from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
+from kernel_collector.structured import concatenated
 from kernel_collector.translations import Translations
 
 if TYPE_CHECKING:
+    import numpy as np
     from ebpf_net.v1 import intake_pb2
 
     from intake.columns import Tables
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 # Events are read so soon after the first: a wake-up for each would cost more than to read it.
-READ_DELAY_S = 0.1
+READ_DELAY_S = 0.2
+# So many wait to be entered in the table together: a few at a time each would cost several times as much.
+MOST_WAITING = 1 << 15
 # A connection from before the start may end without an event (net.netfilter.nf_conntrack_events = 2).
 DUMP_INTERVAL_NS = 300 * SECOND_NS
 _OWN = Path("/proc/thread-self/ns/net")
@@ -48,6 +52,7 @@ class NatConcern(Concern):
             ]
             for conntrack in self._conntracks:
                 self._wakeups.register(conntrack, select.EPOLLIN | select.EPOLLONESHOT)
+            self._waiting: dict[int, list[np.ndarray]] = {each.inode: [] for each in self._conntracks}
             self._dump()
         except BaseException:
             self.close()
@@ -55,7 +60,9 @@ class NatConcern(Concern):
 
     def drain(self) -> None:
         """Read what has come, and be woken again when there is more, but not at once."""
-        self._take_events()
+        self._read_events()
+        if sum(len(part) for events in self._waiting.values() for part in events) > MOST_WAITING:
+            self._enter_events()
         asyncio.get_running_loop().call_later(READ_DELAY_S, self._wake_again)
 
     def read(self) -> Tables:
@@ -65,7 +72,8 @@ class NatConcern(Concern):
 
     def rewrite(self, tables: Tables) -> Tables:
         """Return the tables with the endpoints of translated connections in the form in which both ends have them."""
-        self._take_events()
+        self._read_events()
+        self._enter_events()
         lost = sum(conntrack.overruns for conntrack in self._conntracks) > self._overruns
         if lost or time.monotonic_ns() > self._dumped_ns + DUMP_INTERVAL_NS:
             try:
@@ -85,12 +93,18 @@ class NatConcern(Concern):
         """Stop listening."""
         self._stack.close()
 
-    def _take_events(self) -> None:
+    def _read_events(self) -> None:
         for conntrack in self._conntracks:
             try:
-                self._translations.update(conntrack.drain(), conntrack.inode, time.monotonic_ns())
+                self._waiting[conntrack.inode].append(conntrack.drain())
             except OSError as error:
                 self._tell(error)
+
+    def _enter_events(self) -> None:
+        for network_namespace, events in self._waiting.items():
+            if any(map(len, events)):
+                self._translations.update(concatenated(events), network_namespace, time.monotonic_ns())
+            events.clear()
 
     def _dump(self) -> None:
         self._dumped_ns = time.monotonic_ns()

@@ -1,0 +1,115 @@
+"""Connection tracking as the kernel tells it: what is lost is told, and all is read again."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake.columns import empty_columns
+from kernel_collector.concern import Surroundings
+from kernel_collector.conntrack import Conntrack
+from kernel_collector.nat_concern import NatConcern, tried
+from kernel_collector.options import Settings
+from tests.lab.network import Network
+from tests.tcp_records import address
+
+SERVICE = "10.96.0.1"
+RULES = f"""table ip services {{
+chain output {{ type nat hook output priority -100;
+ip daddr {SERVICE} udp dport 53 dnat to 10.203.0.1:5353
+}}
+}}
+"""
+
+
+@pytest.fixture
+def host():
+    with contextlib.closing(Network()) as network:
+        network.centre.run("nft", "-f", "-", input=RULES)
+        network.centre.run("ip", "route", "add", f"{SERVICE}/32", "dev", "switch")
+        yield network.centre
+
+
+@pytest.fixture
+def open_conntrack(host):
+    with contextlib.ExitStack() as stack:
+
+        def opened(**options):
+            with host.namespace.open() as namespace:
+                return stack.enter_context(Conntrack(namespace.fileno(), **options))
+
+        yield opened
+
+
+def send(host, count, to=SERVICE):
+    """Open connections: a datagram each; return their local ports."""
+    ports = []
+    with host.entered(), contextlib.ExitStack() as stack:
+        for _ in range(count):
+            one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            one.sendto(b"x", (to, 53))
+            ports.append(one.getsockname()[1])
+    return ports
+
+
+def ports_of(connections):
+    return sorted(connections["original"]["local_port"].tolist())
+
+
+def test_events_are_of_translated_connections_alone(host, open_conntrack):
+    conntrack = open_conntrack()
+    send(host, 50, to="10.203.0.1")
+    ports = send(host, 3)
+    new = conntrack.drain()
+    assert ports_of(new) == sorted(ports)
+    assert not new["ended"].any()
+    assert new["translated"]["remote_port"].tolist() == [5353] * 3
+    host.run("conntrack", "-F")
+    ended = conntrack.drain()
+    assert ports_of(ended[ended["ended"]]) == sorted(ports)
+    assert (conntrack.overruns, conntrack.unread) == (0, 0)
+
+
+def test_a_dump_tells_all_translated_connections_of_any_number(host, open_conntrack):
+    """It is read in pieces of 32 KiB, some 100 connections."""
+    ports = send(host, 1500)
+    send(host, 100, to="10.203.0.1")
+    conntrack = open_conntrack()
+    assert ports_of(conntrack.dump()) == sorted(ports)
+    assert conntrack.unread == 0
+
+
+def test_more_events_than_the_buffer_holds_are_counted_and_a_dump_has_them(host, open_conntrack):
+    conntrack = open_conntrack(buffer_bytes=4096)
+    ports = send(host, 500)
+    told = conntrack.drain()
+    assert len(told) < 500
+    assert conntrack.overruns > 0
+    assert ports_of(conntrack.dump()) == sorted(ports)
+    more = send(host, 1)
+    assert ports_of(conntrack.drain()) == more, "it goes on"
+
+
+def test_the_collector_reads_all_again_where_events_were_lost(host, monkeypatch):
+    monkeypatch.setattr(Conntrack.__init__, "__defaults__", (None, 4096))
+    settings = Settings(network_namespaces=(host.namespace,))
+    with contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None))) as concern:
+        ports = send(host, 500)
+        rows = empty_columns(500, "udp")
+        rows["local_port"], rows["remote_port"][:] = ports, 53
+        rows["local_address"][:], rows["remote_address"][:] = address("10.203.0.1"), address(SERVICE)
+        given = concern.rewrite({"udp": rows})["udp"]
+        assert set(given["remote_port"].tolist()) == {5353}
+        assert set(given["remote_address"].tolist()) == {address("10.203.0.1")}
+        statistics = intake_pb2.CollectorStatistics()
+        concern.fill(statistics)
+        assert statistics.translation_overruns > 0
+        assert statistics.translations_tracked >= 500
+
+
+def test_preflight_tells_how_many_there_are():
+    assert "connections are translated" in tried(Path("/proc"), Path())
