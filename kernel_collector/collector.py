@@ -119,7 +119,7 @@ class KernelCollector:
         hello = intake_pb2.Hello(
             kind=intake_pb2.COLLECTOR_KIND_KERNEL,
             version=VERSION,
-            host=describe_host(settings.labels, [each.fd for each in named]),
+            host=describe_host(settings.labels, [each.fd for each in named], settings.host_directory),
         )
         self._host = hello.host  # the same message: a later connection says what is known by then
         self._cloud = CloudMetadata()

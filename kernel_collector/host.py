@@ -1,45 +1,73 @@
-"""What the collector says of its machine: name, labels of its operator, kernel, addresses."""
+"""What the collector says of its machine: name, labels of its operator, system, kernel, addresses."""
 
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import os
-import re
+import shlex
 import socket
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector.interfaces import InterfaceAddress, reachable_addresses
 from kernel_collector.network_namespaces import entered
+from kernel_collector.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 MOST_ADDRESSES = 256
+OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
+LONGEST_OS_RELEASE = 1 << 14
 
-_LOCAL_V4 = re.compile(r"\|-- (\S+)\n\s+/32 host LOCAL")
 
-
-def describe_host(labels: Mapping[str, str], network_namespaces: Iterable[int]) -> intake_pb2.Host:
+def describe_host(
+    labels: Mapping[str, str], network_namespaces: Iterable[int], directory: Path = Path("/")
+) -> intake_pb2.Host:
     """Return the message about this machine.
 
     Args:
         labels: as `operator_labels` gives them.
         network_namespaces: file descriptors of those whose addresses are this host's; none: that of the collector.
+        directory: where the machine's root directory is.
 
     """
-    found = {address for fd in network_namespaces for address in _addresses_in(fd)} or set(local_addresses())
-    return intake_pb2.Host(
+    system = os_release(directory)
+    host = intake_pb2.Host(
         name=labels.get("host") or socket.gethostname(),
         environment=labels.get("environment") or labels.get("cluster", ""),
         namespace=labels.get("namespace", ""),
         zone=labels.get("zone", ""),
         service=labels.get("service", ""),
         kernel_version=os.uname().release,
-        addresses=sorted(found)[:MOST_ADDRESSES],
+        os=system.get("ID", ""),
+        os_version=system.get("VERSION_ID", ""),
     )
+    found = [each for fd in network_namespaces for each in _addresses_in(fd)] or list(reachable_addresses())
+    host.addresses[:] = sorted({address for _, address in found})[:MOST_ADDRESSES]
+    for name, addresses in groupby(found[:MOST_ADDRESSES], lambda each: each.interface):
+        host.interfaces.add(name=name, addresses=[address for _, address in addresses])
+    return host
+
+
+def os_release(directory: Path) -> dict[str, str]:
+    """Return what os-release(5) under *directory* says; nothing where there is none."""
+    for path in OS_RELEASE:
+        with contextlib.suppress(OSError):
+            text = (directory / path).read_text(errors="replace")[:LONGEST_OS_RELEASE]
+            return dict(_assignments(text))
+    return {}
+
+
+def _assignments(text: str) -> Iterator[tuple[str, str]]:
+    for line in text.splitlines():
+        name, assigned, value = line.partition("=")
+        with contextlib.suppress(ValueError):  # an open quotation mark
+            if assigned and (words := shlex.split(value)):
+                yield name.strip(), printable(words[0])
 
 
 def in_cloud(host: intake_pb2.Host, cloud: intake_pb2.Cloud) -> None:
@@ -49,24 +77,6 @@ def in_cloud(host: intake_pb2.Host, cloud: intake_pb2.Cloud) -> None:
     host.service = host.service or cloud.role
 
 
-def local_addresses(net: Path = Path("/proc/thread-self/net")) -> Iterator[bytes]:
-    """Yield the addresses of a network namespace's interfaces that others can reach: 16 bytes, IPv4 mapped.
-
-    Args:
-        net: the directory with the namespace's `fib_trie` and `if_inet6`; absent is what the kernel was built without.
-
-    """
-    with contextlib.suppress(FileNotFoundError):
-        for text in _LOCAL_V4.findall((net / "fib_trie").read_text()):
-            if not ipaddress.IPv4Address(text).is_loopback:
-                yield ipaddress.IPv6Address(f"::ffff:{text}").packed
-    with contextlib.suppress(FileNotFoundError):
-        for line in (net / "if_inet6").read_text().splitlines():
-            address = ipaddress.IPv6Address(bytes.fromhex(line[:32]))
-            if not address.is_loopback and not address.is_link_local:
-                yield address.packed
-
-
-def _addresses_in(network_namespace: int) -> list[bytes]:
+def _addresses_in(network_namespace: int) -> list[InterfaceAddress]:
     with entered(network_namespace):
-        return list(local_addresses())
+        return list(reachable_addresses())

@@ -166,7 +166,9 @@ def check_entities(found: list[Record], host: Host) -> None:
     assert process.attributes["process.creation.time"].endswith("Z")
     [told] = [record for record in found if record.event == "ebpf_net.host"]
     assert set(told.attributes["host.ip"]) == {host.ipv4, host.ipv6}
+    assert set(told.attributes["ebpf_net.host.interfaces"]) == {f"eth0={host.ipv4}", f"eth0={host.ipv6}"}
     assert told.attributes["ebpf_net.host.kernel_version"] == platform.release()
+    assert told.attributes["os.name"] == platform.freedesktop_os_release()["ID"]
     statistics = [record.attributes for record in found if record.event == "ebpf_net.collector"]
     assert statistics[-1]["ebpf_net.collector.resident_bytes"] > 1 << 20
     assert statistics[-1]["ebpf_net.collector.cpu_time_ns"] > 0

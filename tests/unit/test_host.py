@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import ipaddress
+import json
 import os
-import re
 import socket
 import subprocess
 
@@ -10,24 +9,8 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.labels import operator_labels
-from kernel_collector.host import describe_host, in_cloud, local_addresses
-
-FIB_TRIE = """Main:
-  +-- 0.0.0.0/0 3 0 5
-     |-- 10.1.2.3
-        /32 host LOCAL
-     |-- 10.1.2.255
-        /32 link BROADCAST
-     |-- 127.0.0.1
-        /32 host LOCAL
-Local:
-     |-- 10.1.2.3
-        /32 host LOCAL
-"""
-IF_INET6 = """00000000000000000000000000000001 01 80 10 80       lo
-fd000000000000000000000000000007 02 40 00 80     eth0
-fe80000000000000020000fffe000001 02 40 20 80     eth0
-"""
+from kernel_collector.host import describe_host, in_cloud, os_release
+from kernel_collector.log_attributes import address_text
 
 
 def test_variables_come_before_labels_of_the_file():
@@ -51,26 +34,29 @@ def test_without_labels():
     assert (host.namespace, host.zone, host.service) == ("", "", "")
 
 
-def test_addresses_that_others_can_reach(tmp_path):
-    (tmp_path / "fib_trie").write_text(FIB_TRIE)
-    (tmp_path / "if_inet6").write_text(IF_INET6)
-    expected = {ipaddress.IPv6Address(text).packed for text in ("::ffff:10.1.2.3", "fd00::7")}
-    assert set(local_addresses(tmp_path)) == expected
-
-
-def test_kernel_without_ipv6(tmp_path):
-    assert list(local_addresses(tmp_path)) == []
-
-
-def test_addresses_of_this_machine():
-    shown = subprocess.run(["ip", "-4", "-o", "address"], capture_output=True, text=True, check=True).stdout
-    expected = {text for text in re.findall(r"inet (\S+)/", shown) if not text.startswith("127.")}
-    found = {
-        str(ipaddress.ip_address(address[12:]))
-        for address in local_addresses()
-        if address[:12] == b"\0" * 10 + b"\xff\xff"
+def test_addresses_by_interface():
+    shown = json.loads(subprocess.run(["ip", "-json", "address"], capture_output=True, text=True, check=True).stdout)
+    expected = {
+        link["ifname"]: {info["local"] for info in link["addr_info"] if info["scope"] == "global"} for link in shown
     }
-    assert found == expected
+    host = describe_host({}, [])
+    found = {each.name: {address_text(address) for address in each.addresses} for each in host.interfaces}
+    assert found == {name: addresses for name, addresses in expected.items() if addresses}
+    assert {address_text(address) for address in host.addresses} == set().union(*expected.values())
+
+
+@pytest.mark.parametrize("place", ["etc/os-release", "usr/lib/os-release"])
+def test_the_system_is_that_under_the_host_directory(tmp_path, place):
+    (tmp_path / place).parent.mkdir(parents=True)
+    (tmp_path / place).write_text('# a comment\nID=debian\nVERSION_ID="12"\nNAME="no end\nrubbish\n=\nEMPTY=\n')
+    host = describe_host({}, [], tmp_path)
+    assert (host.os, host.os_version) == ("debian", "12")
+    assert os_release(tmp_path) == {"ID": "debian", "VERSION_ID": "12"}
+
+
+def test_without_os_release(tmp_path):
+    host = describe_host({}, [], tmp_path)
+    assert (host.os, host.os_version) == ("", "")
 
 
 def test_the_cloud_fills_in_what_the_operator_did_not_say():
