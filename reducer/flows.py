@@ -64,6 +64,7 @@ class FlowTable:
         key: (KEY_WORDS, slots) uint64.
         connector: by slot, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
         last_seen: by slot, int64: index of the last window that had rows of the flow.
+        began: by slot, int64: when the first row of its first, or of its newest, socket came; 0 where not known.
         pending: by slot, bool: the receiver told more than was emitted.
         owner: by end, uint32: the owner heard last; 0 where none was.
         knows: by end, uint8: `UNSEEN`, `WHOLE` or `BASELINE`.
@@ -83,6 +84,7 @@ class FlowTable:
         self.key = np.empty((KEY_WORDS, 0), np.uint64)
         self.connector = np.empty(0, ConnectorSide)
         self.last_seen = np.empty(0, np.int64)
+        self.began = np.empty(0, np.int64)
         self.pending = np.empty(0, bool)
         self.owner = np.empty(0, np.uint32)
         self.knows = np.empty(0, np.uint8)
@@ -150,6 +152,7 @@ class FlowTable:
         slots, self._free = np.split(self._free, [count])
         self.connector[slots] = CONNECTOR_UNKNOWN
         self.pending[slots] = False
+        self.began[slots] = 0
         ends = by_side(slots)
         by_end: list[np.ndarray] = [self.owner, self.knows, self.done, self.asks]
         by_end += [*self.sender.values(), *self.receiver.values()]
@@ -161,8 +164,8 @@ class FlowTable:
         size = len(self.last_seen)
         self._free = np.concatenate((self._free, np.arange(size, size + by)))
         self.key = np.concatenate((self.key, np.empty((KEY_WORDS, by), np.uint64)), axis=1)
-        self.connector, self.last_seen, self.pending = (
-            _longer(column, by) for column in (self.connector, self.last_seen, self.pending)
+        self.connector, self.last_seen, self.began, self.pending = (
+            _longer(column, by) for column in (self.connector, self.last_seen, self.began, self.pending)
         )
         self.owner, self.knows, self.done, self.asks = (
             _longer(column, 2 * by) for column in (self.owner, self.knows, self.done, self.asks)

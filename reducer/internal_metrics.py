@@ -74,14 +74,17 @@ TABLE = (
     _counter("pipeline", "windows", "{window}", "Windows sealed."),
     _gauge("pipeline", "flows", "{flow}", "Flows remembered."),
     _counter("pipeline", "flows_untracked", "{flow}", "Flows forgotten early since there were too many."),
-    _counter("pipeline", "ends_no_collector", "{end}", "Ends of windows' flows that no collector told of."),
-    _counter("pipeline", "ends_no_process", "{end}", "Ends of windows' flows whose process was not known."),
+    _counter("pipeline", "ends_unknown", "{end}", "Ends of windows' flows that have no name, by `reason`."),
     _counter("pipeline", "ends_rolled_up", "{end}", "Ends not told apart by address since there were too many."),
     _counter("pipeline", "series_rolled_up", "{series}", "Series added to others since their level had too many."),
     _counter("pipeline", "processes_refused", "{process}", "Processes not named since there were too many."),
     _counter("pipeline", "cgroups_refused", "{cgroup}", "Containers and services not named since there were too many."),
     _gauge("pipeline", "request_balances", "{count}", "Counts of requests that a flow's two ends differ in so far."),
     _counter("pipeline", "request_balances_forgotten", "{count}", "Of these, those forgotten early: they may repeat."),
+    _counter("pipeline", "entities_refused", "{entity}", "Pods, services, … not taken since there were too many."),
+    _gauge("pipeline", "entities", "{entity}", "Pods, services, nodes and interfaces that are known."),
+    _gauge("pipeline", "dns_names", "{address}", "Addresses that are known by a name of the DNS, by machine."),
+    _counter("pipeline", "dns_names_refused", "{address}", "Addresses not named since too many came at once."),
     _gauge("pipeline", "sessions", "{session}", "Sessions of collectors that are known."),
     _gauge("pipeline", "window_lag_ns", "s", "Time from the end of the last window until it was sealed."),
     _gauge("queue", "requests", "{request}", "OTLP requests that wait for their export."),
@@ -208,10 +211,18 @@ def _observations(snapshot: Snapshot) -> Iterator[tuple[InternalMetric, list[Obs
     groups = {**snapshot.groups, "": own}
     for metric in TABLE:
         if metric.group in groups:
-            yield metric, [Observation(_value(metric, groups[metric.group]))]
+            yield metric, list(_own_observations(metric, groups[metric.group]))
     collectors = snapshot.collectors[:MOST_COLLECTORS]
     for metric in COLLECTOR_TABLE:
         yield metric, [_of_collector(metric, each) for each in collectors if each.statistics is not None]
+
+
+def _own_observations(metric: InternalMetric, record: object) -> Iterator[Observation]:
+    value = getattr(record, metric.field)
+    if isinstance(value, dict):
+        yield from (Observation(count, {"reason": reason}) for reason, count in value.items())
+    else:
+        yield Observation(_value(metric, record))
 
 
 def _of_collector(metric: InternalMetric, collector: Collector) -> Observation:

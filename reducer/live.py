@@ -22,6 +22,7 @@ from reducer.match import (
     witnesses,
 )
 from reducer.name import Names
+from reducer.parties import Party
 from reducer.roll_up import roll_up
 
 if TYPE_CHECKING:
@@ -108,8 +109,9 @@ class LiveView:
         connector = guess_connector(ends.connector, keys[PORTS])
         values = directed_values(ends, connector, _senders_word(ends, forward_directions(connector)))
         values = by_protocol(values, keys[PORTS])
-        self._names.begin_window(owners)
-        identity = self._names.identities(ends.owner, special_ends(keys), owners)
+        known = _Known(owners)
+        self._names.begin_window(known)
+        identity = self._names.identities(ends.owner, special_ends(keys), known)
         names = [dict(labels)["workload.name"] for labels in self._names.ends.labels]
         workloads, of_end = np.unique(names, return_inverse=True)
         workload = of_end[identity].astype(np.uint32)
@@ -129,6 +131,26 @@ class LiveView:
             )
             for row in top
         ]
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Owners as the parties that they are where nothing else is known."""
+
+    owners: OwnersView
+
+    @property
+    def generation(self) -> int:
+        return self.owners.generation
+
+    def __len__(self) -> int:
+        return len(self.owners.owners)
+
+    def revisions(self) -> np.ndarray:
+        return self.owners.revision
+
+    def describe(self, number: int) -> Party:
+        return Party(self.owners.owners[number])
 
 
 def _senders_word(ends: Ends, forward: np.ndarray) -> dict[str, np.ndarray]:

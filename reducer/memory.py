@@ -32,6 +32,7 @@ from reducer.flows import (
     MOST_FLOWS,
     UNSEEN,
     WHOLE,
+    ConnectorSide,
     Counter,
     FlowTable,
     by_side,
@@ -40,8 +41,8 @@ from reducer.flows import (
 from reducer.match import (
     PORTS,
     Ends,
+    Grouped,
     add_up,
-    addresses,
     by_protocol,
     directed_values,
     forward_directions,
@@ -77,7 +78,9 @@ class Matched:
     Attributes:
         owner: by end, uint32.
         special: by end, uint8: `Special`.
-        address: by end, (2 * flows, 2) uint64; None where it was not asked for.
+        key: (KEY_WORDS, flows) uint64.
+        connector: by flow, int8: the side that connected, as far as that is known.
+        began_ns: by flow, int64: when it began; 0 where that is not known.
         values: by direction, int64; value columns without any value are left out.
         cells: by direction, what few of them have.
 
@@ -85,7 +88,9 @@ class Matched:
 
     owner: np.ndarray
     special: np.ndarray
-    address: np.ndarray | None
+    key: np.ndarray
+    connector: np.ndarray
+    began_ns: np.ndarray
     values: dict[str, np.ndarray]
     cells: Cells
 
@@ -118,7 +123,6 @@ class Matcher:
         *,
         heard: np.ndarray,
         gone: np.ndarray,
-        with_addresses: bool,
     ) -> Matched:
         """Return the flows of a window, and remember them.
 
@@ -129,7 +133,6 @@ class Matcher:
             owners: what the owners mean.
             heard: by owner, whether its collector has told all until the window's end.
             gone: by owner, whether its collector has been silent for so long that it will not come back.
-            with_addresses: whether the ends' addresses are wanted.
 
         """
         flows = self.flows
@@ -142,6 +145,7 @@ class Matcher:
             )
         )
         flows.last_seen[slots] = window
+        self._note_beginnings(grouped, slots)
         silent = self._silent(slots)
         ends = add_up(grouped, owners, len(requests.hashes) + len(silent))
         requests.fill(ends)
@@ -159,15 +163,27 @@ class Matcher:
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
         drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
-        keys = np.concatenate((flows.key[:, np.concatenate((slots, slots[own.flow]))], drops.keys), axis=1)
-        special, address = special_ends(keys), addresses(keys) if with_addresses else None
+        of_flow = np.concatenate((np.arange(len(slots)), own.flow))
+        keys = np.concatenate((flows.key[:, slots[of_flow]], drops.keys), axis=1)
+        strange = np.zeros(drops.keys.shape[1], np.int64)
+        began = np.concatenate((flows.began[slots[of_flow]], strange))
+        connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
         flows.forget(window, self._finished(slots))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
         values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
         values = by_protocol(values, keys[PORTS])
         cells = joined_cells((cells, drops.after(len(own.owner), len(at))))
-        return Matched(np.concatenate((ends.owner, own.owner, drops.owner)), special, address, values, cells)
+        owner = np.concatenate((ends.owner, own.owner, drops.owner))
+        return Matched(owner, special_ends(keys), keys, connector, began, values, cells)
+
+    def _note_beginnings(self, grouped: Grouped, slots: np.ndarray) -> None:
+        """Note when flows began: what their addresses meant then is what they mean for them."""
+        began, time = self.flows.began, grouped.rows["time"]
+        new = np.flatnonzero(began[slots[: len(grouped)]] == 0)
+        began[slots[new]] = time[grouped.first[new]]
+        opened = np.flatnonzero(grouped.rows["opened"])
+        began[slots[grouped.end[opened] >> 1]] = time[opened]
 
     def _silent(self, slots: np.ndarray) -> np.ndarray:
         """Return the slots of pending flows that have no rows in this window."""

@@ -38,6 +38,9 @@ class Settings:
         enable_id_id: give series by pair of nodes as well.
         enable_az_id: give series by identity and node, and by node and identity, as well.
         disable_node_ip_field: tell nodes apart by their id alone.
+        enable_aws_enrichment: name ends by what clouds tell of them.
+        geoip_path: database of autonomous systems; None for none.
+        enable_autonomous_system_ip: tell apart addresses of which only the autonomous system is known.
         keep_loopback: count the traffic of loopback addresses.
         series_limit: series that a level has in a window at most.
         otlp_grpc_endpoint: URL of the OTLP receiver over gRPC, `http` or `https`; None for none.
@@ -56,6 +59,9 @@ class Settings:
     enable_id_id: bool = False
     enable_az_id: bool = False
     disable_node_ip_field: bool = False
+    enable_aws_enrichment: bool = False
+    geoip_path: Path | None = None
+    enable_autonomous_system_ip: bool = False
     keep_loopback: bool = False
     series_limit: int = MOST_SERIES
     otlp_grpc_endpoint: str | None = None
@@ -94,6 +100,9 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         enable_id_id=arguments["enable_id_id"],
         enable_az_id=arguments["enable_az_id"],
         disable_node_ip_field=arguments["disable_node_ip_field"],
+        enable_aws_enrichment=arguments["enable_aws_enrichment"],
+        geoip_path=arguments["geoip_path"],
+        enable_autonomous_system_ip=arguments["enable_autonomous_system_ip"],
         keep_loopback=arguments["keep_loopback"],
         series_limit=arguments["series_limit"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
@@ -151,6 +160,23 @@ OPTIONS = OptionTable(
         Option("enable_id_id", ("--enable-id-id",), "Give series by pair of nodes as well."),
         Option("enable_az_id", ("--enable-az-id",), "Give series by workload and node, both ways, as well."),
         Option("disable_node_ip_field", ("--disable-node-ip-field",), "Do not tell nodes apart by their addresses."),
+        Option(
+            "enable_aws_enrichment",
+            ("--enable-aws-enrichment",),
+            "Name ends without a collector by what the cloud collector tells of AWS, Google and Azure.",
+        ),
+        Option(
+            "geoip_path",
+            ("--geoip-path",),
+            "A GeoLite2-ASN.mmdb: tells the organisations that public addresses belong to.",
+            FILE,
+            variable="GEOIP_PATH",
+        ),
+        Option(
+            "enable_autonomous_system_ip",
+            ("--enable-autonomous-system-ip",),
+            "Keep the addresses of ends of which only the organisation is known.",
+        ),
         Option("keep_loopback", ("--keep-loopback",), "Count the traffic of loopback addresses."),
         Option(
             "series_limit",

@@ -114,6 +114,8 @@ class OwnersView:
         session: index of the session by owner, uint32; 0 at `UNKNOWN_OWNER`.
         watermark_ns: by session index, int64: the collector has told all until then.
         scope: by session index, uint64: a number that tells the loopback addresses of a session from others'.
+        hosts: by session index; None where there is no session.
+        hosts_revision: rises when a host is new or more is known of one.
 
     """
 
@@ -123,6 +125,8 @@ class OwnersView:
     session: np.ndarray
     watermark_ns: np.ndarray
     scope: np.ndarray
+    hosts: list[intake_pb2.Host | None]
+    hosts_revision: int
 
     def heard(self, until_ns: int) -> np.ndarray:
         """Return by owner whether its collector has told all until *until_ns*."""
@@ -153,6 +157,8 @@ class Owners:
         self._revision = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
         self._watermark_ns = np.full(64, _NEVER, np.int64)
         self._scope = np.zeros(64, np.uint64)
+        self._hosts: list[intake_pb2.Host | None] = [None]
+        self._hosts_revision = 0
         self._free_owners: list[int] = []
         self._free_sessions: list[int] = []
         self._session_count = 1  # the first stands for no session
@@ -174,6 +180,7 @@ class Owners:
         session.named = None
         if session.host != host:
             session.host = host
+            self._note_host(session.index, host)
             session.unnamed = self._new_owner(Owner(host, ""), session.index)
             session.owners, session.owned = {}, 0
             session.processes, session.cgroups, session.lookup = {}, {}, None
@@ -233,7 +240,13 @@ class Owners:
             self._session_of,
             self._watermark_ns.copy(),
             self._scope,
+            self._hosts,
+            self._hosts_revision,
         )
+
+    def scope(self, session_id: bytes) -> int:
+        """Return the number that `OwnersView.scope` has for a session."""
+        return int(self._scope[self._session(session_id).index])
 
     def collect(self, in_use: Iterable[np.ndarray]) -> None:
         """Forget idle sessions, and the owners that are neither a session's nor *in_use*; called once a window."""
@@ -243,6 +256,7 @@ class Owners:
         idle = [key for key, session in self._sessions.items() if self._windows - session.used > _IDLE_WINDOWS]
         for session_id in idle:
             index = self._sessions.pop(session_id).index
+            self._note_host(index, None)
             self._session_of[self._session_of == index] = 0
             self._free_sessions.append(index)
         used = np.zeros(len(self._owners), bool)
@@ -266,6 +280,7 @@ class Owners:
         if session is None:
             host = host or intake_pb2.Host()
             index = self._new_session_index(session_id)
+            self._note_host(index, host)
             session = _Session(index, host, self._new_owner(Owner(host, ""), index))
             self._sessions[session_id] = session
         session.used = self._windows
@@ -283,6 +298,11 @@ class Owners:
         # The same after a restart, since loopback flows keep their balances.
         self._scope[index] = int.from_bytes(hashlib.blake2b(session_id, digest_size=8).digest(), "little")
         return index
+
+    def _note_host(self, index: int, host: intake_pb2.Host | None) -> None:
+        self._hosts += [None] * (index + 1 - len(self._hosts))
+        self._hosts[index] = host
+        self._hosts_revision += 1
 
     def _learn(self, session: _Session, entities: intake_pb2.Entities) -> None:
         if entities.HasField("host") and entities.host != session.host:
@@ -302,6 +322,7 @@ class Owners:
     def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
         session.host = intake_pb2.Host()
         session.host.CopyFrom(told)
+        self._note_host(session.index, session.host)
         for number in session.numbers():
             owner = self._owners[number]
             assert owner is not None

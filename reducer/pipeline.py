@@ -15,13 +15,15 @@ from ebpf_net.v1 import intake_pb2
 
 from reducer import balances
 from reducer.budget import MOST_SERIES, Budget
-from reducer.directory import Directory
+from reducer.directory import Directory, DirectoryView
+from reducer.dns_names import Answers, DnsNames
 from reducer.drops import DropReasons
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
 from reducer.memory import Matched, Matcher
 from reducer.name import Names
-from reducer.owners import UNKNOWN_OWNER, Owners, OwnersView
+from reducer.owners import Owners, OwnersView
+from reducer.parties import Parties, flows_of
 from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, uniform_rows
 from reducer.series import LEVELS, Level, SealedWindow
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from intake.columns import Columns, Tables
+    from reducer.autonomous_systems import AutonomousSystems
     from reducer.live import LiveView
 
 # A collector that was not heard for as many windows will not come back.
@@ -51,12 +54,15 @@ class PipelineStatistics:
         windows: sealed.
         flows: remembered now.
         flows_untracked: flows that were forgotten early since there were too many.
-        ends_no_collector: ends of a window's flows that no collector told of.
-        ends_no_process: ends of a window's flows whose collector did not know the process.
+        ends_unknown: ends of windows' flows that have no name, by reason.
         ends_rolled_up: ends that were not told apart by address since there were too many.
         series_rolled_up: series of windows that were added to others since a level had too many.
         processes_refused: processes that were not named since there were too many.
         cgroups_refused: containers and services that were not named since there were too many.
+        entities_refused: pods, services, nodes and interfaces that were not taken since there were too many.
+        entities: pods, services, nodes and interfaces known now.
+        dns_names: addresses that are known now by a name of the DNS.
+        dns_names_refused: addresses that were not named since too many came at once.
         request_balances: counts of requests whose two ends told different amounts so far.
         request_balances_forgotten: those that were forgotten early since there were too many.
         sessions: known now.
@@ -71,12 +77,15 @@ class PipelineStatistics:
     windows: int
     flows: int
     flows_untracked: int
-    ends_no_collector: int
-    ends_no_process: int
+    ends_unknown: dict[str, int]
     ends_rolled_up: int
     series_rolled_up: int
     processes_refused: int
     cgroups_refused: int
+    entities_refused: int
+    entities: int
+    dns_names: int
+    dns_names_refused: int
     request_balances: int
     request_balances_forgotten: int
     sessions: int
@@ -93,6 +102,8 @@ class _Closed:
     owners: OwnersView
     heard: np.ndarray
     gone: np.ndarray
+    directory: DirectoryView
+    dns_names: list[Answers]
     acknowledge: dict[bytes, int]
 
 
@@ -113,6 +124,9 @@ class Pipeline:
         *,
         keep_loopback: bool = False,
         node_ip: bool = True,
+        system_ip: bool = False,
+        systems: AutonomousSystems | None = None,
+        use_interfaces: bool = False,
         most_flows: int = MOST_FLOWS,
         most_series: int = MOST_SERIES,
     ) -> None:
@@ -128,12 +142,14 @@ class Pipeline:
         self._owners = Owners()
         self._directory = Directory(slack_ns=poll_interval_ns)
         self._matcher = Matcher(most_flows)
-        self._names = Names(node_ip=node_ip)
+        self._dns_names = DnsNames()
+        self._parties = Parties(self._dns_names, systems, use_interfaces=use_interfaces)
+        self._names = Names(node_ip=node_ip, system_ip=system_ip)
         self._budgets = {level: Budget(most_series) for level in levels}
         self._drop_reasons = DropReasons()
         self._restored = False
         self._not_before_ns = 0
-        self._rows = self._loopback_rows = self._sealed = self._lag_ns = self._no_collector = self._no_process = 0
+        self._rows = self._loopback_rows = self._sealed = self._lag_ns = 0
 
     def hello(self, session: bytes, host: intake_pb2.Host, kind: int = intake_pb2.COLLECTOR_KIND_KERNEL) -> None:
         """Note the host of a session, and the kind of its collector."""
@@ -149,6 +165,7 @@ class Pipeline:
             self._owners.snapshot(session, entities, partial=partial)
             environment = self._owners.environment(session)
             self._directory.snapshot(session, environment, entities, now_ns, partial=partial)
+            self._dns_names.learn(self._owners.scope(session), entities.dns_names, now_ns)
             self._drop_reasons.learn(session, entities.drop_reasons)
 
     def closed(self, session: bytes, now_ns: int) -> None:
@@ -166,10 +183,11 @@ class Pipeline:
         with self._lock:
             self._owners.learn(session, batch.entities)
             self._directory.learn(session, self._owners.environment(session), batch.entities, event_time_ns)
+            self._dns_names.learn(self._owners.scope(session), batch.entities.dns_names, event_time_ns)
             self._drop_reasons.learn(session, batch.entities.drop_reasons)
             self._windows.take(session, number, event_time_ns, None)
             for name, columns in tables.items():
-                rows = self._owned(session, name, columns)
+                rows = self._owned(session, name, columns, event_time_ns)
                 if rows is not None:
                     self._windows.take(session, number, event_time_ns, rows, TABLE_OF[name])
                     if self.live is not None and TABLE_OF[name] == SOCKETS:
@@ -241,12 +259,15 @@ class Pipeline:
                 windows=self._sealed,
                 flows=len(self._matcher.flows),
                 flows_untracked=self._matcher.flows.untracked,
-                ends_no_collector=self._no_collector,
-                ends_no_process=self._no_process,
+                ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,
                 series_rolled_up=sum(budget.series_rolled_up for budget in self._budgets.values()),
                 processes_refused=self._owners.processes_refused,
                 cgroups_refused=self._owners.cgroups_refused,
+                entities_refused=self._directory.refused,
+                entities=len(self._directory),
+                dns_names=len(self._dns_names),
+                dns_names_refused=self._dns_names.refused,
                 request_balances=len(self._matcher.requests),
                 request_balances_forgotten=self._matcher.requests.forgotten,
                 sessions=self._owners.sessions,
@@ -264,10 +285,12 @@ class Pipeline:
             self._restored = False
         return max(self._windows.due_ns(now_ns), self._not_before_ns)
 
-    def _owned(self, session: bytes, table: str, told: Columns) -> Columns | None:
+    def _owned(self, session: bytes, table: str, told: Columns, event_time_ns: int) -> Columns | None:
         """Return the rows to count, with owners as `process`."""
         self._rows += len(told["socket"])
         rows = uniform_rows(table, told)
+        if "time" in rows:
+            rows["time"] = np.broadcast_to(np.int64(event_time_ns), len(told["socket"]))
         nobody = np.zeros(len(told["socket"]), np.uint32)
         rows["process"] = self._owners.of(
             session, told.get("process", nobody), told.get("cgroup", nobody.astype("<u8"))
@@ -294,6 +317,8 @@ class Pipeline:
             owners,
             owners.heard(heard_until_ns),
             owners.gone(heard_until_ns - _GONE_WINDOWS * self._window_ns),
+            self._directory.view(),
+            self._dns_names.take(),
             self._windows.acknowledge(window),
         )
 
@@ -312,11 +337,11 @@ class Pipeline:
             owners,
             heard=closed.heard,
             gone=closed.gone,
-            with_addresses=any("id" in name for name in self._levels),
         )
-        self._count_unknown(matched, owners)
-        self._names.begin_window(owners)
-        levels = self._rolled_up(matched, owners)
+        self._dns_names.begin_window(closed.dns_names)
+        self._parties.begin_window(owners, closed.directory)
+        self._names.begin_window(self._parties)
+        levels = self._rolled_up(matched, window.end_ns)
         self._sealed += 1
         return SealedWindow(
             window.start_ns,
@@ -328,10 +353,12 @@ class Pipeline:
             self._drop_reasons.names,
         )
 
-    def _rolled_up(self, matched: Matched, owners: OwnersView) -> list[Level]:
-        ends = {"az": self._names.identities(matched.owner, matched.special, owners)}
-        if matched.address is not None:
-            ends["id"] = self._names.nodes(matched.owner, matched.special, matched.address, owners, self._matcher.seed)
+    def _rolled_up(self, matched: Matched, end_ns: int) -> list[Level]:
+        flows = flows_of(matched, end_ns)
+        party = self._parties.find(flows)
+        ends = {"az": self._names.identities(party, matched.special, self._parties)}
+        if any("id" in name for name in self._levels):
+            ends["id"] = self._names.nodes(party, matched.special, flows.address, self._parties, self._matcher.seed)
         levels = []
         for name in self._levels:
             source_side, dest_side = name.split("_")
@@ -342,8 +369,3 @@ class Pipeline:
                 level = roll_up(name, stand_in[source], stand_in[dest], matched.values, matched.cells)
             levels.append(level)
         return levels
-
-    def _count_unknown(self, matched: Matched, owners: OwnersView) -> None:
-        self._no_collector += int(np.count_nonzero(matched.owner == UNKNOWN_OWNER))
-        unnamed = np.array([owner is not None and not owner.process and not owner.cgroup for owner in owners.owners])
-        self._no_process += int(np.count_nonzero(unnamed[matched.owner]))

@@ -25,6 +25,7 @@ ROW_COLUMNS = (
     *(column for column in TCP_COLUMNS if column.name != "cgroup"),
     _PROTOCOL,
     Column("drops", np.dtype("<u4"), "sum"),
+    Column("time", np.dtype("<i8"), "least"),  # of the batch, nanoseconds; of rows that became one, the first's
 )
 
 

@@ -12,6 +12,7 @@ from daemon.errors import StartupError
 from daemon.http import HttpServer, health_page
 from daemon.signals import stop_event
 from intake.clock import SECOND_NS
+from reducer.autonomous_systems import AutonomousSystems
 from reducer.balances import BalancesError
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_metrics import InternalMetrics, Snapshot
@@ -77,6 +78,9 @@ class Reducer:
             settings.levels,
             keep_loopback=settings.keep_loopback,
             node_ip=not settings.disable_node_ip_field,
+            system_ip=settings.enable_autonomous_system_ip,
+            systems=AutonomousSystems(settings.geoip_path) if settings.geoip_path else None,
+            use_interfaces=settings.enable_aws_enrichment,
             most_series=settings.series_limit,
         )
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)

@@ -43,6 +43,32 @@ def keys_of(place: np.ndarray, scope: np.ndarray | int) -> np.ndarray:
     return keys
 
 
+def last_before(
+    keys: np.ndarray, since: np.ndarray, key: np.ndarray, time: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the last row of a key that began at or before a time, else its first.
+
+    Args:
+        keys: of the rows, ascending.
+        since: of the rows, ascending within a key.
+        key: to find.
+        time: by key.
+
+    Returns:
+        By key the row (0 where there is none), and whether the key has rows.
+
+    """
+    low, high = np.searchsorted(keys, key, "left"), np.searchsorted(keys, key, "right")
+    known = high > low
+    low, high = np.where(known, low, 0), np.where(known, high, 1)
+    while (undecided := high - low > 1).any():  # by halves, since one key may have many
+        middle = np.where(undecided, (low + high) >> 1, 0)
+        later = undecided & (since[middle] > time)
+        high = np.where(later, middle, high)
+        low = np.where(undecided & ~later, middle, low)
+    return low, known
+
+
 class PlaceFilter:
     """Tells at the cost of one look which places may be among some, and which are certainly not."""
 
@@ -88,24 +114,41 @@ class TimelineView:
 
     def find(self, key: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return by key the entity that had it at a time (0: none), and whether any had it ever."""
-        low, high = np.searchsorted(self.key, key, "left"), np.searchsorted(self.key, key, "right")
-        known = high > low
+        row, known = last_before(self.key, self.since, key, time)
         if not known.any():
             return np.zeros(len(key), np.uint32), known
-        # Of the claims to the key, the last that began before: by halves, since one key may have many.
-        low, high = np.where(known, low, 0), np.where(known, high, 1)
-        while (undecided := high - low > 1).any():
-            middle = (low + high) >> 1
-            later = self.since[middle] > time
-            high = np.where(undecided & later, middle, high)
-            low = np.where(undecided & ~later, middle, low)
-        holds = known & (self.since[low] <= time) & (time < self.until[low])
-        return np.where(holds, self.entity[low], 0).astype(np.uint32), known
+        holds = known & (self.since[row] <= time) & (time < self.until[row])
+        return np.where(holds, self.entity[row], 0).astype(np.uint32), known
 
     def changed_since(self, time_ns: int) -> PlaceFilter:
         """Return a filter of the places where a claim began or ended after *time_ns*."""
         recent = (self.since > time_ns) | ((self.until > time_ns) & (self.until < FOREVER))
         return PlaceFilter(self.claimed[recent])
+
+    def find_around(
+        self, place: np.ndarray, scope: np.ndarray, time: np.ndarray, strict: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Find by place who had it within a scope, else within the only other scope that has it.
+
+        Args:
+            place: uint64.
+            scope: by place.
+            time: by place.
+            strict: by place, whether that other scope must be the one without a name, or in place of it.
+
+        Returns:
+            The entity (0: none), whether any had it ever, and whether several scopes have it but not that one.
+
+        """
+        entity, known = self.find(keys_of(place, scope), time)
+        rest = np.flatnonzero(~known)
+        shared = np.zeros(len(place), bool)
+        if len(rest):
+            only, known[rest], shared[rest] = self.only_scope(place[rest])
+            found, _ = self.find(keys_of(place[rest], only), time[rest])
+            allowed = ~shared[rest] & (~strict[rest] | (scope[rest] == 0) | (only == 0))
+            entity[rest] = np.where(allowed, found, 0)
+        return entity, known, shared
 
     def only_scope(self, place: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return by place the scope of its claims, whether it has any, and whether these have different scopes."""

@@ -64,10 +64,16 @@ class Feed:
         self.pipeline.next_due(0)
         self.numbers: dict[int, int] = {}
 
-    def session(self, number: int, *names: str, host: intake_pb2.Host | None = None) -> None:
+    def session(
+        self,
+        number: int,
+        *names: str,
+        host: intake_pb2.Host | None = None,
+        kind: int = intake_pb2.COLLECTOR_KIND_KERNEL,
+    ) -> None:
         """Say hello with processes 1, 2, ... of these names."""
         default = intake_pb2.Host(name=f"host-{number}", zone=f"zone-{number}", environment="prod", namespace="shop")
-        self.pipeline.hello(session_id(number), host or default)
+        self.pipeline.hello(session_id(number), host or default, kind)
         processes = [intake_pb2.Process(id=index, name=name) for index, name in enumerate(names, 1)]
         self.pipeline.snapshot(session_id(number), intake_pb2.Entities(processes=processes))
         self.numbers.setdefault(number, 0)

@@ -2,10 +2,15 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from reducer.addresses import address_text
+from reducer.entities import image_version
+from reducer.labels import identity_labels, node_labels
+from reducer.live import _Known as Known
 from reducer.match import Special
 from reducer.metrics import documentation
-from reducer.name import Names, address_text, identity_labels, image_version, node_labels
+from reducer.name import Names
 from reducer.owners import Owner, Owners
+from reducer.parties import Party
 from tests.strategies import packed, session_id, tcp_rows
 
 HOST = intake_pb2.Host(name="node-7", environment="prod", namespace="shop", zone="eu-1a", service="billing")
@@ -13,7 +18,7 @@ PLAIN = np.zeros(8, np.uint8)
 
 
 def test_a_process_names_its_workload():
-    assert identity_labels(Owner(HOST, "nginx")) == (
+    assert identity_labels(Party(Owner(HOST, "nginx"))) == (
         ("availability_zone", "eu-1a"),
         ("environment", "prod"),
         ("namespace.name", "shop"),
@@ -24,21 +29,21 @@ def test_a_process_names_its_workload():
 
 
 def test_without_a_process_the_hosts_service_names_it():
-    labels = dict(identity_labels(Owner(HOST, "")))
+    labels = dict(identity_labels(Party(Owner(HOST, ""))))
     assert labels["workload.name"] == "billing"
     assert "process.name" not in labels
     assert labels["availability_zone"] == "eu-1a"
 
 
 def test_a_host_without_labels_leaves_them_out():
-    assert identity_labels(Owner(intake_pb2.Host(), "")) == (
+    assert identity_labels(Party(Owner(intake_pb2.Host(), ""))) == (
         ("resolution_type", "PROCESS"),
         ("workload.name", "(unknown)"),
     )
 
 
 def test_an_end_without_a_collector():
-    assert dict(identity_labels(None)) == {
+    assert dict(identity_labels(Party(None))) == {
         "workload.name": "(unknown)",
         "availability_zone": "(unknown)",
         "environment": "(no agent)",
@@ -151,12 +156,12 @@ def test_precedence(given, expected):
         "resolution_type": "PROCESS",
     }
     common |= {"process.name": process} if process else {}
-    assert dict(identity_labels(owner)) == common | expected
+    assert dict(identity_labels(Party(owner))) == common | expected
 
 
 def test_every_label_is_documented():
     owner = Owner(HOST, "node", "", intake_pb2.Cgroup(id=1, **CONTAINER | KUBERNETES))
-    labels = dict(node_labels(identity_labels(owner), owner, packed("10.1.2.3")))
+    labels = dict(node_labels(identity_labels(Party(owner)), Party(owner), packed("10.1.2.3")))
     assert len(labels) == 11
     assert [label for label in labels if f"`{label}`" not in documentation()] == []
 
@@ -181,21 +186,25 @@ def test_image_versions(image, version):
 
 def test_dns_servers_are_named_by_their_port_whoever_they_are():
     owner = Owner(HOST, "coredns", "", intake_pb2.Cgroup(id=1, **CONTAINER))
-    assert dict(identity_labels(owner, Special.DNS)) == dict(identity_labels(owner)) | {"workload.name": "DNS"}
-    assert dict(identity_labels(None, Special.DNS)) == dict(identity_labels(None)) | {"workload.name": "DNS"}
+    assert dict(identity_labels(Party(owner), Special.DNS)) == dict(identity_labels(Party(owner))) | {
+        "workload.name": "DNS"
+    }
+    assert dict(identity_labels(Party(None), Special.DNS)) == dict(identity_labels(Party(None))) | {
+        "workload.name": "DNS"
+    }
 
 
 def test_the_instance_metadata_service_is_in_the_zone_of_who_asks_it():
     asking = Owner(HOST, "agent")
-    labels = identity_labels(asking, Special.INSTANCE_METADATA)
+    labels = identity_labels(Party(asking), Special.INSTANCE_METADATA)
     assert dict(labels) == {
         "workload.name": "instance metadata",
         "resolution_type": "INSTANCE_METADATA",
         "availability_zone": "eu-1a",
         "environment": "(no agent)",
     }
-    assert dict(node_labels(labels, asking, packed("169.254.169.254")))["id"] == "node-7"
-    assert dict(identity_labels(None, Special.INSTANCE_METADATA))["availability_zone"] == "(unknown)"
+    assert dict(node_labels(labels, Party(asking), packed("169.254.169.254")))["id"] == "node-7"
+    assert dict(identity_labels(Party(None), Special.INSTANCE_METADATA))["availability_zone"] == "(unknown)"
 
 
 def test_special_ends_have_indexes_of_their_own():
@@ -203,11 +212,11 @@ def test_special_ends_have_indexes_of_their_own():
     names = Names()
     special = np.array([Special.NONE, Special.INSTANCE_METADATA, Special.DNS, Special.NONE], np.uint8)
     owner = np.array([of[0], 0, of[0], 0], np.uint32)
-    ends = names.identities(owner, special, owners.view())
+    ends = names.identities(owner, special, Known(owners.view()))
     workloads = [dict(names.ends.labels[end])["workload.name"] for end in ends]
     assert workloads == ["a", "instance metadata", "DNS", "(unknown)"]
     assert ("id", "node-7") in names.ends.labels[
-        names.nodes(owner, special, words(*["10.0.0.1"] * 4), owners.view(), 1)[1]
+        names.nodes(owner, special, words(*["10.0.0.1"] * 4), Known(owners.view()), 1)[1]
     ]
 
 
@@ -221,8 +230,8 @@ def test_what_is_known_later_names_the_same_owner():
 
     def workloads():
         named = (
-            names.identities(of, PLAIN[:1], owners.view()),
-            names.nodes(of, PLAIN[:1], words("10.0.0.1"), owners.view(), seed=1),
+            names.identities(of, PLAIN[:1], Known(owners.view())),
+            names.nodes(of, PLAIN[:1], words("10.0.0.1"), Known(owners.view()), seed=1),
         )
         return [dict(names.ends.labels[ends[0]])["workload.name"] for ends in named]
 
@@ -234,14 +243,14 @@ def test_what_is_known_later_names_the_same_owner():
 
 def test_nodes_have_the_pod():
     owner = Owner(HOST, "node", "", intake_pb2.Cgroup(id=1, **CONTAINER | KUBERNETES))
-    assert dict(node_labels(identity_labels(owner), owner, packed("10.1.2.3")))["pod"] == "web-0"
+    assert dict(node_labels(identity_labels(Party(owner)), Party(owner), packed("10.1.2.3")))["pod"] == "web-0"
 
 
 def test_nodes_have_host_and_address():
     owner = Owner(HOST, "nginx")
-    labels = node_labels(identity_labels(owner), owner, packed("10.1.2.3"))
-    assert labels == tuple(sorted((*identity_labels(owner), ("id", "node-7"), ("ip", "10.1.2.3"))))
-    unknown = dict(node_labels(identity_labels(None), None, packed("fd00::9")))
+    labels = node_labels(identity_labels(Party(owner)), Party(owner), packed("10.1.2.3"))
+    assert labels == tuple(sorted((*identity_labels(Party(owner)), ("id", "node-7"), ("ip", "10.1.2.3"))))
+    unknown = dict(node_labels(identity_labels(Party(None)), Party(None), packed("fd00::9")))
     assert (unknown["id"], unknown["ip"]) == ("fd00::9", "fd00::9")
 
 
@@ -270,13 +279,15 @@ def words(*addresses):
 def test_equal_ends_have_one_index():
     owners, of = known_owners()
     names = Names()
-    ends = names.identities(np.append(of, np.uint32(0)), PLAIN[:5], owners.view())
+    ends = names.identities(np.append(of, np.uint32(0)), PLAIN[:5], Known(owners.view()))
     assert ends[0] == ends[2]
     assert len({*ends.tolist()}) == 4
-    nodes = names.nodes(of, PLAIN[:4], words("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"), owners.view(), seed=1)
+    nodes = names.nodes(
+        of, PLAIN[:4], words("10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.1"), Known(owners.view()), seed=1
+    )
     assert len({*nodes.tolist()}) == 4
     again = names.nodes(
-        of[::-1], PLAIN[:4], words("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"), owners.view(), seed=1
+        of[::-1], PLAIN[:4], words("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.1"), Known(owners.view()), seed=1
     )
     assert again.tolist() == nodes[::-1].tolist()
     assert dict(names.ends.labels[nodes[2]])["ip"] == "10.0.0.2"
@@ -285,7 +296,7 @@ def test_equal_ends_have_one_index():
 def test_too_many_nodes_keep_their_identity():
     owners, of = known_owners()
     names = Names(most_ends=4)
-    view = owners.view()
+    view = Known(owners.view())
     addresses = words(*(f"10.0.0.{index}" for index in range(5)))
     nodes = names.nodes(np.repeat(of[:1], 5), PLAIN[:5], addresses, view, seed=1)
     assert names.ends_rolled_up == 2

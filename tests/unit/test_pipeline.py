@@ -58,7 +58,7 @@ def test_an_end_without_a_collector(feed):
         ("(no agent)", "prod"): {"bytes": 7},
     }
     assert set(series_of(window, 1, label="id")) == {("host-0", SERVER), (SERVER, "host-0")}
-    assert feed.pipeline.statistics().ends_no_collector == 1
+    assert feed.pipeline.statistics().ends_unknown["no_collector"] == 1
 
 
 def test_each_level_tells_its_ends_by_identity_or_by_node():
@@ -173,7 +173,7 @@ def test_a_process_is_what_it_was_when_its_row_came(feed):
     feed.take(0, 5, connector_row(local_port=2, process=5, bytes_sent=4), entities=new)
     found = series_of(feed.seal())
     assert {source: values["bytes"] for (source, _), values in found.items()} == {"old": 1, "(unknown)": 2, "new": 4}
-    assert feed.pipeline.statistics().ends_no_process == 1
+    assert feed.pipeline.statistics().ends_unknown["no_process"] == 1
 
 
 def test_acknowledges_batches_without_rows(feed):

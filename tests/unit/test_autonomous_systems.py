@@ -1,0 +1,70 @@
+import netaddr
+import numpy as np
+import pytest
+from mmdb_writer import MMDBWriter
+
+from daemon.errors import StartupError
+from reducer import autonomous_systems as module
+from reducer.autonomous_systems import NO_SYSTEM, AutonomousSystems
+from tests.strategies import packed
+
+
+def database(path, networks, version=6):
+    """Write a database with an organisation for each of *networks*."""
+    writer = MMDBWriter(version, "GeoLite2-ASN", ipv4_compatible=version == 6)
+    for network, organisation in networks.items():
+        writer.insert_network(netaddr.IPSet([network]), organisation)
+    writer.to_db_file(str(path))
+    return AutonomousSystems(path)
+
+
+def organisation(name):
+    return {"autonomous_system_number": 1, "autonomous_system_organization": name}
+
+
+def words(*addresses):
+    return np.frombuffer(b"".join(map(packed, addresses)), np.uint64).reshape(-1, 2)
+
+
+def test_organisations_of_addresses(tmp_path):
+    networks = {
+        "8.8.8.0/24": organisation("GOOGLE"),
+        "2001:4860::/32": organisation("GOOGLE"),
+        "1.1.1.0/24": organisation("CLOUDFLARENET"),
+        "9.9.9.0/24": {"autonomous_system_number": 19281},
+    }
+    systems = database(tmp_path / "asn.mmdb", networks)
+    asked = ("8.8.8.8", "1.1.1.1", "8.8.8.8", "2001:4860:4860::8888", "10.0.0.1", "9.9.9.9")
+    found = systems.of(words(*asked))
+    expected = ["GOOGLE", "CLOUDFLARENET", "GOOGLE", "GOOGLE", "", ""]
+    assert [systems.organisations[number] for number in found] == expected
+    assert found[4] == found[5] == NO_SYSTEM
+    assert len(systems.organisations) == 3
+    systems.close()
+
+
+def test_an_address_is_looked_up_once_while_it_is_remembered(tmp_path, monkeypatch):
+    systems = database(tmp_path / "asn.mmdb", {"8.8.8.0/24": organisation("GOOGLE")})
+    asked = []
+    monkeypatch.setattr(systems, "_database", type("Asked", (), {"get": lambda self, text: asked.append(text)})())
+    for _ in range(3):
+        systems.of(words("8.8.8.8", "8.8.4.4", "8.8.8.8"))
+    assert sorted(asked) == ["8.8.4.4", "8.8.8.8"]
+    monkeypatch.setattr(module, "MOST_ADDRESSES", 2)
+    systems.of(words("9.9.9.9"))
+    assert len(systems._of) == 1
+
+
+def test_a_database_without_ipv6(tmp_path):
+    systems = database(tmp_path / "asn.mmdb", {"8.8.8.0/24": organisation("GOOGLE")}, version=4)
+    found = systems.of(words("2001:4860:4860::8888", "8.8.8.8"))
+    assert [systems.organisations[number] for number in found] == ["", "GOOGLE"]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a database" * 100])
+def test_a_file_that_is_no_database(tmp_path, content):
+    path = tmp_path / "asn.mmdb"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StartupError, match=r"asn\.mmdb \(GEOIP_PATH\) cannot be read.*GeoLite2-ASN"):
+        AutonomousSystems(path)
