@@ -62,6 +62,7 @@ class IntakeClient:
         hello.session_id = os.urandom(16)
         self.spool = Spool()
         self.session = CollectorSession(hello, snapshot, self.spool, random.SystemRandom().random)
+        self._bytes_sent = self._bytes_received = 0
         self._wake = asyncio.Event()
         self._finishing = False
         self._finished = asyncio.Event()
@@ -88,6 +89,8 @@ class IntakeClient:
         statistics: intake_pb2.CollectorStatistics | None = None,
     ) -> int:
         """Put rows into the spool and have them sent; return the number of the last batch. See `CollectorSession`."""
+        if statistics:
+            statistics.wire_bytes_sent, statistics.wire_bytes_received = self._bytes_sent, self._bytes_received
         number = self.session.submit(time_unix_ns, entities, tables, statistics)
         self._wake.set()
         return number
@@ -142,6 +145,7 @@ class IntakeClient:
         self, call: grpc.aio.StreamStreamCall[bytes, intake_pb2.FromReducer]
     ) -> tuple[grpc.StatusCode, str]:
         async for message in call:
+            self._bytes_received += message.ByteSize()
             if refused := self.session.received(message, read_clocks()):
                 level = logging.DEBUG if self.session.batches_refused > 1 else logging.WARNING
                 _LOGGER.log(level, "the reducer refused %s; further refusals are counted", refused)
@@ -160,6 +164,7 @@ class IntakeClient:
             now = read_clocks()
             if message := self.session.next_message(now):
                 await call.write(message)
+                self._bytes_sent += len(message)
             elif self._finishing and self.session.all_sent:
                 await call.done_writing()
                 return

@@ -25,6 +25,8 @@ MOST_CGROUPS = 16_384
 MOST_ENTITIES = 65_536
 # Addresses, ports, containers, labels of a host or an entity.
 MOST_PARTS = 1_024
+# Rings, maps, programs and measures in the statistics of a collector.
+MOST_FIGURES = 64
 ADDRESS_BYTES = 16
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
@@ -39,6 +41,8 @@ _VALUES = (
 )
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
 _MOST = {"cgroups": MOST_CGROUPS, "retired_cgroups": MOST_CGROUPS}
+# Of what a message of this kind holds.
+_MOST_OF = {"Entities": MOST_ENTITIES, "CollectorStatistics": MOST_FIGURES}
 _MAPS = {
     field.name
     for field in intake_pb2.Pod.DESCRIPTOR.fields
@@ -104,6 +108,11 @@ def cut_host(host: intake_pb2.Host) -> int:
     return _cut_message(host)
 
 
+def cut_statistics(statistics: intake_pb2.CollectorStatistics) -> int:
+    """Cut names that are too long, and lists that are, in place; return how many were."""
+    return _cut_message(statistics)
+
+
 def _cut_message(message: Message) -> int:
     """Cut the strings, lists, addresses and times in a message, and in those within it."""
     cut = 0
@@ -133,7 +142,7 @@ def _cut_list(field: FieldDescriptor, values: Any) -> int:
     if field.name in _MAPS:
         return _cut_map(values)
     parts = field.message_type
-    most = MOST_ENTITIES if field.containing_type is intake_pb2.Entities.DESCRIPTOR else MOST_PARTS
+    most = _MOST_OF.get(field.containing_type.name, MOST_PARTS) if field.containing_type else MOST_PARTS
     if parts is None:
         return _keep(values, [value for value in values if _fits(field, value)][:most])
     if parts is intake_pb2.PublicAddress.DESCRIPTOR:

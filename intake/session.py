@@ -151,6 +151,7 @@ class CollectorSession:
 
     def _with_spool(self, statistics: intake_pb2.CollectorStatistics) -> intake_pb2.CollectorStatistics:
         statistics.spool_bytes = self._spool.bytes
+        statistics.spool_most_bytes = self._spool.limit
         statistics.spool_rows_merged = self._spool.rows_merged
         statistics.spool_rows_dropped = self._spool.rows_dropped
         statistics.spool_bytes_dropped = self._spool.bytes_dropped

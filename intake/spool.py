@@ -65,6 +65,7 @@ class Spool:
 
     Attributes:
         bytes: what the batches occupy.
+        limit: of it.
         highest_sent: the highest number that was handed to any connection.
         highest_number: the number given last.
         rows_merged: rows that were added to another one.
@@ -75,7 +76,7 @@ class Spool:
     """
 
     def __init__(self, limit: int = SPOOL_BYTES, merged_bytes: int = MERGED_BYTES) -> None:
-        self._limit = limit
+        self.limit = limit
         self._merged_bytes = merged_bytes
         self._batches: list[SpooledBatch] = []
         self.bytes = 0
@@ -96,7 +97,7 @@ class Spool:
         self.highest_number += 1
         batch.number = self.highest_number
         new = _spooled(batch, batch.number)
-        lossy = self.bytes + new.size > self._limit and self._make_room(new.size)
+        lossy = self.bytes + new.size > self.limit and self._make_room(new.size)
         self._batches.append(new)
         self.bytes += new.size
         return lossy
@@ -148,9 +149,9 @@ class Spool:
         del self._batches[start:end]
 
     def _make_room(self, needed: int) -> bool:
-        goal = int(self._limit * _KEPT_PART) - needed
+        goal = int(self.limit * _KEPT_PART) - needed
         merged = self._merge(goal)
-        excess = self.bytes - goal if self.bytes + needed > self._limit else 0
+        excess = self.bytes - goal if self.bytes + needed > self.limit else 0
         end = 0
         while excess > 0 and end < len(self._batches):
             dropped = self._batches[end]

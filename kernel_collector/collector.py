@@ -19,6 +19,7 @@ from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
 from kernel_collector import cgroup_tree, preflight, runit
+from kernel_collector.agreement import Agreement
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_probe import CgroupProbe
 from kernel_collector.cgroups import CgroupTable
@@ -31,6 +32,7 @@ from kernel_collector.execs import ExecProbe
 from kernel_collector.hidden_sockets import HiddenSockets
 from kernel_collector.host import describe_host, in_cloud
 from kernel_collector.libbpf import LibbpfError
+from kernel_collector.load import Load
 from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
 from kernel_collector.packets import Packets
 from kernel_collector.processes import ProcessTable
@@ -124,6 +126,8 @@ class KernelCollector:
         self._host = hello.host  # the same message: a later connection says what is known by then
         self._cloud = CloudMetadata()
         self._client = client(settings, hello, self._snapshot)
+        self._load = Load(time.monotonic_ns, count=settings.bpf_stats)
+        self._agreement = Agreement(settings.proc, named, time.monotonic_ns, udp=settings.udp_metrics)
         self._events_lost = 0
         self._poll_cost_ns = 0
         self._told_slow = False
@@ -157,6 +161,7 @@ class KernelCollector:
                 loop.remove_reader(fd)
         if connection.done():
             connection.result()
+        self._agreement.hasten()
         self._poll()
         if not await self._client.finish(FINISH_TIMEOUT_S):
             _LOGGER.warning("the receiver did not take all within %.0f s: what it did not is lost", FINISH_TIMEOUT_S)
@@ -239,6 +244,9 @@ class KernelCollector:
             resident_bytes=_resident_bytes(),
         )
         self._concerns.fill(statistics)
+        self._load.fill(statistics)
+        self._agreement.count(tables)
+        self._agreement.fill(statistics)
         referred_cgroups = _referred(tables, "cgroup")
         self._cgroups.refer(referred_cgroups)
         processes, retired_processes = self._processes.take_changes()
@@ -267,6 +275,7 @@ class KernelCollector:
     def close(self) -> None:
         """Close the concerns; the probes are their owner's."""
         self._concerns.close()
+        self._load.close()
 
 
 def _referred(tables: Tables, column: str) -> np.ndarray:

@@ -12,7 +12,8 @@ import itertools
 import mmap
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -49,16 +50,23 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__name": (_S, [_P]),
     "bpf_map__set_autocreate": (_I, [_P, ctypes.c_bool]),
     "bpf_map__fd": (_I, [_P]),
+    "bpf_map__key_size": (_U32, [_P]),
     "bpf_map__max_entries": (_U32, [_P]),
     "bpf_map__initial_value": (_P, [_P, _P]),
     "bpf_map_update_elem": (_I, [_I, _S, _S, ctypes.c_uint64]),
+    "bpf_map__type": (_I, [_P]),
+    "bpf_map__value_size": (_U32, [_P]),
+    "bpf_map_lookup_batch": (_I, [_I, _P, _P, _P, _P, _P, _P]),
     "bpf_map_lookup_and_delete_batch": (_I, [_I, _P, _P, _P, _P, _P, _P]),
+    "bpf_enable_stats": (_I, [_I]),
     "bpf_iter_create": (_I, [_I]),
     "bpf_obj_get_info_by_fd": (_I, [_I, _P, _P]),
     "btf__raw_data": (_P, [_P, _P]),
 }
 _WARNING = 0
 _OWN_ERRORS = 4000  # from here on libbpf's own: what it prints tells them
+_HASH_MAPS = {1, 9}  # BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH
+_STATS_RUN_TIME = 0
 _Printer = ctypes.CFUNCTYPE(_I, _I, _P, _P)
 _said: deque[str] = deque(maxlen=100)
 
@@ -88,23 +96,38 @@ class ProgramCost(NamedTuple):
     run_time_ns: int
 
 
+class MapFill(NamedTuple):
+    """How many entries a hash map has, and how many it takes."""
+
+    entries: int
+    most: int
+
+
 class BpfObject:
     """A compiled object file: open from the start, its programs in the kernel from `load` to `close`.
+
+    Attributes:
+        name: of the file, without its ending.
+        opened: all that are open.
 
     Raises:
         LibbpfError: there is no libbpf, or it cannot read the file.
 
     """
 
+    opened: ClassVar[WeakSet[BpfObject]] = WeakSet()
+
     def __init__(self, path: Path) -> None:
         self._lib = library()
         self._name = path.name
+        self.name = path.name.partition(".")[0]
         self._links: list[int] = []
         self._pointer = _call(f"cannot open {path}", self._lib.bpf_object__open_file, os.fsencode(path), None)
         btf = _call(f"{path} has no BTF", self._lib.bpf_object__btf, self._pointer)
         size = ctypes.c_uint32()
         data = _call(f"{path} has no BTF", self._lib.btf__raw_data, btf, ctypes.byref(size))
         self.btf = Btf(ctypes.string_at(data, size.value))
+        self.opened.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +142,7 @@ class BpfObject:
         if self._pointer:
             self._lib.bpf_object__close(self._pointer)
             self._pointer = 0
+            self.opened.discard(self)
 
     def set_constant(self, name: str, value: bytes) -> None:
         """Set a `const volatile` global variable, before `load`.
@@ -248,6 +272,38 @@ class BpfObject:
         _call(what, self._lib.bpf_obj_get_info_by_fd, descriptor, ctypes.byref(info), ctypes.byref(size))
         return ProgramCost(info.run_cnt, info.run_time_ns)
 
+    def costs(self) -> dict[str, ProgramCost]:
+        """Return what each program that is loaded cost so far."""
+        programs = [each for each in self._each(self._lib.bpf_object__next_program) if _is_open(self._lib, each)]
+        names = [self._lib.bpf_program__name(program).decode() for program in programs]
+        return {name: self.cost(name) for name in names}
+
+    def fills(self) -> dict[str, MapFill]:
+        """Return how full each hash map is: all its entries are read for it."""
+        return {
+            self._lib.bpf_map__name(map_).decode(): MapFill(self._count(map_), self._lib.bpf_map__max_entries(map_))
+            for map_ in self._each(self._lib.bpf_object__next_map)
+            if self._lib.bpf_map__type(map_) in _HASH_MAPS and self._lib.bpf_map__fd(map_) >= 0
+        }
+
+    def _count(self, map_: int) -> int:
+        keys = np.empty(BATCH_ENTRIES * self._lib.bpf_map__key_size(map_), np.uint8)
+        values = np.empty(BATCH_ENTRIES * self._lib.bpf_map__value_size(map_), np.uint8)
+        descriptor = self._lib.bpf_map__fd(map_)
+        place, count = ctypes.c_uint32(), ctypes.c_uint32()
+        total, result, first = 0, 0, True
+        while not result:
+            count.value = BATCH_ENTRIES
+            before = None if first else ctypes.byref(place)
+            buffers = (keys.ctypes.data, values.ctypes.data)
+            result = self._lib.bpf_map_lookup_batch(
+                descriptor, before, ctypes.byref(place), *buffers, ctypes.byref(count), None
+            )
+            if not result or result == -errno.ENOENT:  # that was all
+                total += count.value
+            first = False
+        return total
+
     def _each(self, following: Callable[[int, int | None], int | None]) -> Iterator[int]:
         found = following(self._pointer, None)
         while found:
@@ -261,6 +317,16 @@ class BpfObject:
     def _map(self, name: str) -> int:
         what = f"{self._name} has no map {name}"
         return _call(what, self._lib.bpf_object__find_map_by_name, self._pointer, name.encode())
+
+
+def count_runs() -> int:
+    """Have the kernel count what all BPF programs cost, as long as the file descriptor that is returned is open.
+
+    Raises:
+        LibbpfError: CAP_SYS_ADMIN is missing.
+
+    """
+    return _call("the cost of programs is not counted", library().bpf_enable_stats, _STATS_RUN_TIME)
 
 
 def open_iterator(link: int) -> int:
@@ -303,6 +369,10 @@ def library() -> Any:
         function.restype, function.argtypes = result, arguments
     lib.libbpf_set_print(_print)
     return lib
+
+
+def _is_open(lib: Any, program: int) -> bool:
+    return bool(lib.bpf_program__fd(program) >= 0)
 
 
 class _ProgramInfo(ctypes.Structure):

@@ -254,11 +254,18 @@ _DNS_NAME = EntityEvent(
     {"name": "dns.question.name", "addresses": "dns.answers"},
 )
 _STATISTICS = EntityEvent("ebpf_net.collector", "collector", intake_pb2.CollectorStatistics, {})
-ENTITY_EVENTS = (_PROCESS, _CGROUP, _HOST, _CLOUD, _DNS_NAME, _STATISTICS)
+_RING = EntityEvent("ebpf_net.collector.ring", "ring", intake_pb2.Ring, {})
+_MAP = EntityEvent("ebpf_net.collector.map", "map", intake_pb2.BpfMap, {})
+_PROGRAM = EntityEvent("ebpf_net.collector.program", "program", intake_pb2.BpfProgram, {})
+_AGREEMENT = EntityEvent("ebpf_net.collector.agreement", "agreement", intake_pb2.Agreement, {})
+_FIGURES = (_RING, _MAP, _PROGRAM, _AGREEMENT)
+ENTITY_EVENTS = (_PROCESS, _CGROUP, _HOST, _CLOUD, _DNS_NAME, _STATISTICS, *_FIGURES)
 _BY_MESSAGE = {event.message.DESCRIPTOR.name: event for event in ENTITY_EVENTS}
 
+# Of the collector's statistics, what is told in records of its own.
+FIGURES = ("rings", "maps", "programs", "agreements")
 # What only the wire needs; a process's cgroup and a drop's reason are told by what they are.
-REFERENCES = {"Cgroup.id", "Process.cgroup"}
+REFERENCES = {"Cgroup.id", "Process.cgroup", *(f"CollectorStatistics.{name}" for name in FIGURES)}
 # Of a process, what each row of it tells.
 PROCESS_FIELDS = frozenset({"id", "pid", "name", "service"})
 DROP_REASON = "ebpf_net.drops.reason"

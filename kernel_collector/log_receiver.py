@@ -65,12 +65,20 @@ Outcome = Accepted | Refused | Unavailable
 
 
 class LogReceiver:
-    """A receiver at a host and port, by a connection that is kept; `send` is called by one thread at a time."""
+    """A receiver at a host and port, by a connection that is kept; `send` is called by one thread at a time.
+
+    Attributes:
+        url: of the receiver.
+        bytes_sent: in the bodies of requests.
+        bytes_received: in those of answers.
+
+    """
 
     def __init__(self, host: str, port: int, credentials: ClientCredentials) -> None:
         host = host.strip("[]")
         address = f"[{host}]" if ":" in host else host
         self.url = f"http{'s' if credentials.tls else ''}://{address}:{port}{PATH}"
+        self.bytes_sent = self.bytes_received = 0
         self._headers = dict((*_HEADERS, *credentials.metadata))
         self._connection = (
             http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=credentials.tls)
@@ -95,8 +103,10 @@ class LogReceiver:
 
     def _send(self, body: bytes) -> Outcome:
         self._connection.request("POST", PATH, body, self._headers)
+        self.bytes_sent += len(body)
         with self._connection.getresponse() as response:
             answer = response.read(_MOST_ANSWER_BYTES)
+            self.bytes_received += len(answer)
             if not response.isclosed():  # there is more: the next answer would begin with it
                 self.close()
         if response.status == HTTPStatus.OK:

@@ -23,6 +23,7 @@ from daemon.version import VERSION
 from kernel_collector.log_attributes import (
     CGROUP_COLUMN,
     DROP_REASON,
+    FIGURES,
     PROCESS_COLUMN,
     PROCESS_FIELDS,
     ROW_EVENTS,
@@ -104,7 +105,8 @@ class LogRecords:
             for rows in _slices(_rows_of(event, tables.get(event.table))):
                 yield from packer.add(_joined(self._blocks(event, rows, moment)), rows)
         if statistics:
-            yield from packer.add(_entity_record(moment, statistics))
+            for message in (statistics, *(figure for name in FIGURES for figure in getattr(statistics, name))):
+                yield from packer.add(_entity_record(moment, message))
         yield from packer.finish()
         self._forget(entities)
 

@@ -38,6 +38,7 @@ class Settings:
         force_docker_metadata: ask Docker about every container, not only where the cgroup's path says that it is its.
         disable_nomad_metadata: do not look at the variables of Nomad in what Docker says.
         command_line_length: characters of a process's command line that are told; 0: none.
+        bpf_stats: whether the kernel is asked to count what BPF programs cost.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
         disable_nat: leave the endpoints of translated connections as their sockets have them.
@@ -54,6 +55,7 @@ class Settings:
     force_docker_metadata: bool = False
     disable_nomad_metadata: bool = False
     command_line_length: int = LONGEST_COMMAND_LINE
+    bpf_stats: bool = False
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
     disable_nat: bool = False
@@ -93,6 +95,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         force_docker_metadata=arguments["force_docker_metadata"],
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
         command_line_length=arguments["command_line_length"],
+        bpf_stats=arguments["enable_bpf_stats"],
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
         disable_nat=arguments["disable_nat"],
@@ -150,6 +153,13 @@ _OPTIONS = (
         show_envvar=True,
         show_default=True,
         help="Characters that are told of a process's command line, which may hold secrets; 0: none.",
+    ),
+    click.option(
+        "--enable-bpf-stats",
+        is_flag=True,
+        envvar="EBPF_NET_ENABLE_BPF_STATS",
+        show_envvar=True,
+        help="Have the kernel count what all BPF programs of the machine cost; to count takes 20 ns a run.",
     ),
     click.option(
         "--docker-ns-label",

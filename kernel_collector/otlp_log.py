@@ -178,6 +178,11 @@ class OtlpLogClient:
 
     def _complete(self, statistics: intake_pb2.CollectorStatistics) -> None:
         statistics.spool_bytes = self.bytes
+        statistics.spool_most_bytes = self._limit
+        statistics.wire_bytes_sent, statistics.wire_bytes_received = (
+            self._receiver.bytes_sent,
+            self._receiver.bytes_received,
+        )
         statistics.spool_rows_dropped = self.rows_dropped
         statistics.spool_bytes_dropped = self.bytes_dropped
         statistics.batches_refused = self.requests_refused

@@ -9,7 +9,8 @@ from __future__ import annotations
 import mmap
 import select
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 
@@ -21,13 +22,22 @@ _BUSY, _DISCARDED = 1 << 31, 1 << 30
 
 
 class Ring:
-    """A ring that a loaded object defines by `RING` (bpf/events.h), of records of one dtype."""
+    """A ring that a loaded object defines by `RING` (bpf/events.h), of records of one dtype.
+
+    Attributes:
+        name: of the object, and its own if that is not `events`.
+        size: bytes.
+        opened: all that are open.
+
+    """
+
+    opened: ClassVar[WeakSet[Ring]] = WeakSet()
 
     def __init__(self, source: BpfObject, record: np.dtype, name: str = "events") -> None:
-        descriptor, self._size = source.map_fd(name), source.map_size(name)
+        descriptor, self.size = source.map_fd(name), source.map_size(name)
         page = mmap.PAGESIZE
         consumer = mmap.mmap(descriptor, page)
-        producer = mmap.mmap(descriptor, page + 2 * self._size, prot=mmap.PROT_READ, offset=page)
+        producer = mmap.mmap(descriptor, page + 2 * self.size, prot=mmap.PROT_READ, offset=page)
         self._consumed = np.frombuffer(consumer, "<u8", 1)
         self._produced = np.frombuffer(producer, "<u8", 1)
         self._data = np.frombuffer(producer, "u1", offset=page)
@@ -35,10 +45,13 @@ class Ring:
         self._slot_size = -(-(_HEADER_BYTES + record.itemsize) // 8) * 8
         variables = source.variables()
         self._lost, self._woken = variables[f"{name}_lost"], variables[f"{name}_reader_woken"]
+        self.name = source.name if name == "events" else f"{source.name}_{name}"
+        self._fullest = 0
         self._barrier = _Barrier()
         # The ring itself is readable while it holds anything; edge-triggered, only where the kernel has woken us.
         self._wakeups = select.epoll()
         self._wakeups.register(descriptor, select.EPOLLIN | select.EPOLLET)
+        self.opened.add(self)
 
     @property
     def lost(self) -> int:
@@ -50,13 +63,19 @@ class Ring:
         """A file descriptor that is readable when the ring should be drained before its time."""
         return self._wakeups.fileno()
 
+    def take_fullest(self) -> int:
+        """Return the most bytes that waited when it was read, since the call before."""
+        fullest, self._fullest = self._fullest, 0
+        return fullest
+
     def drain(self) -> np.ndarray:
         """Return the events since the call before, in their order: an array of its own."""
         self._wakeups.poll(0)
         self._woken[0] = 0
         begin, end = int(self._consumed[0]), int(self._produced[0])
+        self._fullest = max(self._fullest, end - begin)
         self._barrier()  # what is before `end` is read after `end`
-        start = begin % self._size
+        start = begin % self.size
         slots = self._data[start : start + end - begin].reshape(-1, self._slot_size)
         flags = slots[:, :4].copy().view("<u4")[:, 0]
         self._barrier()  # a record is read after its flag
@@ -72,6 +91,7 @@ class Ring:
     def close(self) -> None:
         """Stop waking; the memory is unmapped with the last reference to this ring."""
         self._wakeups.close()
+        self.opened.discard(self)
 
 
 class _Barrier:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from ebpf_net.v1 import intake_pb2
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import Observation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -21,13 +23,14 @@ from daemon.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from ebpf_net.v1 import intake_pb2
     from opentelemetry.metrics import CallbackOptions
 
 PREFIX = "ebpf_net"
 NANOSECOND = 1e-9
 # Those that connected last are left out beyond it: the SDK takes 1 ms for each.
 MOST_COLLECTORS = 512
+# Of a metric: the SDK adds up those beyond 2,000.
+MOST_OBSERVATIONS = 1_900
 
 
 class InternalMetric(NamedTuple):
@@ -115,6 +118,9 @@ COLLECTOR_TABLE = (
     _counter("collector", "cgroups_untracked", "{cgroup}", "Cgroups not named since there were too many."),
     _counter("collector", "containers_undescribed", "{container}", "Containers that Docker did not describe."),
     _gauge("collector", "poll_duration_ns", "s", "Time that the last poll took."),
+    _gauge("collector", "spool_most_bytes", "By", "Size from which on it adds up rows, or drops the oldest batches."),
+    _counter("collector", "wire_bytes_sent", "By", "Size of the messages that the collector sent, compressed."),
+    _counter("collector", "wire_bytes_received", "By", "Size of the messages that it received."),
     _gauge("collector", "spool_bytes", "By", "Size of the batches that are not acknowledged yet."),
     _counter("collector", "spool_rows_merged", "{row}", "Rows added up since the spool was full."),
     _counter("collector", "spool_rows_dropped", "{row}", "Rows lost since the spool was full."),
@@ -152,6 +158,41 @@ COLLECTOR_TABLE = (
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics of each collector, with the attributes `host` and `kind`."""
+
+FIGURES = {
+    "rings": (
+        "ring",
+        (
+            _gauge("collector.ring", "size_bytes", "By", "Size of a ring buffer of the kernel's events."),
+            _gauge("collector.ring", "fullest_bytes", "By", "The most that waited in it of late."),
+            _counter("collector.ring", "events_lost", "{event}", "Events that found it full."),
+        ),
+    ),
+    "maps": (
+        "map",
+        (
+            _gauge("collector.map", "entries", "{entry}", "Entries of a map in the kernel, counted each minute."),
+            _gauge("collector.map", "most_entries", "{entry}", "Entries that it takes."),
+        ),
+    ),
+    "programs": (
+        "program",
+        (
+            _counter("collector.program", "runs", "{run}", "Runs of a program in the kernel, where they are counted."),
+            _counter("collector.program", "run_time_ns", "s", "Time that they took."),
+        ),
+    ),
+    "agreements": (
+        "measure",
+        (
+            _counter("collector.agreement", "counted", "", "What the collector's rows add up to."),
+            _counter("collector.agreement", "counted_by_kernel", "", "What the kernel counted meanwhile."),
+            _gauge("collector.agreement", "ratio", "", "The former by the latter."),
+        ),
+    ),
+}
+"""The metrics of each figure in a list of the collectors' statistics, by the list's name; besides `host` and `kind`
+they have the attribute that is named here."""
 
 
 class Collector(Protocol):
@@ -215,6 +256,35 @@ def _observations(snapshot: Snapshot) -> Iterator[tuple[InternalMetric, list[Obs
     collectors = snapshot.collectors[:MOST_COLLECTORS]
     for metric in COLLECTOR_TABLE:
         yield metric, [_of_collector(metric, each) for each in collectors if each.statistics is not None]
+    for name, (label, metrics) in FIGURES.items():
+        for metric in metrics:
+            yield metric, list(islice(_of_figures(metric, name, label, collectors), MOST_OBSERVATIONS))
+
+
+def _of_figures(
+    metric: InternalMetric, name: str, label: str, collectors: Sequence[Collector]
+) -> Iterator[Observation]:
+    for collector in collectors:
+        # A program of the collector may be loaded twice: the last is told.
+        figures = {_name_of(figure): figure for figure in getattr(collector.statistics, name, ())}
+        for told, figure in figures.items():
+            value = _ratio(figure) if metric.field == "ratio" else _value(metric, figure)
+            if value is not None:
+                yield Observation(value, _attributes(collector) | {label: told})
+
+
+def _name_of(figure: Any) -> str:
+    told: str = figure.measure if isinstance(figure, intake_pb2.Agreement) else figure.name
+    return told
+
+
+def _ratio(agreement: intake_pb2.Agreement) -> float | None:
+    """Return nothing where the kernel has counted nothing."""
+    return agreement.counted / agreement.counted_by_kernel if agreement.counted_by_kernel else None
+
+
+def _attributes(collector: Collector) -> dict[str, str]:
+    return {"host": collector.host, "kind": collector.kind.removeprefix("COLLECTOR_KIND_").lower()}
 
 
 def _own_observations(metric: InternalMetric, record: object) -> Iterator[Observation]:
@@ -227,8 +297,7 @@ def _own_observations(metric: InternalMetric, record: object) -> Iterator[Observ
 
 def _of_collector(metric: InternalMetric, collector: Collector) -> Observation:
     record = collector if hasattr(collector, metric.field) else collector.statistics
-    kind = collector.kind.removeprefix("COLLECTOR_KIND_").lower()
-    return Observation(_value(metric, record), {"host": collector.host, "kind": kind})
+    return Observation(_value(metric, record), _attributes(collector))
 
 
 def _value(metric: InternalMetric, record: object) -> float:

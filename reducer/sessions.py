@@ -15,7 +15,7 @@ from daemon.version import PROTOCOL_VERSION, VERSION
 from intake.clock import SECOND_NS
 from intake.columns import rows_of
 from intake.compression import parse
-from intake.limits import MalformedMessageError, check_entities, checked_rows, cut_entities, cut_host
+from intake.limits import MalformedMessageError, check_entities, checked_rows, cut_entities, cut_host, cut_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -266,6 +266,7 @@ class ReducerSessions:
         if batch.HasField("statistics"):
             session.statistics = intake_pb2.CollectorStatistics()
             session.statistics.CopyFrom(batch.statistics)  # a part of the batch would keep all of it in memory
+            self.counters.strings_cut += cut_statistics(session.statistics)
         self.counters.batches += 1
         self.counters.rows += rows_of(batch)
         return None

@@ -9,7 +9,16 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
-from reducer.internal_metrics import COLLECTOR_TABLE, MOST_COLLECTORS, TABLE, InternalMetrics, Snapshot, render
+from reducer.internal_metrics import (
+    COLLECTOR_TABLE,
+    FIGURES,
+    MOST_COLLECTORS,
+    MOST_OBSERVATIONS,
+    TABLE,
+    InternalMetrics,
+    Snapshot,
+    render,
+)
 from reducer.outputs.exporter import ExportStatistics
 from reducer.outputs.prometheus import PrometheusStatistics
 from reducer.outputs.store import StoreStatistics
@@ -52,7 +61,44 @@ def test_every_field_of_a_record_is_a_metric(group: str, record: type) -> None:
 
 def test_every_statistic_of_collectors_is_a_metric() -> None:
     fields = {field.name for field in intake_pb2.CollectorStatistics.DESCRIPTOR.fields}
-    assert {metric.field for metric in COLLECTOR_TABLE} == fields | {"clock_offset_ns"}
+    assert {metric.field for metric in COLLECTOR_TABLE} == fields - FIGURES.keys() | {"clock_offset_ns"}
+    for name, (_, metrics) in FIGURES.items():
+        of_figure = {field.name for field in getattr(intake_pb2.CollectorStatistics(), name).add().DESCRIPTOR.fields}
+        assert {metric.field for metric in metrics} - {"ratio"} == of_figure - {"name", "measure"}
+
+
+def test_figures_of_collectors() -> None:
+    statistics = intake_pb2.CollectorStatistics()
+    statistics.rings.add(name="tcp", size_bytes=4096, fullest_bytes=100, events_lost=2)
+    statistics.maps.add(name="udp_sockets", entries=3, most_entries=10)
+    statistics.programs.add(name="packet_sent", runs=5, run_time_ns=2_000_000_000)
+    statistics.agreements.add(measure="tcp.segments_sent", counted=98, counted_by_kernel=100)
+    statistics.agreements.add(measure="tcp.retransmits", counted=0, counted_by_kernel=0)
+    text = render(Snapshot({}, [Collector("a", statistics=statistics), Collector("silent")])).decode()
+    labels = 'host="a",kind="kernel"'
+    for line in (
+        f'ebpf_net_collector_ring_events_lost_total{{{labels},ring="tcp"}} 2.0',
+        f'ebpf_net_collector_ring_fullest_bytes{{{labels},ring="tcp"}} 100.0',
+        f'ebpf_net_collector_map_entries{{{labels},map="udp_sockets"}} 3.0',
+        f'ebpf_net_collector_program_run_time_seconds_total{{{labels},program="packet_sent"}} 2.0',
+        f'ebpf_net_collector_agreement_counted_by_kernel_total{{{labels},measure="tcp.segments_sent"}} 100.0',
+        f'ebpf_net_collector_agreement_ratio{{{labels},measure="tcp.segments_sent"}} 0.98',
+    ):
+        assert line in text
+    assert 'ratio{host="a",kind="kernel",measure="tcp.retransmits"' not in text
+
+
+def test_figures_are_bounded() -> None:
+    def collector(number: int) -> Collector:
+        statistics = intake_pb2.CollectorStatistics()
+        for i in range(64):
+            statistics.programs.add(name=f"program-{i}")
+        return Collector(f"host-{number}", statistics=statistics)
+
+    text = render(Snapshot({}, [collector(number) for number in range(40)])).decode()
+    told = [line for line in text.splitlines() if line.startswith("ebpf_net_collector_program_runs_total{")]
+    assert len(told) == MOST_OBSERVATIONS
+    assert "overflow" not in text
 
 
 def test_values() -> None:

@@ -56,6 +56,12 @@ def test_encoders(asked):
     assert "'json' is not one of" in asked(EBPF_NET_INTAKE_ENCODER="json", exit_code=2)
 
 
+def test_bpf_stats(asked):
+    assert not asked().bpf_stats
+    assert asked("--enable-bpf-stats").bpf_stats
+    assert asked(EBPF_NET_ENABLE_BPF_STATS="1").bpf_stats
+
+
 def test_command_line_length(asked):
     assert asked().command_line_length == 256
     assert asked("--command-line-length", "0").command_line_length == 0

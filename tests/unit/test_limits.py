@@ -4,7 +4,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake import limits
 from intake.columns import empty_columns, pack_rows
-from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, fitting
+from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, cut_statistics, fitting
 
 
 def batch_with(number=1, **columns):
@@ -175,3 +175,12 @@ def test_names_of_the_dns_lose_their_beginning():
     assert cut_entities(entities) == 2
     assert entities.dns_names[0].name == "b" * 244 + ".example.com"
     assert list(entities.dns_names[0].addresses) == [ADDRESS]
+
+
+def test_statistics_are_cut():
+    statistics = intake_pb2.CollectorStatistics()
+    for number in range(70):
+        statistics.programs.add(name=f"{number}" * 300)
+    assert cut_statistics(statistics) == 6 + 64
+    assert {len(each.name) for each in statistics.programs} == {256}
+    assert cut_statistics(statistics) == 0
