@@ -72,6 +72,10 @@ enum sock_flags {
 	SOCK_DONE = 1,
 };
 
+enum skb_drop_reason { /* Linux 5.17 */
+	SKB_DROP_REASON_NOT_SPECIFIED = 2,
+};
+
 struct ns_common {
 	u32 inum;
 };
@@ -90,6 +94,10 @@ struct in6_addr {
 	} in6_u;
 };
 
+typedef struct {
+	s64 counter;
+} atomic64_t;
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -101,6 +109,7 @@ struct sock_common {
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 	unsigned long skc_flags;
+	atomic64_t skc_cookie; /* 0 until somebody asked for it */
 };
 
 typedef struct {
@@ -189,9 +198,15 @@ struct socket {
 	struct sock *sk;
 };
 
+struct net_device {
+	possible_net_t nd_net;
+};
+
 struct sk_buff {
 	struct sock *sk;
+	struct net_device *dev;
 	u32 len;
+	__be16 protocol;
 	u16 transport_header;
 	u16 network_header;
 	u32 end; /* from head on, to where struct skb_shared_info is */
@@ -201,6 +216,11 @@ struct sk_buff {
 
 struct skb_shared_info {
 	u16 gso_size;
+	u16 gso_segs;
+};
+
+struct trace_event_raw_kfree_skb {
+	void *rx_sk; /* Linux 6.11 */
 };
 
 struct seq_file;

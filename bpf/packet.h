@@ -1,7 +1,7 @@
 /* A packet as the programs on it see it: its headers looked at once. */
 #pragma once
 
-#define MOST_EXTENSION_HEADERS 6
+#include "extension_headers.h"
 
 struct packet {
 	struct __sk_buff *skb;
@@ -11,12 +11,6 @@ struct packet {
 	bool ipv6;
 	bool sent;
 };
-
-static __always_inline bool is_extension_header(u8 protocol)
-{
-	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING || protocol == IPPROTO_FRAGMENT ||
-	       protocol == IPPROTO_DSTOPTS;
-}
 
 static __always_inline void pass_over_extension_headers(struct packet *packet)
 {

@@ -77,6 +77,25 @@ struct udp_traffic {
 	char comm[16];
 };
 
+/* Whose packets an entry counts: a flow, from whoever sent them to whom they were for, and why they were dropped. Where a
+ * packet does not tell its flow, addresses, ports and transport are zero. */
+struct drop_key {
+	u8 source_address[16];
+	u8 destination_address[16];
+	u32 network_namespace;
+	u16 source_port;
+	u16 destination_port;
+	u16 reason; /* enum skb_drop_reason; of a subsystem 0x8000 | its number << 8 | the reason's */
+	u8 transport; /* IPPROTO_TCP or IPPROTO_UDP */
+	u8 padding; /* 0: it is part of the key */
+};
+
+struct drop_counts {
+	u64 packets; /* on the wire: those that GSO and GRO join count one by one */
+	u64 bytes;   /* from the network header on */
+	u64 socket;  /* cookie of the socket that the first of them was for or from; 0 where unknown */
+};
+
 struct cgroup_record {
 	u64 id;
 	char path[512]; /* from the root of the hierarchy; cut at the end */

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_collector import nat_concern
+from kernel_collector import drops_concern, nat_concern
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.concern import Concern, Kind
+from kernel_collector.drops_concern import DropsConcern
 from kernel_collector.nat_concern import NatConcern
 from kernel_collector.packets import Packets
 from kernel_collector.udp_concern import UdpConcern
@@ -46,6 +47,13 @@ KINDS = (
         UdpConcern,
         partial(_tried_on_packets, "udp"),
         "udp",
+    ),
+    Kind(
+        "drops",
+        "or leave out --enable-drop-metrics",
+        lambda settings: settings.drop_metrics,
+        DropsConcern,
+        drops_concern.tried,
     ),
     Kind(
         "NAT",

@@ -62,8 +62,14 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_iter_create": (_I, [_I]),
     "bpf_obj_get_info_by_fd": (_I, [_I, _P, _P]),
     "btf__raw_data": (_P, [_P, _P]),
+    "btf__load_vmlinux_btf": (_P, []),
+    "btf__find_by_name_kind": (_I, [_P, _S, _U32]),
+    "btf__type_by_id": (_P, [_P, _U32]),
+    "btf__name_by_offset": (_S, [_P, _U32]),
+    "btf__free": (None, [_P]),
 }
 _WARNING = 0
+_KIND_ENUM, _TYPE_WORDS = 6, 3  # include/uapi/linux/btf.h: an enum's values follow struct btf_type, each two words
 _OWN_ERRORS = 4000  # from here on libbpf's own: what it prints tells them
 _HASH_MAPS = {1, 9}  # BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_LRU_HASH
 _STATS_RUN_TIME = 0
@@ -350,6 +356,29 @@ def read_iterator(iterator: int) -> bytes:
         return b"".join(iter(lambda: os.read(iterator, ITERATOR_READ_BYTES), b""))
     finally:
         os.close(iterator)
+
+
+def kernel_enum(name: str) -> dict[str, int]:
+    """Return the values of an enum of the running kernel by their names; none where it has no such enum.
+
+    Raises:
+        LibbpfError: the kernel's types cannot be read.
+
+    """
+    lib = library()
+    btf = _call("cannot read the kernel's BTF", lib.btf__load_vmlinux_btf)
+    try:
+        number = lib.btf__find_by_name_kind(btf, name.encode(), _KIND_ENUM)
+        if number < 0:
+            return {}
+        head = ctypes.cast(lib.btf__type_by_id(btf, number), ctypes.POINTER(ctypes.c_uint32))
+        values = head[_TYPE_WORDS : _TYPE_WORDS + 2 * (head[1] & 0xFFFF)]
+        return {
+            lib.btf__name_by_offset(btf, offset).decode(): value
+            for offset, value in zip(values[::2], values[1::2], strict=True)
+        }
+    finally:
+        lib.btf__free(btf)
 
 
 @functools.cache

@@ -41,6 +41,7 @@ class Settings:
         bpf_stats: whether the kernel is asked to count what BPF programs cost.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
+        drop_metrics: whether packets that the kernel drops are counted.
         disable_nat: leave the endpoints of translated connections as their sockets have them.
 
     """
@@ -59,6 +60,7 @@ class Settings:
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
     disable_nat: bool = False
+    drop_metrics: bool = False
 
     @property
     def proc(self) -> Path:
@@ -99,6 +101,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
         disable_nat=arguments["disable_nat"],
+        drop_metrics=arguments["enable_drop_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -137,6 +140,13 @@ _OPTIONS = (
         envvar="EBPF_NET_ENABLE_UDP_METRICS",
         show_envvar=True,
         help="Count UDP as well; for it a program looks at each packet, which no other does.",
+    ),
+    click.option(
+        "--enable-drop-metrics",
+        is_flag=True,
+        envvar="EBPF_NET_ENABLE_DROP_METRICS",
+        show_envvar=True,
+        help="Count the packets that the kernel drops, with its reasons.",
     ),
     click.option(
         "--disable-nat",

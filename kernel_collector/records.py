@@ -46,6 +46,13 @@ UDP_FIELDS = {
         *("cgroup", "pid", "process_start_ns", "comm"),
     ),
 }
+DROP_FIELDS = {
+    "drop_key": (
+        *("source_address", "destination_address", "network_namespace", "source_port", "destination_port"),
+        *("reason", "transport"),
+    ),
+    "drop_counts": ("packets", "bytes", "socket"),
+}
 CGROUP_FIELDS = ("id", "path")
 EXEC_FIELDS = ("process_start_ns", "pid", "parent_pid", "arguments_length", "comm", "arguments")
 
@@ -73,6 +80,16 @@ def udp_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
 
     """
     return tuple(_record_dtype(btf, struct, needed) for struct, needed in UDP_FIELDS.items())
+
+
+def drop_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
+    """Return the dtypes of `struct drop_key` and `drop_counts`: integers, addresses as V16.
+
+    Raises:
+        BtfError: the object lacks one of `DROP_FIELDS`.
+
+    """
+    return tuple(_record_dtype(btf, struct, needed) for struct, needed in DROP_FIELDS.items())
 
 
 def exec_record_dtype(btf: Btf) -> np.dtype:

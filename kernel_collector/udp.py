@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kernel_collector.exchanged_maps import ExchangedMaps
 from kernel_collector.libbpf import ProgramCost, open_iterator, read_iterator
 from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_FUNCTIONS, UDP_PROCESSES
 from kernel_collector.records import udp_record_dtypes
 
 if TYPE_CHECKING:
     from kernel_collector.packets import Packets
-
-_MAPS = ("udp_counts_0", "udp_counts_1")
 
 
 class UdpTraffic(NamedTuple):
@@ -41,7 +40,9 @@ class UdpProbe:
         self._in_functions = packets.in_udp_functions
         self._record, self._peer, self._traffic = udp_record_dtypes(self._object.btf)
         self._variables = self._object.variables()
-        self._counted_in = self._entries_added = 0
+        self._maps = ExchangedMaps(
+            self._object, "udp_counts", self._variables["udp_entries_added"], self._peer, self._traffic
+        )
         self._processes = self._object.attach(UDP_PROCESSES)
 
     @property
@@ -56,17 +57,8 @@ class UdpProbe:
 
     def drain(self) -> UdpTraffic:
         """Return the traffic since the call before."""
-        added = int(self._variables["udp_entries_added"][0])
-        if added == self._entries_added:
-            # To exchange the maps takes the kernel milliseconds.
-            return UdpTraffic(np.empty(0, self._peer), np.empty(0, self._traffic))
-        self._entries_added = added
-        idle, self._counted_in = self._counted_in, 1 - self._counted_in
         self._variables["udp_generation"][0] += 1
-        # The kernel returns once no program counts in the map that was here (map_update_elem, synchronize_rcu).
-        counted_in = self._object.map_fd(_MAPS[self._counted_in])
-        self._object.update("udp_counts", bytes(4), counted_in.to_bytes(4, "little"))
-        return UdpTraffic(*self._object.empty(_MAPS[idle], self._peer, self._traffic))
+        return UdpTraffic(*self._maps.drain())
 
     def poll(self) -> np.ndarray:
         """Return a `udp_record` for each file descriptor, of any process of this pid namespace, that is a UDP socket.

@@ -155,6 +155,10 @@ COLLECTOR_TABLE = (
         "{message}",
         "Messages about translated connections of a form that is not known.",
     ),
+    _counter(
+        "collector", "drops_of_other_flows", "{packet}", "Dropped packets told without their flow: there were too many."
+    ),
+    _counter("collector", "drops_untracked", "{packet}", "Dropped packets not told since there was no room."),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics of each collector, with the attributes `host` and `kind`."""

@@ -1,0 +1,214 @@
+"""Dropped packets as the kernel tells them, against what nft counted or the test sent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from kernel_collector.concern import Surroundings
+from kernel_collector.drops import DropsProbe, reason_names
+from kernel_collector.drops_concern import DropsConcern, tried
+from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.objects import OBJECTS
+from kernel_collector.options import Settings
+from tests.lab.network import Network
+from tests.tcp_records import address
+
+if TYPE_CHECKING:
+    from tests.lab.network import Host
+
+PORT, SENT, SIZE = 5300, 25, 700
+REASONS = reason_names()
+SO_COOKIE = 57
+UDP_SEGMENT = 103
+
+
+@pytest.fixture
+def hosts():
+    with contextlib.closing(Network()) as network:
+        yield network.host("client"), network.host("server")
+
+
+@pytest.fixture
+def open_probe(hosts):
+    """A probe of the drops on the server, or on a host."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(host=hosts[1], **options):
+            namespace = stack.enter_context(NetworkNamespace(host.namespace))
+            return stack.enter_context(DropsProbe(frozenset([namespace.inode]), **options))
+
+        yield opened
+
+
+def socket_on(host: Host, kind: int, family: str) -> socket.socket:
+    with host.entered():
+        opened = socket.socket(socket.AF_INET6 if family == "ipv6" else socket.AF_INET, kind)
+    opened.settimeout(0.5)
+    return opened
+
+
+def send(client: Host, to: str, count: int = SENT, size: int = SIZE) -> int:
+    """Send datagrams from one socket; return its port."""
+    with socket_on(client, socket.SOCK_DGRAM, "ipv6" if ":" in to else "ipv4") as one:
+        for _ in range(count):
+            with contextlib.suppress(ConnectionRefusedError):
+                one.sendto(b"x" * size, (to, PORT))
+        return one.getsockname()[1]
+
+
+def counter(host: Host, table: str) -> tuple[int, int]:
+    """Return packets and bytes of the only counter of a table of `Host.firewall`."""
+    listed = json.loads(host.run("nft", "-j", "list", "table", "inet", table))["nftables"]
+    (found,) = [
+        each["counter"] for item in listed if "rule" in item for each in item["rule"]["expr"] if "counter" in each
+    ]
+    return found["packets"], found["bytes"]
+
+
+def told(drops, reason: str) -> dict:
+    """Packets and bytes by transport and ends, of one reason."""
+    return {
+        (
+            int(key["transport"]),
+            key["source_address"].tobytes(),
+            int(key["source_port"]),
+            key["destination_address"].tobytes(),
+            int(key["destination_port"]),
+        ): (int(count["packets"]), int(count["bytes"]))
+        for key, count in zip(drops.keys, drops.counts, strict=True)
+        if REASONS[int(key["reason"])] == reason
+    }
+
+
+def added(entries: dict) -> tuple[int, ...]:
+    return tuple(map(sum, zip(*entries.values(), strict=True)))
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_firewalls_drops_equal_its_counter(hosts, open_probe, family):
+    client, server = hosts
+    to, source = getattr(server, family), getattr(client, family)
+    server.firewall("drops", input_rules=f"meta l4proto {{ tcp, udp }} th dport {PORT} counter drop")
+    probe = open_probe()
+    port = send(client, to)
+    with socket_on(client, socket.SOCK_STREAM, family) as one, contextlib.suppress(TimeoutError):
+        one.settimeout(0.2)
+        one.connect((to, PORT))
+    found = told(probe.drain(), "NETFILTER_DROP")
+    header = 28 if family == "ipv4" else 48
+    assert found[socket.IPPROTO_UDP, address(source), port, address(to), PORT] == (SENT, SENT * (SIZE + header))
+    assert added(found) == counter(server, "drops")
+    assert {key[0] for key in found} == {socket.IPPROTO_UDP, socket.IPPROTO_TCP}
+    assert told(probe.drain(), "NETFILTER_DROP") == {}, "each is told once"
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_packets_for_closed_ports(hosts, open_probe, family):
+    client, server = hosts
+    to, source = getattr(server, family), getattr(client, family)
+    probe = open_probe()
+    port = send(client, to)
+    with socket_on(client, socket.SOCK_STREAM, family) as one, contextlib.suppress(ConnectionRefusedError):
+        one.bind((source, 0))
+        tcp_port = one.getsockname()[1]
+        one.connect((to, PORT))
+    found = told(probe.drain(), "NO_SOCKET")
+    assert found[socket.IPPROTO_UDP, address(source), port, address(to), PORT][0] == SENT
+    assert found[socket.IPPROTO_TCP, address(source), tcp_port, address(to), PORT][0] == 1
+
+
+def test_drops_of_what_a_host_sends_itself_tell_the_socket(hosts, open_probe):
+    client, server = hosts
+    client.firewall("drops", output_rules=f"udp dport {PORT} counter drop")
+    probe = open_probe(client)
+    with socket_on(client, socket.SOCK_DGRAM, "ipv4") as one:
+        cookie = int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
+        for _ in range(SENT):
+            with contextlib.suppress(PermissionError):
+                one.sendto(b"x", (server.ipv4, PORT))
+    drops = probe.drain()
+    assert added(told(drops, "NETFILTER_DROP")) == counter(client, "drops") == (SENT, SENT * 29)
+    assert cookie in drops.counts["socket"]
+
+
+def test_segments_that_are_joined_count_one_by_one(hosts, open_probe):
+    client, server = hosts
+    server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")
+    probe = open_probe()
+    with socket_on(client, socket.SOCK_DGRAM, "ipv4") as one:
+        one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
+        one.sendto(b"x" * 4500, (server.ipv4, PORT))
+    assert added(told(probe.drain(), "NETFILTER_DROP"))[0] == 5
+
+
+def test_a_later_fragment_tells_no_flow(hosts, open_probe):
+    client, server = hosts
+    server.firewall("drops", input_rules="ip protocol udp counter drop")
+    server.run("nft", "add chain inet drops early { type filter hook prerouting priority -450; }")
+    server.run("nft", "add rule inet drops early ip frag-off & 0x1fff != 0 drop")
+    probe = open_probe()
+    send(client, server.ipv4, count=1, size=4000)
+    found = told(probe.drain(), "NETFILTER_DROP")
+    assert found == {(0, bytes(16), 0, bytes(16), 0): (2, 4000 + 8 - 1480 + 2 * 20)}
+
+
+def test_flows_beyond_the_limit_are_told_together(hosts, open_probe):
+    client, server = hosts
+    server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")
+    probe = open_probe(most_flows=3)
+    for _ in range(2):
+        for _ in range(20):
+            send(client, server.ipv4, count=2)
+        found = told(probe.drain(), "NETFILTER_DROP")
+        others = found.pop((socket.IPPROTO_UDP, bytes(16), 0, bytes(16), 0))
+        assert len(found) <= 3
+        assert others[0] + added(found)[0] == 40
+    assert probe.of_other_flows >= 2 * 34
+    assert probe.untracked == 0
+    assert counter(server, "drops")[0] == 80
+
+
+def test_what_is_not_dropped_is_not_told(hosts, open_probe):
+    client, server = hosts
+    probe = open_probe()
+    with socket_on(server, socket.SOCK_DGRAM, "ipv4") as serving:
+        serving.bind((server.ipv4, PORT))
+        send(client, server.ipv4)
+        for _ in range(SENT):
+            serving.recv(2000)
+    drops = probe.drain()
+    assert PORT not in drops.keys["destination_port"]
+
+
+def test_rows_and_the_names_of_their_reasons(hosts):
+    client, server = hosts
+    server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")
+    with NetworkNamespace(server.namespace) as namespace:
+        concern = DropsConcern(Surroundings(Settings(), frozenset([namespace.inode]), None, None))
+        with contextlib.closing(concern):
+            port = send(client, server.ipv4)
+            rows = concern.read()["drops"]
+            (row,) = [number for number, each in enumerate(rows["local_port"]) if each == port]
+            assert rows["remote_port"][row] == PORT
+            assert rows["remote_address"][row].tobytes() == address(server.ipv4)
+            assert rows["network_namespace"][row] == namespace.inode
+            assert (rows["packets"][row], rows["bytes"][row]) == (SENT, SENT * (SIZE + 28))
+            entities, again, all_ = (intake_pb2.Entities() for _ in range(3))
+            concern.announce(entities)
+            concern.announce(again)
+            concern.remind(all_)
+    names = {reason.number: reason.name for reason in entities.drop_reasons}
+    assert names[int(rows["reason"][row])] == "NETFILTER_DROP"
+    assert not again.drop_reasons
+    assert all_ == entities
+
+
+def test_preflight_tells_that_it_can():
+    assert "kfree_skb" in tried(Path("/proc"), OBJECTS)
