@@ -11,8 +11,9 @@
 
 #define MOST_DROP_ENTRIES (1 << 15) /* between two polls, each 150 bytes while it is used */
 #define NO_REASON 2 /* SKB_DROP_REASON_NOT_SPECIFIED */
-#define CORE_REASONS 0x10000 /* from here on those of subsystems: its number << 16 | number of the reason */
-#define OF_SUBSYSTEM 0x8000
+#define OF_SUBSYSTEMS 0x10000 /* from here on reasons are those of subsystems: its number << 16 | the reason's */
+#define FIRST_OF_SUBSYSTEMS 512 /* what they are here: 512 | the subsystem's number << 6 | the reason's */
+#define LAST_OF_SUBSYSTEM 63
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -129,14 +130,17 @@ static __always_inline struct drop_counts *entry_of(void *counted, struct drop_k
 
 static __always_inline u32 reason_of(u64 *arguments)
 {
-	u32 reason;
+	u32 reason, number;
 
 	if (!bpf_core_type_exists(enum skb_drop_reason)) /* before Linux 5.17 (c504e5c2f964) */
 		return NO_REASON;
 	reason = arguments[2];
-	if (reason < CORE_REASONS)
+	if (reason < OF_SUBSYSTEMS)
 		return reason;
-	return OF_SUBSYSTEM | (reason >> 16 & 0x7f) << 8 | (reason & 0xff);
+	number = reason & (OF_SUBSYSTEMS - 1);
+	if (number > LAST_OF_SUBSYSTEM)
+		number = LAST_OF_SUBSYSTEM;
+	return FIRST_OF_SUBSYSTEMS | (reason >> 16 & 7) << 6 | number;
 }
 
 /* The socket that a packet is for, which the kernel tells since Linux 6.11 (c53795d48ee8), or from. */
@@ -147,6 +151,18 @@ static __always_inline struct sock *socket_of(struct sk_buff *skb, u64 *argument
 	if (bpf_core_field_exists(((struct trace_event_raw_kfree_skb *)0)->rx_sk))
 		sk = (struct sock *)arguments[3];
 	return sk ? sk : skb->sk;
+}
+
+/* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. */
+static __always_inline bool was_received(struct sock *sk, u32 reason)
+{
+	u32 purge = NO_REASON;
+
+	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
+		purge = bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE);
+	/* Only whole sockets have that state: they have a protocol. */
+	return (reason == purge || reason == NO_REASON) && sk && sk->__sk_common.skc_state == TCP_CLOSE &&
+	       sk->sk_protocol == IPPROTO_TCP;
 }
 
 SEC("tp_btf/kfree_skb")
@@ -165,6 +181,8 @@ int packet_dropped(u64 *arguments)
 	if (reason < NO_REASON || !skb->protocol)
 		return 0;
 	sk = socket_of(skb, arguments);
+	if (was_received(sk, reason))
+		return 0;
 	if (sk)
 		key.network_namespace = sk->__sk_common.skc_net.net->ns.inum;
 	else

@@ -74,6 +74,7 @@ enum sock_flags {
 
 enum skb_drop_reason { /* Linux 5.17 */
 	SKB_DROP_REASON_NOT_SPECIFIED = 2,
+	SKB_DROP_REASON_QUEUE_PURGE = 104, /* Linux 6.10; its number varies */
 };
 
 struct ns_common {

@@ -85,7 +85,7 @@ struct drop_key {
 	u32 network_namespace;
 	u16 source_port;
 	u16 destination_port;
-	u16 reason; /* enum skb_drop_reason; of a subsystem 0x8000 | its number << 8 | the reason's */
+	u16 reason; /* enum skb_drop_reason; of a subsystem 512 | its number << 6 | the reason's */
 	u8 transport; /* IPPROTO_TCP or IPPROTO_UDP */
 	u8 padding; /* 0: it is part of the key */
 };

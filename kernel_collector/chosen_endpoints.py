@@ -54,8 +54,3 @@ class ChosenEndpoints:
         """Forget sockets that have ended; those of others mean nothing."""
         cookies = np.unique(cookies)
         self._index.remove(cookies[self._index.find(cookies) >= 0])
-
-    def keep(self, cookies: np.ndarray) -> None:
-        """Forget all sockets but these."""
-        known = self._choices["cookie"][self._index.slots]
-        self.forget(known[~np.isin(known, cookies)])

@@ -50,7 +50,7 @@ KINDS = (
     ),
     Kind(
         "drops",
-        "or leave out --enable-drop-metrics",
+        "or say --disable-drop-metrics",
         lambda settings: settings.drop_metrics,
         DropsConcern,
         drops_concern.tried,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 OBJECT = "drops.bpf.o"
 PROGRAM = "packet_dropped"
 MOST_FLOWS = 16_384
-_OF_SUBSYSTEM = 0x8000  # bpf/drops.bpf.c
+_OF_SUBSYSTEMS = 512  # from here on; bpf/drops.bpf.c
 _PREFIX = "SKB_DROP_REASON_"
 _NOT_DROPS = ("SKB_NOT_DROPPED_YET", "SKB_CONSUMED", f"{_PREFIX}MAX", f"{_PREFIX}SUBSYS_MASK")
 _WITHOUT_REASONS = {2: "NOT_SPECIFIED"}  # before Linux 5.17
@@ -117,6 +117,6 @@ def reason_names() -> dict[int, str]:
 
 def name_of_unknown(number: int) -> str:
     """Return the name of a reason that has none: of a subsystem (mac80211, openvswitch), whose are its module's."""
-    if number & _OF_SUBSYSTEM:
-        return f"SUBSYSTEM_{number >> 8 & 0x7F}_{number & 0xFF}"
+    if number >= _OF_SUBSYSTEMS:
+        return f"SUBSYSTEM_{number >> 6 & 7}_{number & 63}"
     return f"REASON_{number}"

@@ -60,7 +60,7 @@ class Settings:
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
     disable_nat: bool = False
-    drop_metrics: bool = False
+    drop_metrics: bool = True
 
     @property
     def proc(self) -> Path:
@@ -101,7 +101,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
         disable_nat=arguments["disable_nat"],
-        drop_metrics=arguments["enable_drop_metrics"],
+        drop_metrics=not arguments["disable_drop_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -142,11 +142,11 @@ _OPTIONS = (
         help="Count UDP as well; for it a program looks at each packet, which no other does.",
     ),
     click.option(
-        "--enable-drop-metrics",
+        "--disable-drop-metrics",
         is_flag=True,
-        envvar="EBPF_NET_ENABLE_DROP_METRICS",
+        envvar="EBPF_NET_DISABLE_DROP_METRICS",
         show_envvar=True,
-        help="Count the packets that the kernel drops, with its reasons.",
+        help="Do not count the packets that the kernel drops.",
     ),
     click.option(
         "--disable-nat",

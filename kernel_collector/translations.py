@@ -28,7 +28,7 @@ MOST_TRANSLATIONS = 1 << 20
 KEPT_NS = 60 * SECOND_NS
 _IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
-_TABLES = ("tcp", "udp", "dns", "http", "bins")
+_TABLES = ("tcp", "udp", "dns", "http", "bins", "drops")
 _NAMES = ENDPOINTS.names or ()
 
 _TRANSLATION = np.dtype(
@@ -125,41 +125,45 @@ class Translations:
             return tables
         rows = _rows_of(tables, names)
         endpoints, changed = self._translated(rows)
-        lasting = np.flatnonzero(changed & (rows.protocols == _IPPROTO_TCP))
+        lasting = np.flatnonzero(changed & rows.lasting)
         self._chosen.remember(*(column[lasting] for column in (rows.sockets, rows.endpoints, endpoints)))
         self._chosen.forget(rows.sockets[rows.ending])
         bounds = np.cumsum([len(tables[name]["socket"]) for name in names])[:-1]
         parts = zip(names, np.split(endpoints, bounds), np.split(changed, bounds), strict=True)
         return tables | {name: tables[name] | _columns(part) for name, part, some in parts if some.any()}
 
-    def keep(self, sockets: np.ndarray) -> None:
-        """Forget what rows of other sockets than these got, by cookie."""
-        self._chosen.keep(sockets)
-
     def _translated(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
         """Return the endpoints that rows get, and which of them are others than their own."""
         known, chosen = self._chosen.find(rows.sockets, rows.endpoints)
         known &= rows.protocols == _IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
-        endpoints = np.where(known, chosen, rows.endpoints)
-        keys = self._keys(rows.endpoints, rows.protocols, rows.network_namespaces)
-        first, by_first = self._found(self._by_original.find(keys), "original", rows.endpoints)
         turned = other_end(rows.endpoints)
+        keys, turned_keys = (
+            self._keys(each, rows.protocols, rows.network_namespaces) for each in (rows.endpoints, turned)
+        )
+        # A row can be of the first end or of the other one, and have the original pair or the translated one.
+        first, by_first = self._found(self._by_original.find(keys), "original", rows.endpoints)
         other, by_other = self._found(self._slots_of_answers(keys), "translated", turned)
-        # Programs on packets see them after or before the machine's own translation (bpf/udp.bpf.c).
-        udp = rows.protocols == _IPPROTO_UDP
-        keys = self._keys(turned, rows.protocols, rows.network_namespaces)
-        done, by_done = self._found(np.where(udp, self._slots_of_answers(keys), -1), "translated", rows.endpoints)
-        undone, by_undone = self._found(np.where(udp, self._by_original.find(keys), -1), "original", turned)
+        slots = np.where(rows.of_packets, self._slots_of_answers(turned_keys), -1)
+        first_done, by_first_done = self._found(slots, "translated", rows.endpoints)
+        slots = np.where(rows.of_packets, self._by_original.find(turned_keys), -1)
+        other_undone, by_other_undone = self._found(slots, "original", turned)
 
-        self._table["first_end_here"][np.concatenate((by_first[first], by_done[done]))] = True
+        of_first_ends = np.concatenate((by_first[first & rows.of_sockets], by_first_done[first_done & rows.of_sockets]))
+        self._table["first_end_here"][of_first_ends] = True
         here = self._table["first_end_here"]
-        other &= ~known & ~first & ~here[by_other]
-        undone &= ~known & ~first & ~other & here[by_undone]
-        first &= ~known
-        endpoints[first] = self._table["translated"][by_first[first]]
-        endpoints[other] = other_end(self._table["original"][by_other[other]])
-        endpoints[undone] = other_end(self._table["translated"][by_undone[undone]])
-        return endpoints, known | first | other | undone
+        endpoints = np.where(known, chosen, rows.endpoints)
+        changed = known.copy()
+        for which, slots, name, turn in (
+            (first & here[by_first], by_first, "translated", False),
+            (other & ~here[by_other], by_other, "original", True),
+            (first_done & ~here[by_first_done], by_first_done, "original", False),
+            (other_undone & here[by_other_undone], by_other_undone, "translated", True),
+        ):
+            these = np.flatnonzero(which & ~changed)
+            given = self._table[name][slots[these]]
+            endpoints[these] = other_end(given) if turn else given
+            changed[these] = True
+        return endpoints, changed
 
     def _found(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which *slots* hold a translation with these *endpoints* by *name*, and the slots."""
@@ -196,22 +200,42 @@ class _Rows(NamedTuple):
     sockets: np.ndarray
     network_namespaces: np.ndarray
     protocols: np.ndarray
-    ending: np.ndarray  # the last of their socket
+    of_sockets: np.ndarray  # the local end is a socket of this machine
+    of_packets: np.ndarray  # addresses and ports were read from packets, before or after their translation
+    lasting: np.ndarray  # more rows of the socket follow
+    ending: np.ndarray  # the last row of the socket
 
 
 def _rows_of(tables: Tables, names: list[str]) -> _Rows:
-    parts = [tables[name] for name in names]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in (*_NAMES, "socket", "network_namespace")}
-    endpoints = np.empty(len(joined["socket"]), ENDPOINTS)
+    lengths = [len(tables[name]["socket"]) for name in names]
+    table = np.repeat(names, lengths)
+    column = {
+        name: np.concatenate([tables[each][name] for each in names])
+        for name in (*_NAMES, "socket", "network_namespace")
+    }
+    endpoints = np.empty(len(table), ENDPOINTS)
     for name in _NAMES:
-        endpoints[name] = joined[name]
-    protocols, ending = [], []
-    for name, part in zip(names, parts, strict=True):
-        rows = len(part["socket"])
-        protocols.append(np.full(rows, _PROTOCOLS[name], np.uint8) if name in _PROTOCOLS else part["transport"])
-        ending.append((part["closed"] | part["failed"]) != 0 if name == "tcp" else np.zeros(rows, bool))
+        endpoints[name] = column[name]
+    protocols = np.concatenate(
+        [
+            np.full(rows, _PROTOCOLS[name], np.uint8) if name in _PROTOCOLS else tables[name]["transport"]
+            for name, rows in zip(names, lengths, strict=True)
+        ]
+    )
+    of_tcp = table == "tcp"
+    ending = np.zeros(len(table), bool)
+    if "tcp" in names:
+        ending[of_tcp] = (tables["tcp"]["closed"] | tables["tcp"]["failed"]) != 0
+    of_drops = table == "drops"
     return _Rows(
-        endpoints, joined["socket"], joined["network_namespace"], np.concatenate(protocols), np.concatenate(ending)
+        endpoints,
+        column["socket"],
+        column["network_namespace"],
+        protocols,
+        of_sockets=~of_drops,
+        of_packets=of_drops | (protocols == _IPPROTO_UDP),
+        lasting=of_tcp & ~ending,
+        ending=ending,
     )
 
 

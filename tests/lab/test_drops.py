@@ -187,6 +187,23 @@ def test_what_is_not_dropped_is_not_told(hosts, open_probe):
     assert PORT not in drops.keys["destination_port"]
 
 
+def test_the_end_of_a_connection_is_no_drop(hosts, open_probe):
+    client, server = hosts
+    probe = open_probe()
+    with server.entered():
+        listener = socket.create_server((server.ipv4, PORT))
+    with listener:
+        for _ in range(SENT):
+            with client.entered(), socket.create_connection(listener.getsockname()[:2]) as one:
+                accepted = listener.accept()[0]
+                one.sendall(b"x" * SIZE)
+            with accepted:
+                while accepted.recv(2000):
+                    pass
+    drops = probe.drain()
+    assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
+
+
 def test_rows_and_the_names_of_their_reasons(hosts):
     client, server = hosts
     server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")

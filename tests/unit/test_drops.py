@@ -24,7 +24,7 @@ def dtypes():
 
 def test_a_row_has_the_packets_source_as_its_local_end():
     keys, counts = (np.zeros(2, dtype) for dtype in dtypes())
-    keys[1] = (address("10.0.0.1"), address("10.0.0.2"), 4_026_531_840, 40_000, 80, 0x8105, 6)
+    keys[1] = (address("10.0.0.1"), address("10.0.0.2"), 4_026_531_840, 40_000, 80, 517, 6)
     counts[1] = (5, 7500, 99)
     rows = rows_of(Drops(keys, counts))
     assert {name: column[1].tolist() for name, column in rows.items() if not name.endswith("address")} == {
@@ -33,7 +33,7 @@ def test_a_row_has_the_packets_source_as_its_local_end():
         "local_port": 40_000,
         "remote_port": 80,
         "transport": 6,
-        "reason": 0x8105,
+        "reason": 517,
         "packets": 5,
         "bytes": 7500,
     }
@@ -42,7 +42,7 @@ def test_a_row_has_the_packets_source_as_its_local_end():
     assert {name: column.dtype for name, column in rows.items()} == {c.name: c.dtype for c in DROP_COLUMNS}
 
 
-@pytest.mark.parametrize(("number", "name"), [(0x8000 | 3 << 8 | 5, "SUBSYSTEM_3_5"), (200, "REASON_200")])
+@pytest.mark.parametrize(("number", "name"), [(512 | 3 << 6 | 5, "SUBSYSTEM_3_5"), (200, "REASON_200")])
 def test_reasons_that_the_kernels_types_do_not_name(number, name):
     assert name_of_unknown(number) == name
 

@@ -117,6 +117,17 @@ def test_udp_rows_of_packets_already_translated_are_one_flow_with_the_others():
     assert translated(table_of((*FULL, UDP)), *elsewhere, name="udp") == [pair(PORT_OF_NODE, CLIENT)] * 2
 
 
+def test_dropped_packets_are_of_the_flow_however_far_they_came():
+    forms = (pair(CLIENT, PORT_OF_NODE), pair(NODE, POD), pair(POD, NODE), pair(PORT_OF_NODE, CLIENT))
+    there, back = pair(CLIENT, PORT_OF_NODE), pair(PORT_OF_NODE, CLIENT)
+    transports = {"transport": [TCP] * 4, "socket": [0] * 4}
+    table = table_of(FULL)
+    assert translated(table, *forms, name="drops", **transports) == [there, there, back, back]
+    translated(table, pair(CLIENT, PORT_OF_NODE), socket=[7])
+    there, back = pair(NODE, POD), pair(POD, NODE)
+    assert translated(table, *forms, name="drops", **transports) == [there, there, back, back]
+
+
 def test_ipv6():
     client, service, pod = ("fd00::1", 1), ("fd00:96::1", 80), ("fd00:1::7", 8080)
     table = table_of((pair(client, service), pair(client, pod)))

@@ -9,8 +9,9 @@ from intake.columns import UDP_COLUMNS
 from kernel_collector.btf import Btf
 from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
+from kernel_collector.packets import OBJECT
 from kernel_collector.records import udp_record_dtypes
-from kernel_collector.udp import OBJECT, UdpTraffic
+from kernel_collector.udp import UdpTraffic
 from kernel_collector.udp_sockets import UdpSocketTable
 from tests.strategies import packed
 
