@@ -8,12 +8,13 @@ from typing import Any
 
 import click
 
+from console.query import FORMATS, query
 from console.run import run_and_show
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
-from reducer.options import reducer_options, settings_from
+from reducer.options import VARIABLE_PREFIX, reducer_options, settings_from
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -34,3 +35,25 @@ def run(**arguments: Any) -> None:
     settings, log_arguments = settings_from(arguments)
     configure_logs(**log_arguments | {"no_log_file": True})
     asyncio.run(run_and_show(replace(settings, keep_loopback=True, poll_interval_ns=SECOND_NS)))
+
+
+@main.command("query")
+@click.argument("sql")
+@click.option(
+    "--parquet-dir",
+    envvar=f"{VARIABLE_PREFIX}PARQUET_DIR",
+    show_envvar=True,
+    required=True,
+    metavar="DIRECTORY",
+    help="What the reducer was given as --parquet-dir, a directory or URL.",
+)
+@click.option("--format", "output", type=click.Choice(FORMATS), default="table", help="What the answer is printed as.")
+@exits_on_startup_error
+def query_command(sql: str, parquet_dir: str, output: str) -> None:
+    r"""Answer SQL about the flows that a reducer wrote, the table `flows`.
+
+    \b
+    ebpf-net query "select source_workload_name, dest_workload_name, sum(bytes) as bytes
+                    from flows where date = date '2026-01-31' group by 1, 2 order by bytes desc limit 10"
+    """
+    click.echo(query(sql, parquet_dir, output), nl=False)

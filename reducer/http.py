@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from daemon.http import Page
-    from reducer.internal_metrics import InternalMetrics
+    from reducer.internal_export import InternalMetrics
     from reducer.outputs.prometheus import PrometheusSeries
 
 # A scrape holds a copy of the sums of all series: as many at a time, and for so long.

@@ -1,63 +1,74 @@
-"""The reducer's metrics about itself and its collectors, by the OpenTelemetry SDK, in the text format of Prometheus.
+"""The table of the reducer's metrics about itself and its collectors; internal_export.py gives them to others.
 
 The parts of the reducer know nothing of metrics: each has a record of statistics, and the table here says which field
-of which record is which metric. A field that ends in `_ns` is a time, and is given in seconds.
+of which record is which metric. A field that ends in `_ns` is a time, and is given in seconds unless its unit says
+otherwise. Names are the reference's where it has the metric.
 """
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from ebpf_net.v1 import intake_pb2
-from opentelemetry.exporter.prometheus import PrometheusMetricReader
-from opentelemetry.metrics import Observation
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.resources import Resource
-from prometheus_client import CollectorRegistry, generate_latest
 
 from daemon.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from opentelemetry.metrics import CallbackOptions
+    from collections.abc import Iterator, Mapping, Sequence
 
 PREFIX = "ebpf_net"
 NANOSECOND = 1e-9
-# Those that connected last are left out beyond it: the SDK takes 1 ms for each.
-MOST_COLLECTORS = 512
-# Of a metric: the SDK adds up those beyond 2,000.
-MOST_OBSERVATIONS = 1_900
+# Those that connected last are left out beyond it.
+MOST_COLLECTORS = 10_000
+# Of all collectors together, of one kind.
+MOST_FIGURES = 100_000
+# The reference takes a collector for lost after that long without a word.
+MOST_SILENCE_NS = 30_000_000_000
+
+Attributes = tuple[tuple[str, str], ...]
 
 
 class InternalMetric(NamedTuple):
-    """A metric: the value of *field* in the record named *group*."""
+    """A metric: the value of *field* in the records of *group*; *called* where its name does not follow from these."""
 
     group: str
     field: str
     kind: Literal["counter", "gauge"]
     unit: str
     description: str
+    called: str = ""
 
     @property
     def name(self) -> str:
         """Name by OpenTelemetry's rules."""
-        return ".".join(filter(None, (PREFIX, self.group, self.field.removesuffix("_ns"))))
+        return ".".join(filter(None, (PREFIX, self.called or self.group, "" if self.called else self._plain)))
+
+    @property
+    def _plain(self) -> str:
+        return self.field.removesuffix("_ns")
 
 
-def _counter(group: str, field: str, unit: str, description: str) -> InternalMetric:
-    return InternalMetric(group, field, "counter", unit, description)
+class Family(NamedTuple):
+    """The points of a metric: one for each of *holders*, which is the same object for metrics of the same group."""
+
+    metric: InternalMetric
+    holders: Sequence[Attributes]
+    values: Sequence[float]
 
 
-def _gauge(group: str, field: str, unit: str, description: str) -> InternalMetric:
-    return InternalMetric(group, field, "gauge", unit, description)
+def _counter(group: str, field: str, unit: str, description: str, called: str = "") -> InternalMetric:
+    return InternalMetric(group, field, "counter", unit, description, called)
+
+
+def _gauge(group: str, field: str, unit: str, description: str, called: str = "") -> InternalMetric:
+    return InternalMetric(group, field, "gauge", unit, description, called)
 
 
 TABLE = (
-    _gauge("", "up", "", "1: the reducer runs."),
+    _gauge("", "up", "", "1: the reducer of this version runs."),
     _gauge("", "connections", "{collector}", "Collectors that are connected."),
     _gauge("", "collectors_omitted", "{collector}", "Collectors that are connected but too many to be told of here."),
     _counter("intake", "messages", "{message}", "Messages received from collectors."),
@@ -66,6 +77,7 @@ TABLE = (
     _counter("intake", "duplicates", "{batch}", "Batches that came again after a reconnect, and were ignored."),
     _counter("intake", "refused", "{batch}", "Batches and other messages that were refused as malformed."),
     _counter("intake", "rejected", "{connection}", "Connections that were not let in."),
+    _counter("intake", "disconnects", "{connection}", "Connections of collectors that have ended.", "disconnects"),
     _counter("intake", "superseded", "{connection}", "Connections whose session another connection took over."),
     _counter("intake", "sessions_forgotten", "{session}", "Disconnected sessions forgotten since there were too many."),
     _counter("intake", "times_clamped", "{batch}", "Batches and heartbeats whose time was not believable."),
@@ -97,19 +109,44 @@ TABLE = (
     _counter("queue", "windows_dropped", "{window}", "Windows lost since the queue was full."),
     _counter("queue", "points_dropped", "{point}", "Points in the windows lost."),
     _gauge("otlp", "connected", "", "Whether the OTLP receiver took, or refused, the last request."),
-    _counter("otlp", "requests_sent", "{request}", "Requests that the OTLP receiver took."),
-    _counter("otlp", "requests_refused", "{request}", "Requests that the OTLP receiver will not take; they are lost."),
-    _counter("otlp", "requests_failed", "{request}", "Attempts to send that failed; they are made again."),
-    _counter("otlp", "points_sent", "{point}", "Points that the OTLP receiver took."),
-    _counter("otlp", "points_refused", "{point}", "Points in the requests refused."),
-    _counter("otlp", "points_rejected", "{point}", "Points that the OTLP receiver rejected of requests that it took."),
-    _counter("otlp", "bytes_sent", "By", "Size of the requests sent, before compression."),
+    _counter("otlp_grpc", "requests_sent", "{request}", "Requests that the OTLP receiver took."),
+    _counter("otlp_grpc", "requests_failed", "{request}", "Attempts to send that failed; they are made again."),
+    _counter("otlp_grpc", "requests_refused", "{request}", "Requests that the receiver will not take; they are lost."),
+    _counter("otlp_grpc", "points_sent", "{point}", "Points that the receiver took.", "otlp_grpc.metrics_sent"),
+    _counter("otlp_grpc", "points_refused", "{point}", "Points in those lost.", "otlp_grpc.metrics_failed"),
+    _counter("otlp_grpc", "points_rejected", "{point}", "Points that it rejected of requests that it took."),
+    _counter("otlp_grpc", "bytes_sent", "By", "Size of the requests sent, before compression."),
+    _counter("otlp_grpc", "bytes_refused", "By", "Size of the requests lost.", "otlp_grpc.bytes_failed"),
+    _counter("flow_files", "windows_written", "{window}", "Windows of flows written to files."),
+    _gauge("flow_files", "windows_waiting", "{window}", "Windows of flows that wait to be written."),
+    _counter("flow_files", "windows_dropped", "{window}", "Windows of flows lost since they could not be written."),
+    _counter("flow_files", "flows_written", "{flow}", "Flows written to files."),
+    _counter("flow_files", "flows_dropped", "{flow}", "Flows in the windows lost."),
     _gauge("prometheus", "series", "{series}", "Series that Prometheus is given."),
     _counter("prometheus", "rows_untracked", "{row}", "Rows of windows without a series, since there were too many."),
 )
 
+SESSION_TABLE = (
+    _gauge(
+        "session",
+        "connected",
+        "{connection}",
+        "1 for each collector that is connected, with what it says of itself.",
+        "pipeline_agent_connections",
+    ),
+    _gauge("session", "unhealthy", "", "0: the collector was heard of in the last 30 s; else 1.", "collector_health"),
+    _gauge("session", "silent_ns", "ns", "Since the collector's last message.", "time_since_last_message_ns"),
+    _gauge(
+        "session",
+        "clock_offset_ns",
+        "ns",
+        "What is added to the collector's clock to get the reducer's.",
+        "clock_offset_ns",
+    ),
+)
+"""The metrics of each connection of a collector, with the attributes `host` and `kind`."""
+
 COLLECTOR_TABLE = (
-    _gauge("collector", "clock_offset_ns", "s", "What is added to the collector's clock to get the reducer's."),
     _counter("collector", "events_lost", "{event}", "Kernel events that found the ring buffer full."),
     _counter("collector", "sockets_untracked", "{socket}", "Sockets not tracked since the table was full."),
     _gauge("collector", "sockets_tracked", "{socket}", "Sockets tracked."),
@@ -161,7 +198,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "drops_untracked", "{packet}", "Dropped packets not told since there was no room."),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
-"""The metrics of each collector, with the attributes `host` and `kind`."""
+"""The metrics that each collector tells of itself, with the attributes `host` and `kind`."""
 
 FIGURES = {
     "rings": (
@@ -204,77 +241,74 @@ class Collector(Protocol):
 
     host: str
     kind: str
+    about: Attributes
     clock_offset_ns: int
+    heard_unix_ns: int
     statistics: intake_pb2.CollectorStatistics | None
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The reducer's records of statistics by group, such as `intake`; a group that is not there has no metrics."""
+    """The reducer's records of statistics by group, such as `intake`; a group that is not there has no metrics.
+
+    A group may be a mapping from attributes to records. A field may be a mapping from reasons to values.
+    """
 
     groups: Mapping[str, object]
     collectors: Sequence[Collector]
+    time_unix_ns: int = 0
 
 
-class InternalMetrics:
-    """Serves what *snapshot*, called in the event loop, returns."""
-
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
-        self._snapshot = snapshot
-
-    async def render(self) -> bytes:
-        """Return the metrics now."""
-        return await asyncio.to_thread(render, self._snapshot())
-
-
-def render(snapshot: Snapshot) -> bytes:
-    """Return the metrics of *snapshot* as text.
-
-    The instruments are made anew: the SDK never forgets the attributes of a metric, and takes no more than 2,000.
-    """
-    registry = CollectorRegistry()
-    reader = PrometheusMetricReader(scope_info_enabled=False, registry=registry)
-    resource = Resource.create({"service.name": "ebpf-net-reducer", "service.version": VERSION})
-    provider = MeterProvider([reader], resource, shutdown_on_exit=False)
-    try:
-        meter = provider.get_meter("ebpf-net", VERSION)
-        create = {"counter": meter.create_observable_counter, "gauge": meter.create_observable_gauge}
-        for metric, observations in _observations(snapshot):
-            create[metric.kind](metric.name, [_callback(observations)], metric.unit, metric.description)
-        return generate_latest(registry)
-    finally:
-        provider.shutdown()
-
-
-def _callback(observations: list[Observation]) -> Callable[[CallbackOptions], list[Observation]]:
-    return lambda _options: observations
-
-
-def _observations(snapshot: Snapshot) -> Iterator[tuple[InternalMetric, list[Observation]]]:
-    connections = len(snapshot.collectors)
-    own = _Own(connections=connections, collectors_omitted=max(0, connections - MOST_COLLECTORS))
-    groups = {**snapshot.groups, "": own}
-    for metric in TABLE:
-        if metric.group in groups:
-            yield metric, list(_own_observations(metric, groups[metric.group]))
-    collectors = snapshot.collectors[:MOST_COLLECTORS]
-    for metric in COLLECTOR_TABLE:
-        yield metric, [_of_collector(metric, each) for each in collectors if each.statistics is not None]
+def families(snapshot: Snapshot) -> Iterator[Family]:
+    """Yield all metrics of *snapshot* that have points."""
+    by_name = {(collector.host, collector.kind): collector for collector in snapshot.collectors}
+    connected = list(by_name.values())[:MOST_COLLECTORS]
+    own = _Own(connections=len(snapshot.collectors), collectors_omitted=len(snapshot.collectors) - len(connected))
+    groups = {name: group if isinstance(group, dict) else {(): group} for name, group in snapshot.groups.items()}
+    groups[""] = {(("module", "reducer"), ("version", VERSION)): own}
+    yield from _families(TABLE, {name: (list(group), list(group.values())) for name, group in groups.items()})
+    names = [_name(collector) for collector in connected]
+    sessions = [_Session(snapshot.time_unix_ns, collector) for collector in connected]
+    about = [(*name, *collector.about) for name, collector in zip(names, connected, strict=True)]
+    yield from _families(SESSION_TABLE[:1], {"session": (about, sessions)})
+    yield from _families(SESSION_TABLE[1:], {"session": (names, sessions)})
+    telling = [collector for collector in connected if collector.statistics is not None]
+    told = ([_name(collector) for collector in telling], [collector.statistics for collector in telling])
+    yield from _families(COLLECTOR_TABLE, {"collector": told})
     for name, (label, metrics) in FIGURES.items():
+        figures = list(islice(_figures(name, label, telling), MOST_FIGURES))
+        group = ([holder for holder, _ in figures], [figure for _, figure in figures])
         for metric in metrics:
-            yield metric, list(islice(_of_figures(metric, name, label, collectors), MOST_OBSERVATIONS))
+            yield from (
+                _ratios(metric, figures) if metric.field == "ratio" else _families([metric], {metric.group: group})
+            )
 
 
-def _of_figures(
-    metric: InternalMetric, name: str, label: str, collectors: Sequence[Collector]
-) -> Iterator[Observation]:
+def _families(
+    table: Sequence[InternalMetric], groups: Mapping[str, tuple[Sequence[Attributes], Sequence[object]]]
+) -> Iterator[Family]:
+    for metric in table:
+        holders, records = groups.get(metric.group, ((), ()))
+        if holders:
+            values = list(map(attrgetter(metric.field), records))
+            if isinstance(values[0], dict):
+                told = [
+                    (holder, *item) for holder, value in zip(holders, values, strict=True) for item in value.items()
+                ]
+                holders = [(*holder, ("reason", reason)) for holder, reason, _ in told]
+                values = [count for _, _, count in told]
+            scaled = [value * NANOSECOND for value in values] if metric.unit == "s" else list(map(int, values))
+            if scaled:
+                yield Family(metric, holders, scaled)
+
+
+def _figures(name: str, label: str, collectors: Sequence[Collector]) -> Iterator[tuple[Attributes, Any]]:
     for collector in collectors:
+        holder = _name(collector)
         # A program of the collector may be loaded twice: the last is told.
-        figures = {_name_of(figure): figure for figure in getattr(collector.statistics, name, ())}
-        for told, figure in figures.items():
-            value = _ratio(figure) if metric.field == "ratio" else _value(metric, figure)
-            if value is not None:
-                yield Observation(value, _attributes(collector) | {label: told})
+        by_name = {_name_of(figure): figure for figure in getattr(collector.statistics, name)}
+        for told, figure in by_name.items():
+            yield (*holder, (label, told)), figure
 
 
 def _name_of(figure: Any) -> str:
@@ -282,31 +316,16 @@ def _name_of(figure: Any) -> str:
     return told
 
 
-def _ratio(agreement: intake_pb2.Agreement) -> float | None:
-    """Return nothing where the kernel has counted nothing."""
-    return agreement.counted / agreement.counted_by_kernel if agreement.counted_by_kernel else None
+def _ratios(metric: InternalMetric, agreements: Sequence[tuple[Attributes, Any]]) -> Iterator[Family]:
+    """Yield how each agrees, nothing where the kernel has counted nothing."""
+    counted = [(holder, each.counted / each.counted_by_kernel) for holder, each in agreements if each.counted_by_kernel]
+    if counted:
+        yield Family(metric, [holder for holder, _ in counted], [ratio for _, ratio in counted])
 
 
-def _attributes(collector: Collector) -> dict[str, str]:
-    return {"host": collector.host, "kind": collector.kind.removeprefix("COLLECTOR_KIND_").lower()}
-
-
-def _own_observations(metric: InternalMetric, record: object) -> Iterator[Observation]:
-    value = getattr(record, metric.field)
-    if isinstance(value, dict):
-        yield from (Observation(count, {"reason": reason}) for reason, count in value.items())
-    else:
-        yield Observation(_value(metric, record))
-
-
-def _of_collector(metric: InternalMetric, collector: Collector) -> Observation:
-    record = collector if hasattr(collector, metric.field) else collector.statistics
-    return Observation(_value(metric, record), _attributes(collector))
-
-
-def _value(metric: InternalMetric, record: object) -> float:
-    value: float = getattr(record, metric.field)
-    return value * NANOSECOND if metric.field.endswith("_ns") else int(value)
+def _name(collector: Collector) -> Attributes:
+    kind = collector.kind.removeprefix("COLLECTOR_KIND_").lower()
+    return (("host", collector.host), ("kind", kind))
 
 
 @dataclass(frozen=True)
@@ -314,3 +333,14 @@ class _Own:
     connections: int
     collectors_omitted: int
     up: int = 1
+
+
+class _Session:
+    """What is told of a connection at a time."""
+
+    connected = 1
+
+    def __init__(self, now_unix_ns: int, collector: Collector) -> None:
+        self.silent_ns = max(0, now_unix_ns - collector.heard_unix_ns)
+        self.unhealthy = int(self.silent_ns > MOST_SILENCE_NS)
+        self.clock_offset_ns = collector.clock_offset_ns

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,11 +15,12 @@ from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
 from reducer.budget import MOST_SERIES
+from reducer.outputs.flow_files import JSON_LINES_BYTES, PARQUET_BYTES, PARQUET_HOURS
+from reducer.outputs.flow_records import LEVEL as FLOW_LEVEL
 from reducer.series import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 DATA_DIRECTORY_VARIABLE = "EBPF_NET_DATA_DIR"
 # With the key of an option in upper case the variable that stands for it.
@@ -45,6 +47,13 @@ class Settings:
         series_limit: series that a level has in a window at most.
         otlp_grpc_endpoint: URL of the OTLP receiver over gRPC, `http` or `https`; None for none.
         otlp_http: send OTLP over HTTP as OTEL_EXPORTER_OTLP_* says.
+        otlp_batch_size: points or log records that a request holds at most; None: as many as fit.
+        flow_logs: send flows as log records by OTLP.
+        flow_logs_file: file of flows as lines of JSON; None for none.
+        flow_logs_file_limit_bytes: of that one and those before it.
+        parquet_directory: where flows are written as Parquet, a directory or a URL; None for nowhere.
+        parquet_limit_bytes: of all files there.
+        parquet_hours: how long they are kept.
         prometheus: `address:port` of the flow metrics; None for none.
         internal_prometheus: `address:port` of the reducer's own metrics and of its health.
         data_directory: where sealed windows wait for their export; None for memory.
@@ -66,6 +75,13 @@ class Settings:
     series_limit: int = MOST_SERIES
     otlp_grpc_endpoint: str | None = None
     otlp_http: bool = False
+    otlp_batch_size: int | None = None
+    flow_logs: bool = False
+    flow_logs_file: Path | None = None
+    flow_logs_file_limit_bytes: int = JSON_LINES_BYTES
+    parquet_directory: str | None = None
+    parquet_limit_bytes: int = PARQUET_BYTES
+    parquet_hours: float = PARQUET_HOURS
     prometheus: str | None = "127.0.0.1:7010"
     internal_prometheus: str = "0.0.0.0:7001"  # probes and scrapers of a cluster come from outside
     data_directory: Path | None = None
@@ -74,9 +90,15 @@ class Settings:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """The levels that were asked for."""
+        """The levels whose series were asked for."""
         enabled = {"az_az": True, "az_id": self.enable_az_id, "id_az": self.enable_az_id, "id_id": self.enable_id_id}
         return tuple(name for name in LEVELS if enabled[name])
+
+    @property
+    def levels_needed(self) -> tuple[str, ...]:
+        """Those, and the one that flows are taken from where somebody gets them."""
+        flows = self.flow_logs or self.flow_logs_file or self.parquet_directory
+        return tuple(name for name in LEVELS if name in self.levels or (flows and name == FLOW_LEVEL))
 
 
 def reducer_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,6 +129,13 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         series_limit=arguments["series_limit"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
         otlp_http=arguments["enable_otlp_http_metrics"],
+        otlp_batch_size=arguments["otlp_grpc_batch_size"],
+        flow_logs=arguments["enable_flow_logs"],
+        flow_logs_file=arguments["flow_logs_file"],
+        flow_logs_file_limit_bytes=arguments["flow_logs_file_limit_bytes"],
+        parquet_directory=arguments["parquet_dir"],
+        parquet_limit_bytes=arguments["parquet_limit_bytes"],
+        parquet_hours=arguments["parquet_hours"],
         prometheus=None if arguments["disable_prometheus_metrics"] else arguments["prom_bind"],
         internal_prometheus=arguments["internal_prom_bind"],
         data_directory=arguments["data_dir"],
@@ -204,6 +233,48 @@ OPTIONS = OptionTable(
             "enable_otlp_http_metrics",
             ("--enable-otlp-http-metrics",),
             "Send metrics by OTLP over HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT or http://localhost:4318.",
+        ),
+        Option(
+            "otlp_grpc_batch_size",
+            ("--otlp-grpc-batch-size",),
+            "Points or log records that an OTLP request holds at most.",
+            click.IntRange(min=1),
+            default_text="as many as fit into 3.5 MB",
+        ),
+        Option("enable_flow_logs", ("--enable-flow-logs",), "Send flows as log records, by OTLP as metrics are sent."),
+        Option(
+            "flow_logs_file",
+            ("--flow-logs-file",),
+            "Write flows to this file as lines of JSON.",
+            click.Path(path_type=Path, dir_okay=False),
+        ),
+        Option(
+            "flow_logs_file_limit_bytes",
+            ("--flow-logs-file-limit-bytes",),
+            "What that file and the four before it, to which it is rotated, take at most.",
+            click.IntRange(min=1000),
+            JSON_LINES_BYTES,
+        ),
+        Option(
+            "parquet_dir",
+            ("--parquet-dir",),
+            "Write flows as files of Parquet below this directory, or URL such as s3://BUCKET/PREFIX.",
+            click.STRING,
+            metavar="DIRECTORY",
+        ),
+        Option(
+            "parquet_limit_bytes",
+            ("--parquet-limit-bytes",),
+            "What all files of Parquet take at most; the oldest go.",
+            click.IntRange(min=1000),
+            PARQUET_BYTES,
+        ),
+        Option(
+            "parquet_hours",
+            ("--parquet-hours",),
+            "How long files of Parquet are kept.",
+            click.FloatRange(min=1),
+            float(PARQUET_HOURS),
         ),
         Option(
             "prom_bind", ("--prom",), "Where to serve metrics to Prometheus.", click.STRING, "127.0.0.1:7010", _ADDRESS

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
@@ -15,19 +16,25 @@ from intake.clock import SECOND_NS
 from reducer.autonomous_systems import AutonomousSystems
 from reducer.balances import BalancesError
 from reducer.http import flow_metrics_page, internal_metrics_page
-from reducer.internal_metrics import InternalMetrics, Snapshot
+from reducer.internal_export import InternalMetrics
+from reducer.internal_metrics import Snapshot
 from reducer.options import GRACE_NS
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.exporter import Exporter
+from reducer.outputs.flow_files import FlowFiles, FlowWriter, JsonLines, ParquetFiles
+from reducer.outputs.flow_logs import FlowLogEncoder
+from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.outputs.store import MemoryStore, Store, WindowExport
+from reducer.outputs.store import MemoryStore, Signal, Store, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from reducer.pipeline import Pipeline
 from reducer.server import IntakeServer
 from reducer.sessions import ReducerSessions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from reducer.options import Settings
     from reducer.series import SealedWindow
 
@@ -75,7 +82,7 @@ class Reducer:
             settings.window_ns,
             GRACE_NS,
             settings.poll_interval_ns,
-            settings.levels,
+            settings.levels_needed,
             keep_loopback=settings.keep_loopback,
             node_ip=not settings.disable_node_ip_field,
             system_ip=settings.enable_autonomous_system_ip,
@@ -86,9 +93,15 @@ class Reducer:
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
         self._prometheus = PrometheusSeries() if settings.prometheus else None
+        self._own_metrics = InternalMetrics(self._statistics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
-        self._encoder = OtlpEncoder()
+        # What a request of the reducer's own metrics waits for holds up no other.
+        self._own_transport = _transport(settings)
+        self._encoder = OtlpEncoder(most_points=settings.otlp_batch_size)
+        self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
+        self._flow_records = FlowRecords()
+        self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]
         self._store: Store = DiskStore(settings.data_directory) if settings.data_directory else MemoryStore()
         self._exporter = Exporter(self._store, self._transport, self._intake.safe) if self._transport else None
         self._ticked_s = time.monotonic()
@@ -120,38 +133,47 @@ class Reducer:
     async def run(self, stopping: asyncio.Event) -> None:
         """Seal windows as they fall due and export them, until *stopping*; then what is left."""
         exporting = asyncio.create_task(self._exporter.run()) if self._exporter else None
+        writing = [asyncio.create_task(writer.run()) for writer in self._flow_writers]
+        telling = asyncio.create_task(self._own_metrics.export(self._own_transport)) if self._own_transport else None
         while not stopping.is_set():
             self._ticked_s = time.monotonic()
             while window := await asyncio.to_thread(self.pipeline.seal, time.time_ns()):
                 await self._publish(window)
             if exporting is None:
                 self._intake.safe(await asyncio.to_thread(self._store.retry))
-            elif exporting.done():
-                exporting.result()
+            for task in (exporting, telling, *writing):
+                if task and task.done():
+                    task.result()
             self._receiver_is_overrun = self._receiver_lags()
             now_ns = time.time_ns()
             due_s = (self.pipeline.next_due(now_ns) - now_ns) / SECOND_NS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), min(_TICK_S, max(due_s, 0.0)))
-        await self._finish(exporting)
+        if telling:
+            telling.cancel()
+        await self._finish(exporting, writing)
 
     async def close(self) -> None:
         """Close all ports and files."""
         await self._intake.stop(grace_s=0)
         for server in self._servers:
             await server.stop()
-        if self._transport:
-            self._transport.close()
+        for transport in filter(None, (self._transport, self._own_transport)):
+            transport.close()
         self._store.close()
 
-    async def _finish(self, exporting: asyncio.Task[None] | None) -> None:
+    async def _finish(self, exporting: asyncio.Task[None] | None, writing: list[asyncio.Task[None]]) -> None:
         """Close the windows that are open, and have all exported and acknowledged, as far as there is time."""
         windows = self.pipeline.finish(time.time_ns())
         while window := await asyncio.to_thread(next, windows, None):
             await self._publish(window)
+        for writer in self._flow_writers:
+            writer.finish()
         if self._exporter and exporting:
             self._exporter.finish(_EXPORT_AT_END_S)
             await exporting
+        if writing:
+            await asyncio.wait(writing, timeout=_EXPORT_AT_END_S)
         left = self._store.statistics().requests
         if left:
             where = "wait in the data directory" if self._settings.data_directory else "are lost"
@@ -159,9 +181,16 @@ class Reducer:
         await self._intake.stop(_GRACE_AT_END_S)
 
     async def _publish(self, window: SealedWindow) -> None:
-        requests = await asyncio.to_thread(self._encoder.encode, window) if self._exporter else []
+        of_metrics = replace(window, levels=[level for level in window.levels if level.name in self._settings.levels])
+        requests = await asyncio.to_thread(self._encoder.encode, of_metrics) if self._exporter else []
+        if self._flow_logs:
+            requests += await asyncio.to_thread(self._flow_logs.encode, window)
         if self._prometheus:
-            await asyncio.to_thread(self._prometheus.observe, window)
+            await asyncio.to_thread(self._prometheus.observe, of_metrics)
+        if self._flow_writers:
+            flows = await asyncio.to_thread(self._flow_records.table, window)
+            for writer in self._flow_writers:
+                writer.put(flows)
         export = WindowExport(window.end_ns, requests, window.acknowledge, window.balances)
         self._intake.safe(await asyncio.to_thread(self._store.put, export))
         if self._exporter:
@@ -172,7 +201,7 @@ class Reducer:
 
     def _receiver_lags(self) -> bool:
         """Tell whether a receiver that works takes less than comes; one that does not work holds up nobody."""
-        if self._exporter is None or not self._exporter.statistics.connected:
+        if self._exporter is None or not self._exporter.connected:
             return False
         queue = self._store.statistics()
         return queue.bytes > _MOST_FILL * queue.most_bytes
@@ -189,7 +218,7 @@ class Reducer:
 
     def _http_servers(self) -> list[HttpServer]:
         own = {
-            "/metrics": internal_metrics_page(InternalMetrics(self._statistics)),
+            "/metrics": internal_metrics_page(self._own_metrics),
             "/healthz": health_page(self._what_hangs),
             "/readyz": health_page(self._what_is_not_ready),
         }
@@ -214,15 +243,29 @@ class Reducer:
             "queue": self._store.statistics(),
         }
         if self._exporter:
-            groups["otlp"] = self._exporter.statistics
+            groups["otlp"] = self._exporter
+            by_signal = self._exporter.statistics.items()
+            groups["otlp_grpc"] = {(("client_type", str(signal)),): of_signal for signal, of_signal in by_signal}
+        if self._flow_writers:
+            groups["flow_files"] = {(("place", writer.name),): writer.statistics for writer in self._flow_writers}
         if self._prometheus:
             groups["prometheus"] = self._prometheus.statistics()
-        return Snapshot(groups, list(self._sessions.connected()))
+        return Snapshot(groups, list(self._sessions.connected()), time.time_ns())
 
 
 def _transport(settings: Settings) -> Transport | None:
+    signals = [Signal.METRICS, *([Signal.LOGS] if settings.flow_logs else [])]
+    if settings.flow_logs and not (settings.otlp_grpc_endpoint or settings.otlp_http):
+        raise StartupError("--enable-flow-logs needs --enable-otlp-grpc-metrics or --enable-otlp-http-metrics")
     if settings.otlp_grpc_endpoint and settings.otlp_http:
         raise StartupError("give one of --enable-otlp-grpc-metrics and --enable-otlp-http-metrics, not both")
     if settings.otlp_grpc_endpoint:
-        return GrpcTransport(settings.otlp_grpc_endpoint)
-    return HttpTransport() if settings.otlp_http else None
+        return GrpcTransport(settings.otlp_grpc_endpoint, signals)
+    return HttpTransport(signals=signals) if settings.otlp_http else None
+
+
+def _flow_files(settings: Settings) -> Iterator[FlowFiles]:
+    if settings.flow_logs_file:
+        yield JsonLines(settings.flow_logs_file, settings.flow_logs_file_limit_bytes)
+    if settings.parquet_directory:
+        yield ParquetFiles(settings.parquet_directory, settings.parquet_limit_bytes, settings.parquet_hours)

@@ -15,7 +15,15 @@ from daemon.version import PROTOCOL_VERSION, VERSION
 from intake.clock import SECOND_NS
 from intake.columns import rows_of
 from intake.compression import parse
-from intake.limits import MalformedMessageError, check_entities, checked_rows, cut_entities, cut_host, cut_statistics
+from intake.limits import (
+    LONGEST_LABEL,
+    MalformedMessageError,
+    check_entities,
+    checked_rows,
+    cut_entities,
+    cut_host,
+    cut_statistics,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +94,8 @@ class Session:
         kind: the name of the CollectorKind.
         clock_offset_ns: from the collector's clock to the reducer's.
         statistics: the last that the collector told.
+        about: what else it said of itself and its machine.
+        heard_unix_ns: when its last message came.
 
     """
 
@@ -97,6 +107,8 @@ class Session:
     kind: str = ""
     clock_offset_ns: int = 0
     statistics: intake_pb2.CollectorStatistics | None = None
+    about: tuple[tuple[str, str], ...] = ()
+    heard_unix_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -109,6 +121,7 @@ class IntakeCounters:
     duplicates: int = 0
     refused: int = 0
     rejected: int = 0
+    disconnects: int = 0
     superseded: int = 0
     sessions_forgotten: int = 0
     times_clamped: int = 0
@@ -165,6 +178,7 @@ class ReducerSessions:
             return self._hello(stream, data, now_unix_ns)
         if session.stream is not stream:
             raise RejectedError("ABORTED", "another connection took this session over")
+        session.heard_unix_ns = now_unix_ns
         number = 0
         try:
             message = parse(data)
@@ -187,6 +201,7 @@ class ReducerSessions:
     def closed(self, stream: Stream, now_unix_ns: int) -> None:
         """Note that a connection has ended."""
         session = stream.session
+        self.counters.disconnects += session is not None
         if session is not None and session.stream is stream:
             session.stream = None
             self.pipeline.closed(session.id, now_unix_ns)
@@ -217,6 +232,8 @@ class ReducerSessions:
         session.stream, stream.session = stream, session
         session.host = hello.host.name
         session.kind = intake_pb2.CollectorKind.Name(hello.kind)
+        session.about = _about(hello)
+        session.heard_unix_ns = now_unix_ns
         self._forget_beyond_limit()
         self.pipeline.hello(session.id, hello.host, hello.kind)
         welcome = intake_pb2.Welcome(
@@ -299,3 +316,11 @@ class ReducerSessions:
         while len(self) > self.most_sessions and self._disconnected:
             del self._disconnected[next(iter(self._disconnected))]
             self.counters.sessions_forgotten += 1
+
+
+def _about(hello: intake_pb2.Hello) -> tuple[tuple[str, str], ...]:
+    """Return what a collector says of itself, for its metrics, none empty."""
+    host = hello.host
+    told = {"version": hello.version[:LONGEST_LABEL], "environment": host.environment, "zone": host.zone}
+    told |= {"kernel": host.kernel_version, "os": host.os, "os_version": host.os_version, "cloud": host.cloud.provider}
+    return tuple((name, value) for name, value in told.items() if value)

@@ -1,4 +1,4 @@
-"""A real OTLP receiver of metrics, gRPC and HTTP, that keeps what it was sent and answers as it is told.
+"""A real OTLP receiver of metrics and logs, gRPC and HTTP, that keeps what it was sent and answers as it is told.
 
 In a test::
 
@@ -28,6 +28,7 @@ import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest, ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
@@ -43,6 +45,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
+
+    from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
 HTTP_STATUS = {
     grpc.StatusCode.OK: 200,
@@ -122,7 +126,8 @@ class OtlpSink:
     Attributes:
         answers: what the next requests are told, in order; when it is empty, `default`.
         default: accepted, unless changed.
-        requests: the bytes of every kept request, uncompressed, in order of arrival.
+        requests: the bytes of every kept request of metrics, uncompressed, in order of arrival.
+        log_requests: those of logs.
         headers: of every request, kept or not, names in lower case.
         seen: how many requests came, kept or not.
 
@@ -143,6 +148,7 @@ class OtlpSink:
         self.answers: deque[Answer] = deque()
         self.default = ACCEPT
         self.requests: list[bytes] = []
+        self.log_requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.seen = 0
         self._tls = tls
@@ -168,6 +174,16 @@ class OtlpSink:
             for point in points_of(ExportMetricsServiceRequest.FromString(request))
         ]
 
+    def log_records(self) -> list[LogRecord]:
+        """Return all log records kept."""
+        return [
+            record
+            for request in list(self.log_requests)
+            for resource in ExportLogsServiceRequest.FromString(request).resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
     def total(self, metric: str, **attributes: str) -> float:
         """Return the sum over the points of *metric* with these attributes, `source__workload__name` for dots."""
         wanted = {name.replace("__", "."): value for name, value in attributes.items()}
@@ -182,9 +198,10 @@ class OtlpSink:
     def start(self) -> Self:
         """Listen on both ports."""
         self._grpc = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-        handler = grpc.unary_unary_rpc_method_handler(self._export_grpc)
-        service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
-        self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
+        for exported in ("metrics", "logs"):
+            handler = grpc.unary_unary_rpc_method_handler(partial(self._export_grpc, exported))
+            service = f"opentelemetry.proto.collector.{exported}.v1.{exported.capitalize()}Service"
+            self._grpc.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
         address = f"{self.host}:{self.grpc_port}"
         if self._tls:
             certificate, key = (path.read_bytes() for path in self._tls)
@@ -220,36 +237,37 @@ class OtlpSink:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def take(self, request: bytes, headers: dict[str, str]) -> Answer:
+    def take(self, request: bytes, headers: dict[str, str], exported: str = "metrics") -> Answer:
         """Record a request and return what to answer."""
         with self._arrived:
             answer = self.answers.popleft() if self.answers else self.default
             self.seen += 1
             self.headers.append(headers)
             if answer.code is grpc.StatusCode.OK or answer.kept:
-                self._on_request(request)
+                (self.log_requests.append if exported == "logs" else self._on_request)(request)
             self._arrived.notify_all()
         time.sleep(answer.delay_s)
         return answer
 
-    def _export_grpc(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+    def _export_grpc(self, exported: str, request: bytes, context: grpc.ServicerContext) -> bytes:
         metadata = {item.key: str(item.value) for item in context.invocation_metadata()}
-        answer = self.take(request, metadata)
+        answer = self.take(request, metadata, exported)
         if answer.code is not grpc.StatusCode.OK:
             if answer.retry_after_s is not None:
                 context.set_trailing_metadata((("google.rpc.retryinfo-bin", _retry_info(answer.retry_after_s)),))
             context.abort(answer.code, answer.message)
-        return _response(answer)
+        return _response(answer, exported)
 
 
 def _retry_info(seconds: float) -> bytes:
     return RetryInfo(retry_delay=Duration(seconds=int(seconds), nanos=round(seconds % 1 * 1e9))).SerializeToString()
 
 
-def _response(answer: Answer) -> bytes:
-    response = ExportMetricsServiceResponse()
+def _response(answer: Answer, exported: str) -> bytes:
+    response = ExportLogsServiceResponse() if exported == "logs" else ExportMetricsServiceResponse()
     if answer.rejected_points or answer.message:
-        response.partial_success.rejected_data_points = answer.rejected_points
+        rejected = "rejected_log_records" if exported == "logs" else "rejected_data_points"
+        setattr(response.partial_success, rejected, answer.rejected_points)
         response.partial_success.error_message = answer.message
     return response.SerializeToString()
 
@@ -285,14 +303,16 @@ class _HttpHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path != "/v1/metrics":
+        exported = self.path.removeprefix("/v1/")
+        if exported not in {"metrics", "logs"}:
             self._send(404, b"", {})
             return
         encoding = self.headers.get("Content-Encoding")
         decode = {"gzip": gzip.decompress, "deflate": zlib.decompress}.get(encoding, bytes)
-        answer = self.server.sink.take(decode(body), {name.lower(): value for name, value in self.headers.items()})
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        answer = self.server.sink.take(decode(body), headers, exported)
         if answer.code is grpc.StatusCode.OK:
-            self._send(200, _response(answer), {})
+            self._send(200, _response(answer, exported), {})
         else:
             retry = {} if answer.retry_after_s is None else {"Retry-After": f"{answer.retry_after_s:g}"}
             self._send(HTTP_STATUS[answer.code], answer.message.encode(), {"Content-Type": "text/plain"} | retry)

@@ -15,6 +15,7 @@ from daemon.errors import StartupError
 from reducer.outputs.store import (
     MOST_MEMORY_BYTES,
     Acknowledgements,
+    Signal,
     StoreStatistics,
     WaitingRequest,
     WindowExport,
@@ -32,10 +33,11 @@ MOST_DISK_BYTES = 1 << 30
 SESSION_LIFETIME_NS = 24 * 3600 * 1_000_000_000
 # The log of transactions is cut back to this once they are in the database.
 KEPT_LOG_BYTES = 64 << 20
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE requests (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, window_end_ns INTEGER NOT NULL, points INTEGER NOT NULL, body BLOB NOT NULL);
+    id INTEGER PRIMARY KEY AUTOINCREMENT, window_end_ns INTEGER NOT NULL, points INTEGER NOT NULL, body BLOB NOT NULL,
+    signal TEXT NOT NULL);
 CREATE TABLE sessions (
     id BLOB PRIMARY KEY, acknowledged INTEGER NOT NULL, window_end_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE balances (id INTEGER PRIMARY KEY CHECK (id = 0), state BLOB NOT NULL);
@@ -90,10 +92,12 @@ class DiskStore:
     def next(self) -> WaitingRequest | None:
         """Return the oldest request on disk; it stays. None also while the disk cannot be read."""
         with self._lock:
-            query = "SELECT id, points, body FROM requests WHERE id > ? ORDER BY id LIMIT 1"
+            query = "SELECT id, points, body, signal FROM requests WHERE id > ? ORDER BY id LIMIT 1"
             with self._disk_may_fail():
                 row = self._database.execute(query, (max(self._undeleted, default=0),)).fetchone()
-                return WaitingRequest(*row) if row else None
+                if row:
+                    number, points, body, signal = row
+                    return WaitingRequest(number, points, body, Signal(signal))
             return None
 
     def done(self, request_id: int) -> Acknowledgements:
@@ -148,8 +152,8 @@ class DiskStore:
     def _write_window(self, window: WindowExport) -> None:
         with self._transaction():
             self._database.executemany(
-                "INSERT INTO requests (window_end_ns, points, body) VALUES (?, ?, ?)",
-                ((window.end_ns, request.points, request.body) for request in window.requests),
+                "INSERT INTO requests (window_end_ns, points, body, signal) VALUES (?, ?, ?, ?)",
+                ((window.end_ns, *request) for request in window.requests),
             )
             self._database.executemany(
                 "INSERT INTO sessions VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET"

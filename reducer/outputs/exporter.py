@@ -10,6 +10,7 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from reducer.outputs.store import Signal
 from reducer.outputs.transport import Accepted, Refused, Unavailable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ IDLE_S = 1.0
 
 @dataclass
 class ExportStatistics:
-    """What was sent since the start: `refused` was not taken by the receiver, `failed` will be sent again."""
+    """What of a signal was sent since the start: `refused` was not taken by the receiver, `failed` is sent again."""
 
     requests_sent: int = 0
     requests_refused: int = 0
@@ -37,7 +38,7 @@ class ExportStatistics:
     points_refused: int = 0
     points_rejected: int = 0
     bytes_sent: int = 0
-    connected: bool = True
+    bytes_refused: int = 0
 
 
 class Exporter:
@@ -45,6 +46,11 @@ class Exporter:
 
     A request that the receiver cannot take now is sent again, the same bytes, with a growing pause, forever: what
     limits that is the size of the store. Order is kept.
+
+    Attributes:
+        statistics: by signal.
+        connected: whether the receiver took, or refused, the last request.
+
     """
 
     def __init__(
@@ -54,7 +60,8 @@ class Exporter:
         safe: Callable[[Acknowledgements], None],
         most_backoff_s: float = MOST_BACKOFF_S,
     ) -> None:
-        self.statistics = ExportStatistics()
+        self.statistics = {signal: ExportStatistics() for signal in Signal}
+        self.connected = True
         self._store = store
         self._transport = transport
         self._safe = safe
@@ -91,52 +98,57 @@ class Exporter:
 
     async def _send(self, request: WaitingRequest) -> float:
         """Send a request once; return for how long to wait before the next."""
-        outcome = await asyncio.to_thread(self._transport.send, request.body)
+        outcome = await asyncio.to_thread(self._transport.send, request.body, request.signal)
         if isinstance(outcome, Unavailable):
-            self._note_down(outcome)
+            self._note_down(request, outcome)
             return self._next_backoff(outcome)
         self._note_up(request, outcome)
         self._report(await asyncio.to_thread(self._store.done, request.id))
         return 0.0
 
-    def _note_down(self, outcome: Unavailable) -> None:
-        self.statistics.requests_failed += 1
-        if self.statistics.connected:
-            self.statistics.connected = False
+    def _note_down(self, request: WaitingRequest, outcome: Unavailable) -> None:
+        self.statistics[request.signal].requests_failed += 1
+        if self.connected:
+            self.connected = False
             _LOGGER.warning(
-                "the OTLP receiver %s cannot take metrics (%s): they wait and are sent again",
+                "the OTLP receiver %s cannot take %s (%s): they wait and are sent again",
                 self._transport.endpoint,
+                request.signal,
                 outcome.reason,
             )
 
     def _note_up(self, request: WaitingRequest, outcome: Outcome) -> None:
         self._backoff_s = FIRST_BACKOFF_S
-        if not self.statistics.connected:
-            self.statistics.connected = True
-            _LOGGER.info("the OTLP receiver %s takes metrics again", self._transport.endpoint)
+        statistics = self.statistics[request.signal]
+        if not self.connected:
+            self.connected = True
+            _LOGGER.info("the OTLP receiver %s takes %s again", self._transport.endpoint, request.signal)
         if isinstance(outcome, Accepted):
             rejected = min(outcome.rejected_points, request.points)
-            self.statistics.requests_sent += 1
-            self.statistics.bytes_sent += len(request.body)
-            self.statistics.points_sent += request.points - rejected
-            self.statistics.points_rejected += rejected
+            statistics.requests_sent += 1
+            statistics.bytes_sent += len(request.body)
+            statistics.points_sent += request.points - rejected
+            statistics.points_rejected += rejected
             if rejected:
                 _LOGGER.error(
-                    "the OTLP receiver %s rejected %d of %d points: %s",
+                    "the OTLP receiver %s rejected %d of %d %s: %s",
                     self._transport.endpoint,
                     rejected,
                     request.points,
+                    request.signal.unit,
                     outcome.message or "no reason given",
                 )
             elif outcome.message:
                 _LOGGER.warning("the OTLP receiver %s says: %s", self._transport.endpoint, outcome.message)
         elif isinstance(outcome, Refused):
-            self.statistics.requests_refused += 1
-            self.statistics.points_refused += request.points
+            statistics.requests_refused += 1
+            statistics.points_refused += request.points
+            statistics.bytes_refused += len(request.body)
             _LOGGER.error(
-                "the OTLP receiver %s refused %d points, which are lost: %s",
+                "the OTLP receiver %s refused %d %s, which are lost: %s",
                 self._transport.endpoint,
                 request.points,
+                request.signal.unit,
                 outcome.reason,
             )
 

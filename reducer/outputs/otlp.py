@@ -9,6 +9,7 @@ are those of opentelemetry/proto/metrics/v1/metrics.proto.
 from __future__ import annotations
 
 import struct
+import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +19,7 @@ from daemon.protobuf import FIXED64, LENGTH_DELIMITED, attributes, field, head, 
 from daemon.version import VERSION
 from reducer.metrics import ENABLED_METRICS, Instrument, Metric
 from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.store import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,18 +41,19 @@ _DELTA_MONOTONIC = bytes([2 << 3, 1, 3 << 3, 1])
 
 
 class Request(NamedTuple):
-    """An encoded ExportMetricsServiceRequest, and how many points it holds."""
+    """An encoded request of a signal's Export, and how many points, or log records, it holds."""
 
     points: int
     body: bytes
+    signal: Signal = Signal.METRICS
 
 
 def _point_attributes(labels: Labels) -> bytes:
     return attributes(7, labels)
 
 
-_RESOURCE = field(1, attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
-_SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
+RESOURCE = field(1, attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
+SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
 _AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _point_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 
 
@@ -58,10 +61,14 @@ class OtlpEncoder:
     """Encodes windows; keeps the encoded attributes of ends from one to the next."""
 
     def __init__(
-        self, metrics: Sequence[Metric] = ENABLED_METRICS, most_request_bytes: int = MOST_REQUEST_BYTES
+        self,
+        metrics: Sequence[Metric] = ENABLED_METRICS,
+        most_request_bytes: int = MOST_REQUEST_BYTES,
+        most_points: int | None = None,
     ) -> None:
         self._ends = EncodedEnds(_point_attributes)
         self._most_request_bytes = most_request_bytes
+        self._most_points = most_points
         # What stands before the point of each length; ends' labels are bounded, so lengths are.
         self._point_prefixes: list[bytes] = []
         self._headers = {metric.name: _metric_header(metric) for metric in metrics}
@@ -72,7 +79,7 @@ class OtlpEncoder:
     def encode(self, window: SealedWindow) -> list[Request]:
         """Return the requests that hold the points of *window*, in order; none where there are no points."""
         self._ends.update(window.ends)
-        packer = _Packer(self._most_request_bytes)
+        packer = _Packer(self._most_request_bytes, self._most_points)
         for level in window.levels:
             for layout in self._layouts:
                 self._encode_layout(packer, window, level, layout)
@@ -124,10 +131,11 @@ def _metric_header(metric: Metric) -> bytes:
 
 
 class _Packer:
-    """Fills requests up to a size with the points of one metric after the other."""
+    """Fills requests up to a size and a number with the points of one metric after the other."""
 
-    def __init__(self, most_bytes: int) -> None:
+    def __init__(self, most_bytes: int, most_points: int | None) -> None:
         self._most_bytes = most_bytes
+        self._most_points = most_points or sys.maxsize
         self._requests: list[Request] = []
         self._metrics: list[bytes] = []
         self._size = 0
@@ -137,8 +145,8 @@ class _Packer:
         """Copy *points*, which end at *ends*, into this request and as many more as they need."""
         begin, first = 0, 0
         while first < len(ends):
-            room = self._most_bytes - self._size - len(_RESOURCE) - len(_SCOPE) - len(header) - ENVELOPE_BYTES
-            last = int(np.searchsorted(ends, begin + room, "right"))
+            room = self._most_bytes - self._size - len(RESOURCE) - len(SCOPE) - len(header) - ENVELOPE_BYTES
+            last = min(int(np.searchsorted(ends, begin + room, "right")), first + self._most_points - self._points)
             if last <= first and self._metrics:
                 self._close()
                 continue
@@ -163,8 +171,8 @@ class _Packer:
 
     def _close(self) -> None:
         # The points are many: each is copied but once more.
-        scope_head = head(2, len(_SCOPE) + self._size)
-        request_head = head(1, len(_RESOURCE) + len(scope_head) + len(_SCOPE) + self._size)
-        body = b"".join((request_head, _RESOURCE, scope_head, _SCOPE, *self._metrics))
+        scope_head = head(2, len(SCOPE) + self._size)
+        request_head = head(1, len(RESOURCE) + len(scope_head) + len(SCOPE) + self._size)
+        body = b"".join((request_head, RESOURCE, scope_head, SCOPE, *self._metrics))
         self._requests.append(Request(self._points, body))
         self._metrics, self._size, self._points = [], 0, 0

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -25,12 +26,25 @@ Acknowledgements = dict[bytes, int]
 MOST_MEMORY_BYTES = 1 << 30
 
 
+class Signal(StrEnum):
+    """What a request holds: OTLP has a service for each."""
+
+    METRICS = "metrics"
+    LOGS = "logs"
+
+    @property
+    def unit(self) -> str:
+        """What its requests hold many of."""
+        return "log records" if self is Signal.LOGS else "points"
+
+
 class WaitingRequest(NamedTuple):
     """A request of the queue; `id` names it to `done`."""
 
     id: int
     points: int
     body: bytes
+    signal: Signal = Signal.METRICS
 
 
 @dataclass
@@ -39,7 +53,7 @@ class WindowExport:
 
     Attributes:
         end_ns: the window's end.
-        requests: its points, encoded.
+        requests: its points and log records, encoded.
         acknowledge: what becomes safe with it.
         balances: the matcher's state at its end.
 

@@ -19,17 +19,22 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.exporter.otlp.common import http as otlp_http
+from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
 from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
-from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from daemon.errors import StartupError
+from reducer.outputs.store import Signal
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from opentelemetry.exporter.http.transport._base import BaseHTTPResult
 
-EXPORT_METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 RETRYABLE_CODES = frozenset(
     {
         grpc.StatusCode.CANCELLED,
@@ -46,7 +51,7 @@ SUCCESS_CLASS = 2  # HTTP status 2xx
 MOST_REASON_CHARACTERS = 300
 FILE_VARIABLES = [
     f"OTEL_EXPORTER_OTLP_{signal}{name}"
-    for signal in ("", "METRICS_")
+    for signal in ("", "METRICS_", "LOGS_")
     for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
 ]
 
@@ -82,8 +87,8 @@ class Transport(Protocol):
 
     endpoint: str
 
-    def send(self, body: bytes) -> Outcome:
-        """Send an encoded ExportMetricsServiceRequest once."""
+    def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
+        """Send an encoded request of the signal's service once."""
 
     def close(self) -> None:
         """Give up the connection."""
@@ -92,93 +97,126 @@ class Transport(Protocol):
 class GrpcTransport:
     """OTLP over gRPC to *endpoint*, `http://` or `https://`; None: what OTEL_EXPORTER_OTLP_ENDPOINT says.
 
+    The other signals than metrics go where OTEL_EXPORTER_OTLP_(signal)_ENDPOINT says, if it is set.
+
     Raises:
         StartupError: the endpoint or an OTEL_EXPORTER_OTLP_* variable cannot be used.
 
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, signals: Iterable[Signal] = (Signal.METRICS,)) -> None:
         _check_files()
+        self._exporters: dict[Signal, _RawGrpcMetrics | _RawGrpcLogs] = {}
         try:
-            self._exporter = _RawGrpcExporter(endpoint, channel_options=CHANNEL_OPTIONS)  # type: ignore[arg-type]
+            for signal in signals:
+                own = signal is Signal.LOGS and os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+                exporter = _RawGrpcLogs if signal is Signal.LOGS else _RawGrpcMetrics
+                self._exporters[signal] = exporter(own or endpoint, channel_options=CHANNEL_OPTIONS)  # type: ignore[arg-type]
         except (ValueError, RuntimeError, InvalidCompressionValueException) as error:
             raise StartupError(f"cannot export by OTLP over gRPC: {error}; see OTEL_EXPORTER_OTLP_*") from error
-        self.endpoint = self._exporter.address
+        self.endpoint = self._exporters[Signal.METRICS].address
 
-    def send(self, body: bytes) -> Outcome:
-        """Send an encoded ExportMetricsServiceRequest once."""
+    def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
+        """Send an encoded request of the signal's service once."""
         try:
-            return _accepted(self._exporter.send_raw(body))
+            return _accepted(self._exporters[signal].send_raw(body), signal)
         except grpc.RpcError as error:
             return _outcome_of_grpc(error)
         except ValueError as error:  # The channel was closed.
             return Unavailable(str(error))
 
     def close(self) -> None:
-        """Close the channel; a request on its way is cancelled."""
-        self._exporter.shutdown()
+        """Close the channels; a request on its way is cancelled."""
+        for exporter in self._exporters.values():
+            exporter.shutdown()
 
 
 class HttpTransport:
-    """OTLP over HTTP to the URL *endpoint*; None: what OTEL_EXPORTER_OTLP_(METRICS_)ENDPOINT says.
+    """OTLP over HTTP to the URL *endpoint* for metrics; None: what OTEL_EXPORTER_OTLP_(METRICS_)ENDPOINT says.
+
+    The other signals go where the variables say.
 
     Raises:
         StartupError: the endpoint or an OTEL_EXPORTER_OTLP_* variable cannot be used.
 
     """
 
-    def __init__(self, endpoint: str | None = None) -> None:
+    def __init__(self, endpoint: str | None = None, signals: Iterable[Signal] = (Signal.METRICS,)) -> None:
         _check_files()
+        self._exporters: dict[Signal, _RawHttpMetrics | _RawHttpLogs] = {}
         try:
-            self._exporter = _RawHttpExporter(endpoint)
+            for signal in signals:
+                exporter = _RawHttpLogs() if signal is Signal.LOGS else _RawHttpMetrics(endpoint)
+                self._exporters[signal] = exporter
         except (ValueError, RuntimeError) as error:
             raise StartupError(f"cannot export by OTLP over HTTP: {error}; see OTEL_EXPORTER_OTLP_*") from error
-        self.endpoint = self._exporter.address
-        if urlparse(self.endpoint).scheme not in {"http", "https"}:
-            raise StartupError(f"the OTLP endpoint {self.endpoint!r} must begin with http:// or https://")
+        self.endpoint = self._exporters[Signal.METRICS].address
+        for exporter in self._exporters.values():
+            if urlparse(exporter.address).scheme not in {"http", "https"}:
+                raise StartupError(f"the OTLP endpoint {exporter.address!r} must begin with http:// or https://")
 
-    def send(self, body: bytes) -> Outcome:
-        """Send an encoded ExportMetricsServiceRequest once."""
-        result = self._exporter.send_raw(body)
+    def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
+        """Send an encoded request of the signal's service once."""
+        result = self._exporters[signal].send_raw(body)
         if result.status_code is None:
             return Unavailable(_shorten(str(result.error)))
         if result.status_code // 100 == SUCCESS_CLASS:
-            return _accepted(result.content())
+            return _accepted(result.content(), signal)
         return _outcome_of_http(result)
 
     def close(self) -> None:
         """Close the connections."""
-        self._exporter.shutdown()
+        for exporter in self._exporters.values():
+            exporter.shutdown()
 
 
-class _RawGrpcExporter(GrpcExporter):
-    """The exporter, with its channel open to what is encoded already."""
+class _RawGrpc:
+    """An exporter with its channel open to what is encoded already."""
+
+    METHOD: str
 
     @property
     def address(self) -> str:
-        return str(self._endpoint)
+        return str(self._endpoint)  # type: ignore[attr-defined]
 
     def _initialize_channel_and_stub(self) -> None:
-        super()._initialize_channel_and_stub()  # type: ignore[no-untyped-call]
-        channel: grpc.Channel = self._channel  # type: ignore[assignment]
-        self._export_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(EXPORT_METHOD)
+        super()._initialize_channel_and_stub()  # type: ignore[misc]
+        channel: grpc.Channel = self._channel  # type: ignore[attr-defined]
+        self._export_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(self.METHOD)
 
     def send_raw(self, body: bytes) -> bytes:
-        headers: tuple[tuple[str, str], ...] = self._headers  # type: ignore[assignment]
-        return self._export_raw(body, metadata=headers, timeout=self._timeout)
+        headers: tuple[tuple[str, str], ...] = self._headers  # type: ignore[attr-defined]
+        return self._export_raw(body, metadata=headers, timeout=self._timeout)  # type: ignore[attr-defined]
 
 
-class _RawHttpExporter(HttpExporter):
-    """The exporter, with its session open to what is encoded already."""
+class _RawGrpcMetrics(_RawGrpc, GrpcMetricExporter):
+    METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+
+
+class _RawGrpcLogs(_RawGrpc, GrpcLogExporter):
+    METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+
+
+class _RawHttp:
+    """An exporter with its session open to what is encoded already."""
 
     @property
     def address(self) -> str:
-        return self._endpoint
+        return str(self._endpoint)  # type: ignore[attr-defined]
 
     def send_raw(self, body: bytes) -> BaseHTTPResult:
-        client = self._client
+        client = self._client  # type: ignore[attr-defined]
         # Its public `export` hides the response's body and retries by itself.
-        return client._submit(client._compress(body), client._timeout)  # noqa: SLF001
+        result: BaseHTTPResult = client._submit(client._compress(body), client._timeout)  # noqa: SLF001
+        return result
+
+
+class _RawHttpMetrics(_RawHttp, HttpMetricExporter):
+    pass
+
+
+class _RawHttpLogs(_RawHttp, HttpLogExporter):
+    pass
 
 
 def _check_files() -> None:
@@ -192,13 +230,16 @@ def _check_files() -> None:
             raise StartupError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
 
 
-def _accepted(response: bytes) -> Outcome:
+def _accepted(response: bytes, signal: Signal) -> Outcome:
     try:
-        partial = ExportMetricsServiceResponse.FromString(response).partial_success
+        if signal is Signal.LOGS:
+            logs = ExportLogsServiceResponse.FromString(response).partial_success
+            return Accepted(max(logs.rejected_log_records, 0), _shorten(logs.error_message))
+        metrics = ExportMetricsServiceResponse.FromString(response).partial_success
     except DecodeError:
         # It was answered with success: what was answered besides does not take that back.
-        return Accepted(message="the receiver's answer is no ExportMetricsServiceResponse")
-    return Accepted(max(partial.rejected_data_points, 0), _shorten(partial.error_message))
+        return Accepted(message=f"the receiver's answer is no response to an export of {signal}")
+    return Accepted(max(metrics.rejected_data_points, 0), _shorten(metrics.error_message))
 
 
 def _outcome_of_grpc(error: Any) -> Outcome:

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from reducer.outputs.exporter import Exporter
 from reducer.outputs.otlp import Request
-from reducer.outputs.store import MemoryStore, WindowExport
+from reducer.outputs.store import MemoryStore, Signal, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from tests.otlp_sink import Answer, OtlpSink
 
@@ -79,6 +79,18 @@ def rig(request: pytest.FixtureRequest, sink: OtlpSink) -> Iterator[Rig]:
     transport.close()
 
 
+def test_logs_and_metrics_keep_their_order_and_their_counts(sink: OtlpSink) -> None:
+    transport = GrpcTransport(sink.grpc_endpoint, list(Signal))
+    rig = Rig(transport)
+    logs = Request(3, b"\x0a\x00", Signal.LOGS)
+    rig.put(1, request(1), logs, request(2), logs)
+    rig.run()
+    assert (sink.requests, sink.log_requests) == ([request(1).body, request(2).body], [logs.body] * 2)
+    assert rig.safe == [{SESSION: 1}]
+    assert {signal: each.points_sent for signal, each in rig.exporter.statistics.items()} == {"metrics": 20, "logs": 6}
+    transport.close()
+
+
 def test_all_arrive_in_order_and_become_safe(rig: Rig, sink: OtlpSink) -> None:
     requests = [request(value) for value in range(6)]
     for number in range(3):
@@ -86,7 +98,7 @@ def test_all_arrive_in_order_and_become_safe(rig: Rig, sink: OtlpSink) -> None:
     rig.run()
     assert sink.requests == [each.body for each in requests]
     assert rig.safe == [{SESSION: 1}, {SESSION: 2}, {SESSION: 3}]
-    statistics = rig.exporter.statistics
+    statistics = rig.exporter.statistics[Signal.METRICS]
     assert (statistics.requests_sent, statistics.points_sent) == (6, 60)
     assert statistics.bytes_sent == sum(len(each.body) for each in requests)
 
@@ -103,7 +115,7 @@ def test_unavailable_is_sent_again_unchanged_and_before_what_follows(
     rig.run()
     assert sink.requests == [first.body, first.body, second.body]
     assert rig.safe == [{SESSION: 1}, {SESSION: 2}]
-    assert rig.exporter.statistics.requests_failed == 2
+    assert rig.exporter.statistics[Signal.METRICS].requests_failed == 2
     messages = [record.getMessage() for record in caplog.records if record.name == "reducer.outputs.exporter"]
     assert len(messages) == 2
     assert "cannot take metrics" in messages[0]
@@ -115,8 +127,8 @@ def test_receiver_that_is_not_there(rig: Rig, sink: OtlpSink) -> None:
     rig.put(1, request(1))
     rig.run(within_s=1.5)
     assert rig.safe == []
-    assert rig.exporter.statistics.requests_failed >= 2
-    assert not rig.exporter.statistics.connected
+    assert rig.exporter.statistics[Signal.METRICS].requests_failed >= 2
+    assert not rig.exporter.connected
 
 
 def test_refused_is_dropped_counted_and_logged(rig: Rig, sink: OtlpSink, caplog: pytest.LogCaptureFixture) -> None:
@@ -124,8 +136,8 @@ def test_refused_is_dropped_counted_and_logged(rig: Rig, sink: OtlpSink, caplog:
     rig.put(1, request(1, points=7), request(2))
     rig.run()
     assert sink.requests == [request(2).body]
-    assert rig.exporter.statistics.points_refused == 7
-    assert rig.exporter.statistics.points_sent == 10
+    assert rig.exporter.statistics[Signal.METRICS].points_refused == 7
+    assert rig.exporter.statistics[Signal.METRICS].points_sent == 10
     assert "refused 7 points" in caplog.text
     assert "INVALID_ARGUMENT: bad unit" in caplog.text or "400 Bad Request" in caplog.text
     # What nobody takes need not be kept by collectors either.
@@ -136,7 +148,7 @@ def test_partial_success_is_counted_and_logged(rig: Rig, sink: OtlpSink, caplog:
     sink.answers.append(Answer(rejected_points=3, message="too old"))
     rig.put(1, request(1))
     rig.run()
-    statistics = rig.exporter.statistics
+    statistics = rig.exporter.statistics[Signal.METRICS]
     assert (statistics.points_sent, statistics.points_rejected) == (7, 3)
     assert "rejected 3 of 10 points: too old" in caplog.text
 
@@ -171,7 +183,7 @@ def test_finish_sends_what_is_left_without_waiting_out_the_pause(rig: Rig, sink:
         sink.answers.append(Answer(grpc.StatusCode.UNAVAILABLE, retry_after_s=1.0))
         rig.put(1, request(1), request(2))
         running = asyncio.create_task(rig.exporter.run())
-        await until(lambda: rig.exporter.statistics.requests_failed > 0)
+        await until(lambda: rig.exporter.statistics[Signal.METRICS].requests_failed > 0)
         started = time.monotonic()
         rig.exporter.finish(5.0)
         await running

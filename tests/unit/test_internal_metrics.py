@@ -3,28 +3,33 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import subprocess
+import time
 from dataclasses import dataclass
 
+import grpc
 import pytest
 from ebpf_net.v1 import intake_pb2
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reducer.internal_metrics import (
-    COLLECTOR_TABLE,
-    FIGURES,
-    MOST_COLLECTORS,
-    MOST_OBSERVATIONS,
-    TABLE,
-    InternalMetrics,
-    Snapshot,
-    render,
-)
+from reducer.internal_export import InternalMetrics, encode, prometheus_name, render
+from reducer.internal_metrics import COLLECTOR_TABLE, FIGURES, MOST_COLLECTORS, SESSION_TABLE, TABLE, Snapshot
 from reducer.outputs.exporter import ExportStatistics
+from reducer.outputs.flow_files import FlowFileStatistics
 from reducer.outputs.prometheus import PrometheusStatistics
 from reducer.outputs.store import StoreStatistics
+from reducer.outputs.transport import GrpcTransport
 from reducer.pipeline import PipelineStatistics
 from reducer.sessions import IntakeCounters
+from tests.otlp_sink import Answer, OtlpSink, points_of
 from tests.packages import debian_program
+
+
+class Connected:
+    connected = True
+
+
+NOW_NS = 1_700_000_000_000_000_000
 
 
 @dataclass
@@ -33,12 +38,16 @@ class Collector:
     kind: str = "COLLECTOR_KIND_KERNEL"
     clock_offset_ns: int = 0
     statistics: intake_pb2.CollectorStatistics | None = None
+    about: tuple[tuple[str, str], ...] = ()
+    heard_unix_ns: int = NOW_NS
 
 
 def samples(text: bytes) -> dict[str, float]:
-    """Return values by name, and by host where there is one."""
+    """Return values by name, and by host or client_type where there is one."""
     return {
-        "/".join(filter(None, (sample.name, sample.labels.get("host")))): sample.value
+        "/".join(
+            filter(None, (sample.name, sample.labels.get("host") or sample.labels.get("client_type")))
+        ): sample.value
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
     }
@@ -50,7 +59,8 @@ def samples(text: bytes) -> dict[str, float]:
         ("intake", IntakeCounters),
         ("pipeline", PipelineStatistics),
         ("queue", StoreStatistics),
-        ("otlp", ExportStatistics),
+        ("otlp_grpc", ExportStatistics),
+        ("flow_files", FlowFileStatistics),
         ("prometheus", PrometheusStatistics),
     ],
 )
@@ -61,7 +71,7 @@ def test_every_field_of_a_record_is_a_metric(group: str, record: type) -> None:
 
 def test_every_statistic_of_collectors_is_a_metric() -> None:
     fields = {field.name for field in intake_pb2.CollectorStatistics.DESCRIPTOR.fields}
-    assert {metric.field for metric in COLLECTOR_TABLE} == fields - FIGURES.keys() | {"clock_offset_ns"}
+    assert {metric.field for metric in COLLECTOR_TABLE} == fields - FIGURES.keys()
     for name, (_, metrics) in FIGURES.items():
         of_figure = {field.name for field in getattr(intake_pb2.CollectorStatistics(), name).add().DESCRIPTOR.fields}
         assert {metric.field for metric in metrics} - {"ratio"} == of_figure - {"name", "measure"}
@@ -77,18 +87,20 @@ def test_figures_of_collectors() -> None:
     text = render(Snapshot({}, [Collector("a", statistics=statistics), Collector("silent")])).decode()
     labels = 'host="a",kind="kernel"'
     for line in (
-        f'ebpf_net_collector_ring_events_lost_total{{{labels},ring="tcp"}} 2.0',
-        f'ebpf_net_collector_ring_fullest_bytes{{{labels},ring="tcp"}} 100.0',
-        f'ebpf_net_collector_map_entries{{{labels},map="udp_sockets"}} 3.0',
+        f'ebpf_net_collector_ring_events_lost_total{{{labels},ring="tcp"}} 2',
+        f'ebpf_net_collector_ring_fullest_bytes{{{labels},ring="tcp"}} 100',
+        f'ebpf_net_collector_map_entries{{{labels},map="udp_sockets"}} 3',
         f'ebpf_net_collector_program_run_time_seconds_total{{{labels},program="packet_sent"}} 2.0',
-        f'ebpf_net_collector_agreement_counted_by_kernel_total{{{labels},measure="tcp.segments_sent"}} 100.0',
+        f'ebpf_net_collector_agreement_counted_by_kernel_total{{{labels},measure="tcp.segments_sent"}} 100',
         f'ebpf_net_collector_agreement_ratio{{{labels},measure="tcp.segments_sent"}} 0.98',
     ):
         assert line in text
     assert 'ratio{host="a",kind="kernel",measure="tcp.retransmits"' not in text
 
 
-def test_figures_are_bounded() -> None:
+def test_figures_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reducer.internal_metrics.MOST_FIGURES", 1900)
+
     def collector(number: int) -> Collector:
         statistics = intake_pb2.CollectorStatistics()
         for i in range(64):
@@ -97,15 +109,17 @@ def test_figures_are_bounded() -> None:
 
     text = render(Snapshot({}, [collector(number) for number in range(40)])).decode()
     told = [line for line in text.splitlines() if line.startswith("ebpf_net_collector_program_runs_total{")]
-    assert len(told) == MOST_OBSERVATIONS
-    assert "overflow" not in text
+    assert len(told) == 1900
 
 
 def test_values() -> None:
     groups = {
         "intake": IntakeCounters(messages=5, duplicates=2),
         "queue": StoreStatistics(most_bytes=2000, bytes=1000, windows_dropped=3),
-        "otlp": ExportStatistics(points_rejected=7, connected=False),
+        "otlp_grpc": {
+            (("client_type", "metrics"),): ExportStatistics(points_rejected=7, points_sent=5),
+            (("client_type", "logs"),): ExportStatistics(points_sent=6),
+        },
         "prometheus": PrometheusStatistics(4, 1),
     }
     found = samples(render(Snapshot(groups, [])))
@@ -118,12 +132,29 @@ def test_values() -> None:
             "ebpf_net_intake_duplicates_total": 2,
             "ebpf_net_queue_bytes": 1000,
             "ebpf_net_queue_windows_dropped_total": 3,
-            "ebpf_net_otlp_points_rejected_total": 7,
-            "ebpf_net_otlp_connected": 0,
+            "ebpf_net_otlp_grpc_points_rejected_total/metrics": 7,
+            "ebpf_net_otlp_grpc_metrics_sent_total/metrics": 5,
+            "ebpf_net_otlp_grpc_metrics_sent_total/logs": 6,
             "ebpf_net_prometheus_series": 4,
         }.items()
     )
     assert not [name for name in found if name.startswith(("ebpf_net_pipeline", "ebpf_net_collector_"))]
+
+
+@dataclass
+class ByReason:
+    ends_unknown: dict[str, int]
+
+
+def test_reasons_are_an_attribute(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = [metric for metric in TABLE if metric.field == "ends_unknown"]
+    monkeypatch.setattr("reducer.internal_metrics.TABLE", table)
+    snapshot = Snapshot({"pipeline": ByReason({"no_collector": 3, "late": 4})}, [])
+    assert b'ebpf_net_pipeline_ends_unknown_total{reason="late"} 4\n' in render(snapshot)
+    (request,) = encode(snapshot, 1)
+    points = points_of(ExportMetricsServiceRequest.FromString(request))
+    assert {point.attributes["reason"]: point.value for point in points} == {"no_collector": 3, "late": 4}
+    assert render(Snapshot({"pipeline": ByReason({})}, [])) == b""
 
 
 def test_collectors_are_told_apart_and_times_are_seconds() -> None:
@@ -132,30 +163,42 @@ def test_collectors_are_told_apart_and_times_are_seconds() -> None:
             "a", "COLLECTOR_KIND_KERNEL", -250_000_000, intake_pb2.CollectorStatistics(events_lost=3, cpu_time_ns=10**9)
         ),
         Collector("b", "COLLECTOR_KIND_K8S", 0, intake_pb2.CollectorStatistics(events_lost=4)),
-        Collector("said nothing yet"),
+        Collector("new", about=(("version", "1.2"), ("zone", "z"))),
     ]
-    text = render(Snapshot({}, collectors))
+    text = render(Snapshot({}, collectors, NOW_NS))
     found = samples(text)
     assert found["ebpf_net_connections"] == 3
     assert found["ebpf_net_collector_events_lost_total/a"] == 3
     assert found["ebpf_net_collector_events_lost_total/b"] == 4
-    assert found["ebpf_net_collector_clock_offset_seconds/a"] == -0.25
+    assert found["ebpf_net_clock_offset_ns/a"] == -250_000_000
     assert found["ebpf_net_collector_cpu_time_seconds_total/a"] == 1
     assert 'kind="k8s"' in text.decode()
-    assert "said nothing" not in text.decode()
+    assert "ebpf_net_collector_events_lost_total/new" not in found
+    assert 'ebpf_net_pipeline_agent_connections{host="new",kind="kernel",version="1.2",zone="z"} 1\n' in text.decode()
 
 
-def test_collectors_are_bounded_now_and_over_time() -> None:
-    def fleet(name: str) -> list[Collector]:
-        count = MOST_COLLECTORS + 10
-        return [Collector(f"{name}{i}", statistics=intake_pb2.CollectorStatistics()) for i in range(count)]
+def test_collectors_that_are_silent_are_not_healthy() -> None:
+    collectors = [Collector("a"), Collector("b", heard_unix_ns=NOW_NS - 31_000_000_000)]
+    found = samples(render(Snapshot({}, collectors, NOW_NS)))
+    assert (found["ebpf_net_collector_health/a"], found["ebpf_net_collector_health/b"]) == (0, 1)
+    assert found["ebpf_net_time_since_last_message_ns/b"] == 31_000_000_000
 
-    for name in ("spring", "summer", "autumn"):
-        found = samples(render(Snapshot({}, fleet(name))))
-        hosts = {key.partition("/")[2] for key in found if key.startswith("ebpf_net_collector_")}
-        assert hosts == {f"{name}{i}" for i in range(MOST_COLLECTORS)}
-        assert found["ebpf_net_connections"] == MOST_COLLECTORS + 10
-        assert found["ebpf_net_collectors_omitted"] == 10
+
+def test_collectors_are_bounded() -> None:
+    fleet = [Collector(f"{i}", statistics=intake_pb2.CollectorStatistics()) for i in range(MOST_COLLECTORS + 10)]
+    found = samples(render(Snapshot({}, fleet)))
+    hosts = {key.partition("/")[2] for key in found if key.startswith("ebpf_net_collector_events")}
+    assert hosts == {f"{i}" for i in range(MOST_COLLECTORS)}
+    assert found["ebpf_net_connections"] == MOST_COLLECTORS + 10
+    assert found["ebpf_net_collectors_omitted"] == 10
+
+
+def test_a_host_that_is_connected_twice_has_no_series_twice() -> None:
+    statistics = [intake_pb2.CollectorStatistics(events_lost=number) for number in (1, 2)]
+    text = render(Snapshot({}, [Collector("a", statistics=each) for each in statistics]))
+    assert text.count(b"ebpf_net_collector_events_lost_total{") == 1
+    assert samples(text)["ebpf_net_collector_events_lost_total/a"] == 2
+    assert samples(text)["ebpf_net_collectors_omitted"] == 1
 
 
 def test_names_from_the_network_are_escaped() -> None:
@@ -174,7 +217,7 @@ def test_each_rendering_is_of_its_time() -> None:
 
 
 def test_promtool_understands_it() -> None:
-    groups = {"intake": IntakeCounters(), "queue": StoreStatistics(1), "otlp": ExportStatistics()}
+    groups = {"intake": IntakeCounters(), "queue": StoreStatistics(1), "otlp_grpc": ExportStatistics()}
     text = render(Snapshot(groups, [Collector("a", statistics=intake_pb2.CollectorStatistics(events_lost=3))]))
     checked = subprocess.run(
         [debian_program("usr/bin/promtool", "promtool", "prometheus"), "check", "metrics"],
@@ -182,4 +225,48 @@ def test_promtool_understands_it() -> None:
         capture_output=True,
         check=False,
     )
-    assert (checked.returncode, checked.stderr) == (0, b"")
+    # The two that the reference has in nanoseconds.
+    odd = [line for line in checked.stderr.decode().splitlines() if "_ns " not in line]
+    assert odd == []
+    assert checked.stderr.count(b"\n") == 2
+
+
+def test_otlp_has_the_same_points() -> None:
+    collectors = [
+        Collector("a", clock_offset_ns=-5, statistics=intake_pb2.CollectorStatistics(events_lost=3, cpu_time_ns=10**9)),
+        Collector("b", "COLLECTOR_KIND_K8S", statistics=intake_pb2.CollectorStatistics(sockets_tracked=1 << 40)),
+    ]
+    snapshot = Snapshot({"intake": IntakeCounters(messages=5), "otlp": Connected()}, collectors, NOW_NS)
+    (whole,) = encode(snapshot, NOW_NS - 7)
+    points = points_of(ExportMetricsServiceRequest.FromString(whole))
+    parts = encode(snapshot, NOW_NS - 7, 2000)
+    assert len(parts) > 1
+    assert points == [point for part in parts for point in points_of(ExportMetricsServiceRequest.FromString(part))]
+    of_prometheus = samples(render(snapshot))
+    assert len(points) == len(of_prometheus)
+    names = {metric.name: prometheus_name(metric) for metric in (*TABLE, *SESSION_TABLE, *COLLECTOR_TABLE)}
+    for point in points:
+        key = "/".join(filter(None, (names[point.metric], point.attributes.get("host"))))
+        assert of_prometheus[key] == point.value
+        assert (point.start_ns, point.time_ns) == (NOW_NS - 7, NOW_NS)
+        is_counter = key.partition("/")[0].endswith("_total")
+        assert (point.kind, point.temporality, point.monotonic) == (
+            ("sum", 2, True) if is_counter else ("gauge", 0, False)
+        )
+        assert point.resource["service.name"] == "ebpf-net-reducer"
+
+
+def test_they_are_sent_while_the_receiver_is_there_and_else_left_out() -> None:
+    async def main(sink: OtlpSink) -> None:
+        metrics = InternalMetrics(lambda: Snapshot({"intake": IntakeCounters(messages=5)}, [], time.time_ns()))
+        transport = GrpcTransport(sink.grpc_endpoint)
+        exporting = asyncio.create_task(metrics.export(transport, 0.01))
+        await asyncio.to_thread(sink.wait, lambda sink: sink.seen >= 3)
+        exporting.cancel()
+        transport.close()
+
+    with OtlpSink() as sink:
+        sink.answers.append(Answer(grpc.StatusCode.INVALID_ARGUMENT))
+        asyncio.run(main(sink))
+        assert sink.total("ebpf_net.intake.messages") == 5 * len(sink.requests)
+        assert len(sink.requests) == sink.seen - 1

@@ -6,7 +6,7 @@ import pytest
 
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.otlp import Request
-from reducer.outputs.store import MemoryStore, Store, WindowExport
+from reducer.outputs.store import MemoryStore, Signal, Store, WindowExport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,15 @@ def deliver(store: Store) -> tuple[bytes, dict[bytes, int]]:
     request = store.next()
     assert request is not None
     return request.body, store.done(request.id)
+
+
+def test_requests_keep_their_signal(store: Store) -> None:
+    store.put(WindowExport(30, [Request(1, b"a"), Request(2, b"b", Signal.LOGS)]))
+    signals = []
+    while request := store.next():
+        signals.append((request.body, request.signal))
+        store.done(request.id)
+    assert signals == [(b"a", Signal.METRICS), (b"b", Signal.LOGS)]
 
 
 def test_requests_come_in_order_and_stay_until_done(store: Store) -> None:

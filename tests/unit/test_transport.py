@@ -9,6 +9,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from daemon.errors import StartupError
+from reducer.outputs.store import Signal
 from reducer.outputs.transport import Accepted, GrpcTransport, HttpTransport, Refused, Transport, Unavailable
 from tests.otlp_sink import Answer, OtlpSink
 
@@ -29,7 +30,8 @@ def request(size: int = 1) -> bytes:
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ENDPOINT", "HEADERS", "COMPRESSION", "TIMEOUT", "CERTIFICATE", "INSECURE"):
         monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
-        monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_METRICS_{name}", raising=False)
+        for signal in ("METRICS", "LOGS"):
+            monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{signal}_{name}", raising=False)
     # The HTTP client prefers them to the certificate of OTEL_EXPORTER_OTLP_CERTIFICATE.
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
@@ -62,6 +64,31 @@ def test_bytes_arrive_as_they_are(sink: OtlpSink, transport: Transport) -> None:
 def test_partial_success_tells_how_many_points_and_why(sink: OtlpSink, transport: Transport) -> None:
     sink.answers.append(Answer(rejected_points=3, message="too\nold\x1b[31m"))
     assert transport.send(request()) == Accepted(3, "too old [31m")
+
+
+@pytest.mark.parametrize("way", ["grpc", "http"])
+def test_logs_go_to_their_own_service(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", sink.http_endpoint)
+    both: Transport = GrpcTransport(sink.grpc_endpoint, Signal) if way == "grpc" else HttpTransport(signals=Signal)
+    sink.answers += [Answer(rejected_points=2, message="old"), Answer()]
+    assert both.send(b"\x0a\x00", Signal.LOGS) == Accepted(2, "old")
+    assert both.send(request()) == Accepted()
+    assert (sink.log_requests, sink.requests) == ([b"\x0a\x00"], [request()])
+    both.close()
+
+
+@pytest.mark.parametrize("way", ["grpc", "http"])
+def test_logs_may_go_elsewhere(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    with OtlpSink() as other:
+        if way == "grpc":
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", other.grpc_endpoint)
+            both: Transport = GrpcTransport(sink.grpc_endpoint, Signal)
+        else:
+            monkeypatch.setenv("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", f"{other.http_endpoint}/v1/logs")
+            both = HttpTransport(f"{sink.http_endpoint}/v1/metrics", Signal)
+        assert both.send(b"\x0a\x00", Signal.LOGS) == Accepted()
+        assert (other.log_requests, sink.seen) == ([b"\x0a\x00"], 0)
+        both.close()
 
 
 @pytest.mark.parametrize(

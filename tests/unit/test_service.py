@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import time
+
+import polars as pl
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from daemon.errors import StartupError
+from reducer.options import Settings
+from reducer.service import Reducer
+from tests.otlp_sink import OtlpSink
+from tests.strategies import session_id, tcp_rows
+
+QUIET = Settings(port=0, prometheus=None, internal_prometheus="127.0.0.1:0")
+ROW = {
+    "socket": 1,
+    "process": 1,
+    "local_address": "10.0.0.1",
+    "remote_address": "10.0.0.2",
+    "local_port": 40000,
+    "remote_port": 80,
+    "role": intake_pb2.ROLE_CONNECTOR,
+    "bytes_sent": 1000,
+    "bytes_received": 50,
+    "opened": 1,
+}
+
+
+async def run(settings, rows=(ROW,)):
+    """Run a reducer that takes rows, and end it in good order; return the page of its own metrics then."""
+    reducer = Reducer(settings)
+    try:
+        await reducer.start()
+        session = session_id(0)
+        reducer.pipeline.hello(session, intake_pb2.Host(name="node", zone="z"))
+        processes = [intake_pb2.Process(id=1, name="curl")]
+        batch = intake_pb2.Batch(number=1, entities=intake_pb2.Entities(processes=processes))
+        now_ns = time.time_ns()
+        reducer.pipeline.next_due(now_ns)
+        reducer.pipeline.take(session, 1, now_ns, batch, {"tcp": tcp_rows(*rows)})
+        stopping = asyncio.Event()
+        stopping.set()
+        await reducer.run(stopping)
+        return (await reducer._own_metrics.render()).decode()
+    finally:
+        await reducer.close()
+
+
+def settings_for(sink, **changes):
+    return dataclasses.replace(QUIET, otlp_grpc_endpoint=sink.grpc_endpoint, **changes)
+
+
+@pytest.fixture
+def sink():
+    with OtlpSink() as sink:
+        yield sink
+
+
+def test_flow_logs_are_sent_besides_metrics_without_series_of_nodes(sink):
+    page = asyncio.run(run(settings_for(sink, flow_logs=True)))
+    assert sink.total("tcp.bytes") == 1050
+    assert {point.attributes["aggregation"] for point in sink.points()} == {"az_az"}
+    bodies = sorted(record.body.string_value for record in sink.log_records())
+    assert [body.split()[:5] for body in bodies] == [
+        ["10.0.0.1", "curl", "10.0.0.2", "(unknown)", "1000"],
+        ["10.0.0.2", "(unknown)", "10.0.0.1", "curl", "50"],
+    ]
+    assert 'ebpf_net_otlp_grpc_metrics_sent_total{client_type="logs"} 2\n' in page
+
+
+def test_no_logs_are_sent_where_nobody_asked(sink):
+    asyncio.run(run(settings_for(sink)))
+    assert (len(sink.requests), sink.log_requests) == (1, [])
+
+
+def test_requests_have_at_most_as_many_points_as_were_asked_for(sink):
+    asyncio.run(run(settings_for(sink, otlp_batch_size=3, flow_logs=True)))
+    assert len(sink.points()) > 3 * (len(sink.requests) - 1)
+    assert len(sink.requests) > 1
+
+
+def test_flows_are_written_to_files(tmp_path):
+    path, directory = tmp_path / "flows.jsonl", tmp_path / "parquet"
+    settings = dataclasses.replace(QUIET, flow_logs_file=path, parquet_directory=str(directory))
+    page = asyncio.run(run(settings))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert sorted(line["bytes"] for line in lines) == [50, 1000]
+    table = pl.read_parquet(directory / "**/*.parquet")
+    assert sorted(table["bytes"].to_list()) == [50, 1000]
+    assert f'ebpf_net_flow_files_flows_written_total{{place="{path}"}} 2\n' in page
+    assert f'ebpf_net_flow_files_flows_written_total{{place="{directory}"}} 2\n' in page
+
+
+def test_a_directory_that_fails_costs_nothing_else(sink, tmp_path):
+    settings = settings_for(sink, parquet_directory=str(tmp_path / "parquet"), flow_logs_file=tmp_path / "flows")
+    reducer_run = run(settings)
+
+    async def main():
+        running = asyncio.ensure_future(reducer_run)
+        await asyncio.sleep(0)
+        (tmp_path / "parquet").rmdir()
+        (tmp_path / "parquet").touch()  # no directory any more
+        return await running
+
+    page = asyncio.run(main())
+    assert sink.total("tcp.bytes") == 1050
+    assert len((tmp_path / "flows").read_text().splitlines()) == 2
+    assert f'ebpf_net_flow_files_windows_waiting{{place="{tmp_path / "parquet"}"}} 1\n' in page
+
+
+def test_flow_logs_need_a_receiver():
+    with pytest.raises(StartupError, match="--enable-flow-logs needs --enable-otlp-grpc-metrics or"):
+        asyncio.run(run(dataclasses.replace(QUIET, flow_logs=True)))
+
+
+def test_series_are_within_the_limit(sink):
+    rows = [ROW | {"socket": number, "remote_address": f"10.0.1.{number}"} for number in range(1, 100)]
+    page = asyncio.run(run(settings_for(sink, enable_id_id=True, series_limit=10), rows))
+    by_node = [p for p in sink.points() if p.metric == "tcp.bytes" and p.attributes["aggregation"] == "id_id"]
+    assert 0 < len(by_node) <= 10
+    assert sum(point.value for point in by_node) == 99 * 1050
+    assert "\nebpf_net_pipeline_series_rolled_up_total 19" in page
