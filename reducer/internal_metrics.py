@@ -89,6 +89,7 @@ TABLE = (
     _counter("pipeline", "windows", "{window}", "Windows sealed."),
     _gauge("pipeline", "flows", "{flow}", "Flows remembered."),
     _counter("pipeline", "flows_untracked", "{flow}", "Flows forgotten early since there were too many."),
+    _counter("pipeline", "flows_of_docker_proxy", "{flow}", "Flows of docker-proxy to containers, which are left out."),
     _counter("pipeline", "ends_unknown", "{end}", "Ends of windows' flows that have no name, by `reason`."),
     _counter("pipeline", "ends_rolled_up", "{end}", "Ends not told apart by address since there were too many."),
     _counter("pipeline", "series_rolled_up", "{series}", "Series added to others since their level had too many."),

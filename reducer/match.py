@@ -147,6 +147,11 @@ def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
     if len(loopback):
         scope = owners.scope[owners.session[rows["process"][loopback]]]
         keys[SCOPE, loopback] = scope ^ rows["network_namespace"][loopback]
+    if owners.realms is not None:
+        session = owners.session[rows["process"]]
+        realm = owners.realms.of(local.reshape(-1, 2), remote.reshape(-1, 2), session)
+        if realm is not None:
+            keys[SCOPE] ^= realm
     return keys, high
 
 

@@ -81,6 +81,7 @@ class Matched:
         key: (KEY_WORDS, flows) uint64.
         connector: by flow, int8: the side that connected, as far as that is known.
         began_ns: by flow, int64: when it began; 0 where that is not known.
+        told_ns: by flow, int64: when its last row of the window came; 0 where it has none.
         values: by direction, int64; value columns without any value are left out.
         cells: by direction, what few of them have.
 
@@ -91,6 +92,7 @@ class Matched:
     key: np.ndarray
     connector: np.ndarray
     began_ns: np.ndarray
+    told_ns: np.ndarray
     values: dict[str, np.ndarray]
     cells: Cells
 
@@ -168,6 +170,9 @@ class Matcher:
         strange = np.zeros(drops.keys.shape[1], np.int64)
         began = np.concatenate((flows.began[slots[of_flow]], strange))
         connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
+        told = np.zeros(len(slots), np.int64)
+        told[grouped.end >> 1] = grouped.rows["time"]
+        told = np.concatenate((told[of_flow], strange))
         flows.forget(window, self._finished(slots))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
@@ -175,7 +180,7 @@ class Matcher:
         values = by_protocol(values, keys[PORTS])
         cells = joined_cells((cells, drops.after(len(own.owner), len(at))))
         owner = np.concatenate((ends.owner, own.owner, drops.owner))
-        return Matched(owner, special_ends(keys), keys, connector, began, values, cells)
+        return Matched(owner, special_ends(keys), keys, connector, began, told, values, cells)
 
     def _note_beginnings(self, grouped: Grouped, slots: np.ndarray) -> None:
         """Note when flows began: what their addresses meant then is what they mean for them."""

@@ -16,11 +16,15 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.limits import MOST_CGROUPS, MOST_PROCESSES
+from reducer.realms import public_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from reducer.realms import Realms
+
 UNKNOWN_OWNER = 0
+DOCKER_PROXY = "docker-proxy"
 MOST_OWNERS = 1 << 20
 # A session that did nothing for this many windows is forgotten when room is made.
 _IDLE_WINDOWS = 120
@@ -90,11 +94,12 @@ class _Session:
     unnamed: int
     processes: dict[int, _Process] = field(default_factory=dict)
     cgroups: dict[int, intake_pb2.Cgroup] = field(default_factory=dict)
-    # By cgroup (0: none), then by name and service of the process.
-    owners: dict[int, dict[tuple[str, str], int]] = field(default_factory=dict)
+    # By cgroup (0: none), then by name and service of the process, and by its id where it is Docker's proxy.
+    owners: dict[int, dict[tuple[str, str, int], int]] = field(default_factory=dict)
     owned: int = 0  # elements in `owners`
     lookup: _Lookup | None = None  # None when what it was made from changed
     used: int = 0
+    public: np.ndarray | None = None  # None when the host changed
     # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
     named: tuple[set[int], set[int]] | None = None
 
@@ -116,6 +121,7 @@ class OwnersView:
         scope: by session index, uint64: a number that tells the loopback addresses of a session from others'.
         hosts: by session index; None where there is no session.
         hosts_revision: rises when a host is new or more is known of one.
+        realms: tells apart equal addresses of several networks; None where there are none.
 
     """
 
@@ -127,6 +133,7 @@ class OwnersView:
     scope: np.ndarray
     hosts: list[intake_pb2.Host | None]
     hosts_revision: int
+    realms: Realms | None = None
 
     def heard(self, until_ns: int) -> np.ndarray:
         """Return by owner whether its collector has told all until *until_ns*."""
@@ -179,7 +186,7 @@ class Owners:
         session = self._session(session_id, host)
         session.named = None
         if session.host != host:
-            session.host = host
+            session.host, session.public = host, None
             self._note_host(session.index, host)
             session.unnamed = self._new_owner(Owner(host, ""), session.index)
             session.owners, session.owned = {}, 0
@@ -243,6 +250,13 @@ class Owners:
             self._hosts,
             self._hosts_revision,
         )
+
+    def public_pairs(self, session_id: bytes) -> np.ndarray:
+        """Return the addresses of a session's machine that others see as others, as `realms.public_pairs` does."""
+        session = self._session(session_id)
+        if session.public is None:
+            session.public = public_pairs(session.host)
+        return session.public
 
     def scope(self, session_id: bytes) -> int:
         """Return the number that `OwnersView.scope` has for a session."""
@@ -320,7 +334,7 @@ class Owners:
         session.lookup = None
 
     def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
-        session.host = intake_pb2.Host()
+        session.host, session.public = intake_pb2.Host(), None
         session.host.CopyFrom(told)
         self._note_host(session.index, session.host)
         for number in session.numbers():
@@ -333,7 +347,7 @@ class Owners:
         cgroup = intake_pb2.Cgroup()
         cgroup.CopyFrom(told)  # a message that is a part of another keeps all of that in memory
         session.cgroups[cgroup.id] = cgroup
-        for (name, service), number in session.owners.get(cgroup.id, {}).items():
+        for (name, service, _), number in session.owners.get(cgroup.id, {}).items():
             self._owners[number] = Owner(session.host, name, service, cgroup)
             self._revision[number] += 1
 
@@ -348,7 +362,9 @@ class Owners:
         process = session.processes.get(process_id, _Process("", "", 0))
         cgroup_id = next((each for each in (cgroup_id, process.cgroup) if each in session.cgroups), 0)
         within = session.owners.setdefault(cgroup_id, {})
-        owner = within.get((process.name, process.service))
+        # Its processes are told apart, since each stands for a container of its own (reducer.docker_proxy).
+        which = (process.name, process.service, process_id if process.name == DOCKER_PROXY else 0)
+        owner = within.get(which)
         if owner is None and not (process.name or process.service or cgroup_id):
             owner = session.unnamed
         if owner is None:
@@ -357,7 +373,7 @@ class Owners:
                 return session.unnamed
             cgroup = session.cgroups.get(cgroup_id)
             owner = self._new_owner(Owner(session.host, process.name, process.service, cgroup), session.index)
-            within[process.name, process.service] = owner
+            within[which] = owner
             session.owned += 1
         return owner
 

@@ -16,8 +16,9 @@ from reducer.autonomous_systems import NO_SYSTEM
 from reducer.directory import NO_ENTITY
 from reducer.match import PORTS, Special, addresses
 from reducer.owners import UNKNOWN_OWNER
+from reducer.realms import environments, networks
 from reducer.rows import IPPROTO_UDP
-from reducer.timeline import PlaceFilter, keys_of, place_of, scope_of
+from reducer.timeline import PlaceFilter, keys_of, place_of
 from reducer.told import ANY_NODE
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def flows_of(matched: Matched, end_ns: int) -> Flows:
     last_ns = end_ns - 1
     began_ns = np.where(matched.began_ns == 0, last_ns, matched.began_ns)
     ports = matched.key[PORTS]
-    time_ns = np.where(ports >> np.uint64(32) == IPPROTO_UDP, last_ns, began_ns)
+    told_ns = np.where(matched.told_ns == 0, last_ns, matched.told_ns)
+    time_ns = np.where(ports >> np.uint64(32) == IPPROTO_UDP, told_ns, began_ns)
     return Flows(matched.owner, matched.special, addresses(matched.key), ports, time_ns, began_ns)
 
 
@@ -145,7 +147,7 @@ class Parties:
             self._hosts_revision = owners.hosts_revision
             self._note_hosts()
         if self._use_interfaces:
-            self._note_networks()
+            self._network = networks(owners.hosts, directory.networks)
 
     def counts(self) -> dict[str, int]:
         """Return by reason, how many ends of windows were not known since the start."""
@@ -315,15 +317,9 @@ class Parties:
 
     def _note_hosts(self) -> None:
         hosts = self._owners.hosts
-        self._environment = np.array([scope_of(host.environment) if host else 0 for host in hosts], np.uint64)
+        self._environment = environments(hosts)
         addresses = b"".join(address for host in hosts if host for address in host.addresses)
         self._hosts = PlaceFilter(place_of(np.frombuffer(addresses, np.uint64).reshape(-1, 2)))
-
-    def _note_networks(self) -> None:
-        clouds = [host.cloud if host else None for host in self._owners.hosts]
-        networks = self._directory.networks
-        told = [networks.get((cloud.provider, cloud.instance_id), "") if cloud else "" for cloud in clouds]
-        self._network = np.array([scope_of(network) for network in told], np.uint64)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ all else that both touch out under a lock, and the rest of its work is on what n
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from reducer import balances
 from reducer.budget import MOST_SERIES, Budget
 from reducer.directory import Directory, DirectoryView
 from reducer.dns_names import Answers, DnsNames
+from reducer.docker_proxy import DockerProxies
 from reducer.drops import DropReasons
 from reducer.flows import MOST_FLOWS, other
 from reducer.match import is_loopback
@@ -24,6 +25,7 @@ from reducer.memory import Matched, Matcher
 from reducer.name import Names
 from reducer.owners import Owners, OwnersView
 from reducer.parties import Parties, flows_of
+from reducer.realms import as_others_see, realms_of
 from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, uniform_rows
 from reducer.series import LEVELS, Level, SealedWindow
@@ -54,6 +56,7 @@ class PipelineStatistics:
         windows: sealed.
         flows: remembered now.
         flows_untracked: flows that were forgotten early since there were too many.
+        flows_of_docker_proxy: flows of Docker's proxy to its containers, which are left out.
         ends_unknown: ends of windows' flows that have no name, by reason.
         ends_rolled_up: ends that were not told apart by address since there were too many.
         series_rolled_up: series of windows that were added to others since a level had too many.
@@ -77,6 +80,7 @@ class PipelineStatistics:
     windows: int
     flows: int
     flows_untracked: int
+    flows_of_docker_proxy: int
     ends_unknown: dict[str, int]
     ends_rolled_up: int
     series_rolled_up: int
@@ -142,6 +146,7 @@ class Pipeline:
         self._owners = Owners()
         self._directory = Directory(slack_ns=poll_interval_ns)
         self._matcher = Matcher(most_flows)
+        self._proxies = DockerProxies()
         self._dns_names = DnsNames()
         self._parties = Parties(self._dns_names, systems, use_interfaces=use_interfaces)
         self._names = Names(node_ip=node_ip, system_ip=system_ip)
@@ -259,6 +264,7 @@ class Pipeline:
                 windows=self._sealed,
                 flows=len(self._matcher.flows),
                 flows_untracked=self._matcher.flows.untracked,
+                flows_of_docker_proxy=self._proxies.flows,
                 ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,
                 series_rolled_up=sum(budget.series_rolled_up for budget in self._budgets.values()),
@@ -295,6 +301,11 @@ class Pipeline:
         rows["process"] = self._owners.of(
             session, told.get("process", nobody), told.get("cgroup", nobody.astype("<u8"))
         )
+        public = self._owners.public_pairs(session)
+        if len(public):
+            local, remote = rows["local_address"], rows["remote_address"]
+            rows["local_address"] = as_others_see(local, remote, public)
+            rows["remote_address"] = as_others_see(remote, local, public)
         if table == "drops":
             rows["reason"] = self._drop_reasons.of(session, told["reason"])
         if self._keep_loopback:
@@ -309,7 +320,9 @@ class Pipeline:
         tables, later = window.tables(), self._windows.later()
         self._owners.collect(self._owners_in_use([*tables.values(), *later.values()]))
         self._directory.collect(window.end_ns)
+        directory = self._directory.view()
         owners = self._owners.view()
+        owners = replace(owners, realms=realms_of(owners.hosts, directory))
         return _Closed(
             window,
             tables,
@@ -317,13 +330,14 @@ class Pipeline:
             owners,
             owners.heard(heard_until_ns),
             owners.gone(heard_until_ns - _GONE_WINDOWS * self._window_ns),
-            self._directory.view(),
+            directory,
             self._dns_names.take(),
             self._windows.acknowledge(window),
         )
 
     def _owners_in_use(self, tables: list[list[Columns]]) -> Iterator[np.ndarray]:
         yield self._matcher.flows.owner
+        yield self._proxies.in_use()
         yield from (rows["process"] for table in tables for rows in table)
         if self.live is not None:
             yield from self.live.owners()
@@ -338,6 +352,7 @@ class Pipeline:
             heard=closed.heard,
             gone=closed.gone,
         )
+        matched = self._proxies.see_through(matched, owners)
         self._dns_names.begin_window(closed.dns_names)
         self._parties.begin_window(owners, closed.directory)
         self._names.begin_window(self._parties)

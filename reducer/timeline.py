@@ -125,6 +125,13 @@ class TimelineView:
         recent = (self.since > time_ns) | ((self.until > time_ns) & (self.until < FOREVER))
         return PlaceFilter(self.claimed[recent])
 
+    def claims(self, key: np.ndarray) -> np.ndarray:
+        """Return by key whether anybody claimed it, ever."""
+        if not len(self.key):
+            return np.zeros(len(key), bool)
+        found: np.ndarray = self.key[np.minimum(np.searchsorted(self.key, key), len(self.key) - 1)] == key
+        return found
+
     def find_around(
         self, place: np.ndarray, scope: np.ndarray, time: np.ndarray, strict: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -572,3 +572,128 @@ def test_what_both_collectors_see_needs_no_address():
     case.feed.take(SERVER_SESSION, 6, acceptor_row(bytes_received=5))
     (labels,) = case.seal().values()
     assert labels["workload.name"] == "nginx"
+
+
+def hosts_of_one_address(case, networks):
+    """Let two pairs of hosts, each in a network of its own, tell of connections with equal addresses and ports."""
+    machines = [
+        interface(f"{network}-{side}", address, network=network, instance_id=f"{network}-{side}")
+        for network in networks
+        for side, address in (("a", CLIENT), ("b", "10.0.0.2"))
+    ]
+    case.tell(9, kind=CLOUD, cloud_interfaces=machines)
+    for index, network in enumerate(("vpc-1", "vpc-2")):
+        for side in "ab":
+            cloud = {"provider": "aws", "instance_id": f"{network}-{side}"}
+            host = intake_pb2.Host(name=f"{network}-{side}", cloud=cloud)
+            case.feed.session(2 * index + (side == "b"), "wget", f"nginx-{network}", host=host)
+        moved = 5 + index
+        case.feed.take(2 * index, 5, connector_row(bytes_sent=moved, opened=1))
+        case.feed.take(2 * index + 1, 6, acceptor_row(bytes_received=moved, opened=1))
+
+
+def test_flows_of_equal_addresses_in_two_networks_are_two():
+    case = Case()
+    hosts_of_one_address(case, ("vpc-1", "vpc-2"))
+    window = case.feed.seal(heard=(0, 1, 2, 3))
+    assert {moved: labels["workload.name"] for moved, labels in sent(window).items()} == {
+        5: "nginx-vpc-1",
+        6: "nginx-vpc-2",
+    }
+    assert sum(window.levels[0].values["opened"]) == 2
+
+
+def test_flows_of_equal_addresses_in_two_clusters_are_two():
+    case = Case()
+    for index, cluster in enumerate("ab"):
+        case.tell(
+            CLUSTER + index, environment=cluster, pods=[pod(f"{cluster}1", CLIENT), pod(f"{cluster}2", "10.0.0.2")]
+        )
+        for side in (0, 1):
+            host = intake_pb2.Host(name=f"{cluster}-{side}", environment=cluster)
+            case.feed.session(2 * index + side, "wget", "nginx", host=host)
+        case.feed.take(2 * index, 5, connector_row(bytes_sent=5 + index))
+        case.feed.take(2 * index + 1, 6, acceptor_row(bytes_received=5 + index))
+    found = case.feed.seal(heard=(0, 1, 2, 3))
+    assert {moved: labels["workload.name"] for moved, labels in sent(found).items()} == {5: "a2-app", 6: "b2-app"}
+
+
+def test_the_public_and_the_private_view_of_a_machine_are_one_flow():
+    inner, outer = "10.0.0.5", "54.1.1.1"
+    case = Case()
+    case.client(cloud={"addresses": [{"public": packed("3.3.3.3"), "private": packed(CLIENT)}]})
+    cloud = {"provider": "aws", "addresses": [{"public": packed(outer), "private": packed(inner)}]}
+    case.feed.session(SERVER_SESSION, "-", "nginx", host=intake_pb2.Host(name="server", cloud=cloud))
+    case.dials(outer, bytes_sent=5)
+    server = {"local_address": inner, "remote_address": "3.3.3.3", "bytes_received": 5, "opened": 1}
+    case.feed.take(SERVER_SESSION, 6, acceptor_row(**server))
+    within = {"local_address": inner, "remote_address": CLIENT, "remote_port": 9, "bytes_received": 6}
+    case.dials(inner, bytes_sent=6, socket=3, local_port=9)
+    case.feed.take(SERVER_SESSION, 6, acceptor_row(socket=3, **within))
+    window = case.feed.seal(heard=(0, 1))
+    assert len(window.levels[1].source) == 1 or sum(window.levels[1].values["opened"]) == 2
+    (labels,) = sent(window).values()
+    assert only(labels, "workload.name", "ip", "id") == ("nginx", outer, "server")
+    assert sum(window.levels[0].values["bytes"]) == 11
+
+
+def test_what_docker_proxy_passes_on_is_counted_once_and_is_the_containers():
+    """The reference's rule; here a proxy is its process, so those of two published ports are two."""
+    case = Case()
+    case.feed.session(SERVER_SESSION, "docker-proxy", "docker-proxy", "nginx", "redis-server")
+    containers = [
+        {"id": index, "container_id": f"c{index}", "container_name": name} for index, name in ((7, "web"), (8, "db"))
+    ]
+    case.tell(SERVER_SESSION, cgroups=containers)
+    for index, (proxy, port, inner) in enumerate(((1, 80, "172.17.0.2"), (2, 6379, "172.17.0.3"))):
+        moved, near, far = 100 + index, 41000 + index, 40000 + index
+        case.dials("10.0.0.2", port=port, local_port=far, socket=9 + index, bytes_sent=moved)
+        received = {"bytes_received": moved, "opened": 1}
+        taken = acceptor_row(process=proxy, socket=10 + index, local_port=port, remote_port=far, **received)
+        passed = connector_row(
+            process=proxy,
+            socket=20 + index,
+            local_address="172.17.0.1",
+            local_port=near,
+            remote_address=inner,
+            remote_port=port,
+            bytes_sent=moved,
+            opened=1,
+        )
+        reached = acceptor_row(
+            process=3 + index,
+            cgroup=7 + index,
+            socket=30 + index,
+            local_address=inner,
+            local_port=port,
+            remote_address="172.17.0.1",
+            remote_port=near,
+            **received,
+        )
+        case.feed.take(SERVER_SESSION, 6, taken, passed, reached)
+    window = case.feed.seal(heard=(0, 1))
+    found = sent(window)
+    assert {moved: only(labels, "workload.name", "process.name") for moved, labels in found.items()} == {
+        100: ("web", "nginx"),
+        101: ("db", "redis-server"),
+    }
+    assert sum(window.levels[0].values["bytes"]) == 201
+    assert sum(window.levels[0].values["opened"]) == 2
+    assert case.feed.pipeline.statistics().flows_of_docker_proxy == 2
+
+
+def test_docker_proxy_itself_is_named_while_its_container_is_not_known():
+    case = Case()
+    case.feed.session(SERVER_SESSION, "-", "docker-proxy")
+    case.dials("10.0.0.2", bytes_sent=5)
+    case.feed.take(SERVER_SESSION, 6, acceptor_row(bytes_received=5))
+    (labels,) = case.seal().values()
+    assert labels["workload.name"] == "docker-proxy"
+
+
+def test_datagrams_of_a_socket_that_is_closed_went_to_who_had_the_address():
+    case = Case()
+    case.tell(pods=[pod("a", POD, **seconds(start=1))])
+    case.dials(POD, at_s=5, udp=True)
+    case.tell(at_s=28, pods=[pod("a", POD, **seconds(start=1, end=10)), pod("b", POD, **seconds(start=12))])
+    assert [labels["workload.name"] for labels in case.seal().values()] == ["a-app"]
