@@ -26,6 +26,7 @@ typedef u32 __wsum;
 /* The kernel's interface with programs: include/uapi/linux/bpf.h */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_RINGBUF = 27,
@@ -232,6 +233,12 @@ struct linux_binprm;
 struct bpf_sock {
 	u32 family;
 	u32 protocol;
+	u32 src_ip4;
+	u32 src_ip6[4];
+	u32 src_port; /* host byte order */
+	__be16 dst_port;
+	u32 dst_ip4;
+	u32 dst_ip6[4];
 };
 
 struct __sk_buff {
@@ -241,6 +248,13 @@ struct __sk_buff {
 	u32 data_end;
 	u32 gso_size;
 	struct bpf_sock *sk;
+};
+
+struct bpf_tcp_sock {
+	u32 rcv_nxt;
+	u32 snd_una;
+	u64 bytes_received;
+	u64 bytes_acked;
 };
 
 struct bpf_iter_meta {

@@ -11,6 +11,11 @@
 #include "packet.h"
 #include "udp.h"
 #include "udp_packet.h"
+#include "events.h"
+#include "latency.h"
+#include "dns_message.h"
+#include "dns.h"
+#include "dns_stream.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -27,6 +32,8 @@ static __always_inline void inspect(struct __sk_buff *skb, bool sent)
 		if (udp_watched)
 			count_udp_packet(&packet);
 	}
+	if (dns_watched)
+		take_dns(&packet);
 }
 
 SEC("cgroup_skb/egress")

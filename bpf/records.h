@@ -96,6 +96,77 @@ struct drop_counts {
 	u64 socket;  /* cookie of the socket that the first of them was for or from; 0 where unknown */
 };
 
+struct socket_owner {
+	u64 process_start_ns; /* as in udp_traffic; all 0 where unknown */
+	u32 pid;
+	u32 network_namespace;
+	char comm[16];
+};
+
+enum dns_role { /* Role in proto/ebpf_net/v1/intake.proto */
+	DNS_CLIENT = 1,
+	DNS_SERVER = 2,
+};
+
+/* Whose DNS messages an entry counts: a socket and one of its peers, and whether it asks or answers. */
+struct dns_peer {
+	u64 cookie;
+	u8 local_address[16];
+	u8 remote_address[16];
+	u16 local_port;
+	u16 remote_port;
+	u8 transport; /* IPPROTO_TCP or IPPROTO_UDP */
+	u8 role;
+	u8 padding[2]; /* 0: it is part of the key */
+};
+
+enum dns_result { /* DNS_RESULTS in intake/columns.py; from the third on they are the codes from 1 on (RFC 1035 4.1.1) */
+	DNS_NOERROR = 0,
+	DNS_NODATA = 1,
+	DNS_OTHER = 7,
+};
+
+struct dns_counts {
+	u64 number; /* of the entry, in dns_bin */
+	u64 cgroup; /* as in tcp_record */
+	struct socket_owner owner;
+	u64 latency_sum_ns;
+	u32 latency_count;
+	u32 queries;
+	u32 retransmits;
+	u32 timeouts; /* of queries that were sent again later; the others are in the map of open queries */
+	u32 results[8]; /* by dns_result */
+};
+
+struct dns_bin {
+	u64 entry;
+	u64 bin;
+};
+
+/* An open query, and where it stands among those. */
+struct dns_key {
+	u64 cookie;
+	u64 apart;
+	u32 id;
+	u32 role;
+};
+
+struct dns_query {
+	u64 time_ns; /* when it was sent first */
+	u64 question; /* a hash */
+	u64 cgroup;
+	struct dns_peer peer;
+	struct socket_owner owner;
+};
+
+/* A piece of an answer with addresses. */
+struct dns_answer {
+	u64 answer; /* the same for all its pieces */
+	u32 offset; /* of the piece */
+	u32 length; /* of the answer, of which there may be more than the pieces hold */
+	u8 bytes[496];
+};
+
 struct cgroup_record {
 	u64 id;
 	char path[512]; /* from the root of the hierarchy; cut at the end */

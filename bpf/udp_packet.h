@@ -1,7 +1,7 @@
 /* UDP counted where packets pass a socket (cgroup_skb). */
 #pragma once
 
-static __always_inline void count_udp_packet(struct packet *packet)
+static __attribute__((noinline)) void count_udp_packet(struct packet *packet)
 {
 	struct __sk_buff *skb = packet->skb;
 	struct udp_peer peer = {};

@@ -35,6 +35,8 @@ GREATEST_VALUE = 1 << 48
 # Numbers stay within int64, for those who store them.
 GREATEST_NUMBER = 1 << 62
 
+_MOST_FRAME_BYTES = 4  # of a message in another: its number and length
+
 _VALUES = (
     *("bytes_sent", "bytes_received", "segments_sent", "segments_received", "packets_sent", "packets_received"),
     *("srtt_sum_us", "connect_sum_us", "latency_sum_us", "bytes"),
@@ -179,7 +181,10 @@ def _keep(values: Any, kept: list[Any]) -> int:
 
 
 def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:
-    """Return *entities*; where a message could not hold them, without command lines and what Docker said."""
+    """Return *entities*; where a message could not hold them, without command lines and what Docker said.
+
+    Of the names of the DNS as many as find room then, those from the end on.
+    """
     if entities.ByteSize() <= MOST_ENTITY_BYTES:
         return entities
     short = intake_pb2.Entities()
@@ -189,4 +194,17 @@ def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:
     for cgroup in short.cgroups:
         for name in _CGROUP_LABELS - {"service", "pod_uid", "container_id", "runtime"}:
             cgroup.ClearField(name)
+    if short.ByteSize() > MOST_ENTITY_BYTES:
+        _keep_last_names(short)
     return short
+
+
+def _keep_last_names(entities: intake_pb2.Entities) -> None:
+    """Keep of the names of the DNS as many as find room, from the end on."""
+    names = list(entities.dns_names)
+    del entities.dns_names[:]
+    room = MOST_ENTITY_BYTES - entities.ByteSize()
+    kept = len(names)
+    while kept and (room := room - names[kept - 1].ByteSize() - _MOST_FRAME_BYTES) >= 0:
+        kept -= 1
+    entities.dns_names.extend(names[kept:])

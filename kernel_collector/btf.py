@@ -76,7 +76,7 @@ class Btf:
             raise BtfError(f"damaged BTF: {error!r}") from error
 
     def struct_dtype(self, name: str) -> np.dtype:
-        """Return the numpy dtype of a struct of integers and arrays: of char as `S`, of anything else as `V`.
+        """Return the numpy dtype of a struct of integers, arrays (of char as `S`, of anything else as `V`) and structs.
 
         Offsets and size are the compiler's. Members called `padding` are left out.
 
@@ -84,13 +84,7 @@ class Btf:
             BtfError: there is no such struct, or a member is of another type.
 
         """
-        found = self._find(name, _STRUCT)
-        members = [
-            (self._name(name_offset), self._dtype(type_id), bits // 8)
-            for name_offset, type_id, bits in struct.iter_unpack("<III", found.trailer)
-        ]
-        names, formats, offsets = zip(*(member for member in members if member[0] != "padding"), strict=True)
-        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": found.size_or_type})
+        return self._struct_dtype(self._find(name, _STRUCT))
 
     def enum(self, name: str) -> dict[str, int]:
         """Return an enum's values by their names.
@@ -140,13 +134,23 @@ class Btf:
             found = self._types[found.size_or_type]
         return found
 
+    def _struct_dtype(self, found: _Type) -> np.dtype:
+        members = [
+            (self._name(name_offset), self._dtype(type_id), bits // 8)
+            for name_offset, type_id, bits in struct.iter_unpack("<III", found.trailer)
+        ]
+        names, formats, offsets = zip(*(member for member in members if member[0] != "padding"), strict=True)
+        return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": found.size_or_type})
+
     def _dtype(self, type_id: int) -> np.dtype:
         found = self._resolve(type_id)
         if found.kind == _INT:
             signed = struct.unpack("<I", found.trailer)[0] >> 24 & _SIGNED
             return np.dtype(f"<{'i' if signed else 'u'}{found.size_or_type}")
+        if found.kind == _STRUCT:
+            return self._struct_dtype(found)
         if found.kind == _ARRAY:
             element_id, _, length = struct.unpack("<III", found.trailer)
             element = self._resolve(element_id)
             return np.dtype(f"{'S' if element.name == 'char' else 'V'}{length * self._dtype(element_id).itemsize}")
-        raise BtfError(f"a record may hold integers and arrays of them, not {found.name or 'an unnamed type'}")
+        raise BtfError(f"a record may hold integers, arrays of them and structs, not {found.name or 'an unnamed type'}")

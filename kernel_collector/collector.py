@@ -18,7 +18,7 @@ from daemon.errors import StartupError
 from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
-from kernel_collector import cgroup_tree, preflight, runit
+from kernel_collector import cgroup_tree, dns, preflight, runit
 from kernel_collector.agreement import Agreement
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_probe import CgroupProbe
@@ -80,7 +80,7 @@ async def collect(settings: Settings) -> None:
             tcp = stack.enter_context(TcpProbe(inodes))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
-        packets = stack.enter_context(Packets(settings.proc, watched_on_packets(settings), inodes))
+        packets = stack.enter_context(Packets(settings.proc, watched_on_packets(settings), inodes, dns.constants()))
         collector = KernelCollector(settings, Probes(tcp, execs, cgroups, packets), named)
         stack.enter_context(contextlib.closing(collector))
         await collector.run(stopping)
@@ -136,7 +136,7 @@ class KernelCollector:
         walk = self._hidden.walk(live, np.empty(0, np.uint32))
         self._sockets = SocketTable(baseline_ns=_now_ns())
         self._concerns = Concerns(
-            Surroundings(settings, frozenset(each.inode for each in named), packets, self._processes)
+            Surroundings(settings, frozenset(each.inode for each in named), packets, self._processes, self._sockets)
         )
         self._submit(self._take([live, *walk.records]) | self._concerns.read())
         _LOGGER.info("watching %s: %d sockets are open", hello.host.name, len(self._sockets))

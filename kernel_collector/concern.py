@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kernel_collector.options import Settings
     from kernel_collector.packets import Packets
     from kernel_collector.processes import ProcessTable
+    from kernel_collector.sockets import SocketTable
 
 
 class Concern:
@@ -73,6 +74,7 @@ class Surroundings(NamedTuple):
         network_namespaces: inode numbers of those to which it is limited; none: it sees all.
         packets: in which the concerns are watched that need it.
         processes: that rows refer to.
+        sockets: of TCP, with their owners.
 
     """
 
@@ -80,6 +82,7 @@ class Surroundings(NamedTuple):
     network_namespaces: frozenset[int]
     packets: Packets
     processes: ProcessTable
+    sockets: SocketTable
 
 
 class Kind(NamedTuple):

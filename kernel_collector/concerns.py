@@ -38,6 +38,12 @@ def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
     return f"watched by packets that pass {v2_hierarchy(proc)} (cgroup_skb)"
 
 
+def _open_dns(surroundings: Surroundings) -> Concern:
+    from kernel_collector.dns_concern import DnsConcern  # noqa: PLC0415  # dnspython takes 4 MiB
+
+    return DnsConcern(surroundings)
+
+
 _PACKETS_NEED = "see to cgroup v2 and CAP_NET_ADMIN"
 KINDS = (
     Kind(
@@ -61,6 +67,14 @@ KINDS = (
         lambda settings: not settings.disable_nat,
         NatConcern,
         nat_concern.tried,
+    ),
+    Kind(
+        "DNS",
+        f"{_PACKETS_NEED}, or give --disable-dns-metrics",
+        lambda settings: settings.dns_metrics,
+        _open_dns,
+        partial(_tried_on_packets, "dns"),
+        "dns",
     ),
 )
 

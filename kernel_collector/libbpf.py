@@ -56,6 +56,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_update_elem": (_I, [_I, _S, _S, ctypes.c_uint64]),
     "bpf_map__type": (_I, [_P]),
     "bpf_map__value_size": (_U32, [_P]),
+    "bpf_map_delete_batch": (_I, [_I, _P, _P, _P]),
     "bpf_map_lookup_batch": (_I, [_I, _P, _P, _P, _P, _P, _P]),
     "bpf_map_lookup_and_delete_batch": (_I, [_I, _P, _P, _P, _P, _P, _P]),
     "bpf_enable_stats": (_I, [_I]),
@@ -225,6 +226,36 @@ class BpfObject:
         """
         _call(f"cannot set an element of {name}", self._lib.bpf_map_update_elem, self.map_fd(name), key, value, 0)
 
+    def delete(self, name: str, keys: np.ndarray) -> np.ndarray:
+        """Delete elements of a map; return for each key whether it was there still.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        there = np.ones(len(keys), bool)
+        start, count = 0, ctypes.c_uint32()
+        while start < len(keys):
+            some = np.ascontiguousarray(keys[start:])
+            count.value = len(some)
+            result = self._lib.bpf_map_delete_batch(self.map_fd(name), some.ctypes.data, ctypes.byref(count), None)
+            if result == 0:
+                break
+            if result != -errno.ENOENT:
+                raise LibbpfError(-result, f"cannot delete elements of {name}")
+            there[start + count.value] = False
+            start += count.value + 1
+        return there
+
+    def read(self, name: str, key: np.dtype, value: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Return the keys and values of a hash map; of what changes meanwhile some is there and some is not.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        return self._elements(name, key, value, self._lib.bpf_map_lookup_batch)
+
     def empty(self, name: str, key: np.dtype, value: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return the keys and values of a hash map in which no program counts any more, and delete them.
 
@@ -232,6 +263,11 @@ class BpfObject:
             LibbpfError: the kernel refused.
 
         """
+        return self._elements(name, key, value, self._lib.bpf_map_lookup_and_delete_batch)
+
+    def _elements(
+        self, name: str, key: np.dtype, value: np.dtype, batch: Callable[..., int]
+    ) -> tuple[np.ndarray, np.ndarray]:
         what, descriptor = f"cannot read {name}", self.map_fd(name)
         keys, values = [np.empty(0, key)], [np.empty(0, value)]
         place, count = ctypes.c_uint32(), ctypes.c_uint32()
@@ -239,7 +275,7 @@ class BpfObject:
         while not done:
             some_keys, some_values = np.empty(BATCH_ENTRIES, key), np.empty(BATCH_ENTRIES, value)
             count.value = BATCH_ENTRIES
-            result = self._lib.bpf_map_lookup_and_delete_batch(
+            result = batch(
                 descriptor,
                 ctypes.byref(place) if len(keys) > 1 else None,
                 ctypes.byref(place),

@@ -43,6 +43,7 @@ class Settings:
         udp_metrics: whether UDP is counted.
         drop_metrics: whether packets that the kernel drops are counted.
         disable_nat: leave the endpoints of translated connections as their sockets have them.
+        dns_metrics: whether the DNS is watched.
 
     """
 
@@ -61,6 +62,7 @@ class Settings:
     udp_metrics: bool = False
     disable_nat: bool = False
     drop_metrics: bool = True
+    dns_metrics: bool = True
 
     @property
     def proc(self) -> Path:
@@ -102,6 +104,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         udp_metrics=arguments["enable_udp_metrics"],
         disable_nat=arguments["disable_nat"],
         drop_metrics=not arguments["disable_drop_metrics"],
+        dns_metrics=not arguments["disable_dns_metrics"],
     )
     return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
@@ -170,6 +173,13 @@ _OPTIONS = (
         envvar="EBPF_NET_ENABLE_BPF_STATS",
         show_envvar=True,
         help="Have the kernel count what all BPF programs of the machine cost; to count takes 20 ns a run.",
+    ),
+    click.option(
+        "--disable-dns-metrics",
+        is_flag=True,
+        envvar="EBPF_NET_DISABLE_DNS_METRICS",
+        show_envvar=True,
+        help="Do not watch the DNS, neither its answers' codes and latencies nor what names mean.",
     ),
     click.option(
         "--docker-ns-label",

@@ -24,10 +24,12 @@ OBJECT = "packets.bpf.o"
 PACKETS = ("packet_sent", "packet_received")
 UDP_OBJECT = "udp_functions.bpf.o"
 UDP_FUNCTIONS = ("udp_sent_ipv4", "udp_sent_ipv6", "udp_received")
+# What tells whose a UDP socket is.
+UDP_SOCKETS = "udp_sockets"
 UDP_CREATED = "udp_created"
 UDP_PROCESSES = "udp_of_processes"
 # How the names of each concern's maps and programs begin; all others are always made and loaded.
-PREFIXES = {"udp": ("udp_",)}
+PREFIXES = {"udp": ("udp_",), "dns": ("dns_", UDP_SOCKETS, UDP_CREATED, UDP_PROCESSES)}
 
 
 class Packets:
@@ -153,7 +155,7 @@ def _opened(
 def _attach(opened: BpfObject, cgroup: Path, watched: Collection[str]) -> None:
     directory = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        if "udp" in watched:
+        if {"udp", "dns"} & set(watched):
             _attach_udp(opened, directory)
         for program in PACKETS:
             opened.attach(program, directory)
@@ -172,6 +174,8 @@ def _udp_functions(
 ) -> BpfObject | None:
     """Return the object that counts UDP in the kernel's functions; None where the kernel does not allow it."""
     opened: BpfObject | None = None
+    others = _prefixes(PREFIXES.keys() - {"udp"})
+    constants = {name: value for name, value in constants.items() if not name.startswith(others)}
     try:
         opened = BpfObject(objects / UDP_OBJECT)
         _load(opened, network_namespaces, constants)

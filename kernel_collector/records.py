@@ -53,6 +53,17 @@ DROP_FIELDS = {
     ),
     "drop_counts": ("packets", "bytes", "socket"),
 }
+DNS_FIELDS = {
+    "dns_peer": (*("cookie", "local_address", "remote_address", "local_port", "remote_port", "transport", "role"),),
+    "dns_counts": (
+        *("number", "cgroup", "owner", "latency_sum_ns", "latency_count"),
+        *("queries", "retransmits", "timeouts", "results"),
+    ),
+    "dns_bin": ("entry", "bin"),
+    "dns_key": ("cookie", "apart", "id", "role"),
+    "dns_query": ("time_ns", "cgroup", "peer", "owner"),
+    "dns_answer": ("answer", "offset", "length", "bytes"),
+}
 CGROUP_FIELDS = ("id", "path")
 EXEC_FIELDS = ("process_start_ns", "pid", "parent_pid", "arguments_length", "comm", "arguments")
 
@@ -90,6 +101,16 @@ def drop_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
 
     """
     return tuple(_record_dtype(btf, struct, needed) for struct, needed in DROP_FIELDS.items())
+
+
+def dns_dtypes(btf: Btf) -> dict[str, np.dtype]:
+    """Return the dtypes of the structs in `DNS_FIELDS`: a peer or an owner in one is a struct as well.
+
+    Raises:
+        BtfError: the object lacks one of `DNS_FIELDS`.
+
+    """
+    return {struct: _record_dtype(btf, struct, needed) for struct, needed in DNS_FIELDS.items()}
 
 
 def exec_record_dtype(btf: Btf) -> np.dtype:

@@ -23,6 +23,7 @@ from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
 
 MOST_SOCKETS = 1 << 20
 MOST_LISTENERS = 65_536
+MOST_ENDED = 65_536  # that are still known to `owners`
 
 _SOCKET = np.dtype(
     [
@@ -47,6 +48,7 @@ _SOCKET = np.dtype(
     ],
     align=True,
 )
+_OWNED = np.dtype([("socket", "u8"), ("process", "u4"), ("network_namespace", "u4")])
 _COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "retransmits")
 _ENDPOINTS = ("network_namespace", "local_address", "remote_address", "local_port", "remote_port")
 
@@ -124,6 +126,7 @@ class SocketTable:
         self._index = SocketIndex(most_sockets)
         self._sockets = np.zeros(1024, _SOCKET)  # the last one stays 0: a new socket's slot is -1
         self._listeners = Listeners(MOST_LISTENERS)
+        self._ended = np.empty(0, _OWNED)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -135,6 +138,18 @@ class SocketTable:
     def cgroups(self) -> np.ndarray:
         """Return the ids of the cgroups of sockets, sorted, each once."""
         return np.unique(self._sockets["cgroup"][self._index.slots])
+
+    def owners(self, cookies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the process id and the network namespace of sockets that are open, or ended not long ago; else 0."""
+        slots = self._index.find(cookies)
+        process, namespace = (self._sockets[name][slots] for name in ("process", "network_namespace"))
+        order = np.argsort(self._ended["socket"], kind="stable")
+        ended = self._ended[order]
+        if len(ended):
+            at = np.minimum(np.searchsorted(ended["socket"], cookies), len(ended) - 1)
+            found = (slots < 0) & (ended["socket"][at] == cookies)
+            process[found], namespace[found] = ended["process"][at[found]], ended["network_namespace"][at[found]]
+        return process, namespace
 
     def update(self, records: np.ndarray, processes: np.ndarray) -> Columns:
         """Take records; return a row for each life whose counters changed, or that opened, closed or failed.
@@ -154,7 +169,9 @@ class SocketTable:
         again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
         ended = self._end(lives.slots[again])
         lives.slots[again] = -1
-        return _joined(ended, self._follow(lives))
+        rows = _joined(ended, self._follow(lives))
+        self._remember_ended(rows)
+        return rows
 
     def missing(self, before_ns: int) -> np.ndarray:
         """Return the network namespaces of sockets that nothing has shown since *before_ns*, each once."""
@@ -307,6 +324,14 @@ class SocketTable:
         remembered["baseline"] &= ~reported[kept]
         opaque(self._sockets)[slots[kept]] = opaque(remembered)
         return np.asarray(kept)
+
+    def _remember_ended(self, rows: Columns) -> None:
+        closed = np.flatnonzero(rows["closed"])
+        if len(closed):
+            ended = np.empty(len(closed), _OWNED)
+            for name in _OWNED.fields or ():
+                ended[name] = rows[name][closed]
+            self._ended = np.concatenate((self._ended, ended))[-MOST_ENDED:]
 
     def _end(self, slots: np.ndarray) -> Columns:
         """Return the last rows of sockets whose close event was lost, and forget them."""

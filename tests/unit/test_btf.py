@@ -64,6 +64,13 @@ def test_structs_become_dtypes_with_the_compilers_offsets(types):
     )
 
 
+def test_a_struct_in_a_struct(types):
+    u32 = types.add("unsigned int", INT, 4, 32)
+    inner = types.add("inner", STRUCT, 8, types.name("x"), u32, 0, types.name("y"), u32, 32, elements=2)
+    dtype = record(types, ("a", u32, 0), ("b", inner, 8))
+    assert dtype.fields["b"] == (np.dtype([("x", "<u4"), ("y", "<u4")]), 8)
+
+
 def test_a_member_that_numpy_cannot_hold_is_refused(types):
     real = types.add("double", FLOAT, 8)
     with pytest.raises(BtfError, match="not double"):

@@ -58,7 +58,7 @@ def kind(name, opens, *, wanted=True, part=""):
 def opened(monkeypatch):
     def open_all(*kinds):
         monkeypatch.setattr(concerns, "KINDS", kinds)
-        return Concerns(Surroundings(Settings(), frozenset(), None, None))
+        return Concerns(Surroundings(Settings(), frozenset(), None, None, None))
 
     return open_all
 

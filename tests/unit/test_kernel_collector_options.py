@@ -154,6 +154,12 @@ def test_udp_is_counted_where_it_is_asked_for(asked):
     assert asked(EBPF_NET_ENABLE_UDP_METRICS="true").udp_metrics
 
 
+def test_the_dns_is_watched_unless_it_is_switched_off(asked):
+    assert asked().dns_metrics
+    assert not asked("--disable-dns-metrics").dns_metrics
+    assert not asked(EBPF_NET_DISABLE_DNS_METRICS="true").dns_metrics
+
+
 def test_options_about_docker(asked):
     assert asked("--docker-ns-label", "option", DOCKER_NS_LABEL="variable").docker_ns_label == "option"
     assert asked(DOCKER_NS_LABEL="variable").docker_ns_label == "variable"

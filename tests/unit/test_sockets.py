@@ -7,6 +7,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import TCP_COLUMNS
+from kernel_collector import sockets
 from kernel_collector.records import TcpRecordKind
 from kernel_collector.sockets import SocketTable
 from kernel_collector.tcp_states import TcpState
@@ -121,6 +122,27 @@ def test_the_more_special_listener_is_asked_first(table):
     rows_of(table, listener | {"local_address": address("::")}, listener | {"cookie": 2}, processes=[3, 4])
     (row,) = rows_of(table, SERVER | {"kind": CLOSED, "cookie": 5, "time_ns": at(5)})
     assert row["process"] == 4
+
+
+def test_owners_of_sockets_that_are_open_or_were_of_late(table):
+    listening = {"kind": LISTENING, "cookie": 1, "time_ns": at(0), "local_port": 80}
+    closed = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "bytes_sent": 9}
+    live = {"kind": LIVE, "cookie": 3, "time_ns": at(5), "network_namespace": 9}
+    rows_of(table, listening, closed, live, processes=[3, 0, 4])
+    rows_of(table)
+    wanted = np.array([3, 2, 5, 2], np.uint64)
+    assert [column.tolist() for column in table.owners(wanted)] == [[4, 3, 0, 3], [9, NAMESPACE, 0, NAMESPACE]]
+    rows_of(table, live | {"kind": CLOSED, "time_ns": at(9)})
+    assert table.owners(wanted)[0].tolist() == [4, 3, 0, 3]
+
+
+def test_owners_of_more_ended_sockets_than_are_known(table, monkeypatch):
+    monkeypatch.setattr(sockets, "MOST_ENDED", 2)
+    closed = SERVER | {"kind": CLOSED, "time_ns": at(5), "bytes_sent": 9}
+    for cookie in (1, 2, 3):
+        live = SERVER | {"kind": LIVE, "cookie": cookie, "time_ns": at(4)}
+        rows_of(table, live, closed | {"cookie": cookie}, processes=[cookie + 10, 0])
+    assert table.owners(np.array([1, 2, 3], np.uint64))[0].tolist() == [0, 12, 13]
 
 
 def test_listeners_not_seen_any_more_are_forgotten(table):

@@ -1,0 +1,479 @@
+"""The DNS probe alone, against what this test itself asked and answered on the running kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intake.clock import SECOND_NS
+from intake.columns import DNS_RESULTS
+from kernel_collector.dns import DnsProbe, constants
+from kernel_collector.dns_answers import read_answer
+from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.packets import Packets
+from tests.dns_messages import query, response
+from tests.lab.network import Network
+from tests.strategies import packed
+
+SO_COOKIE, UDP_SEGMENT = 57, 103
+TIMEOUT_S = 0.5
+LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+CLIENT, SERVER = 1, 2
+A = ("a.example.", 60, "A", "192.0.2.1")
+
+
+@pytest.fixture
+def host():
+    with contextlib.closing(Network()) as network:
+        yield network.centre
+
+
+@pytest.fixture
+def probe(host):
+    timeout_ns = int(TIMEOUT_S * SECOND_NS)
+    with (
+        NetworkNamespace(host.namespace) as namespace,
+        Packets(Path("/proc"), ("dns",), frozenset([namespace.inode]), constants(timeout_ns)) as packets,
+        contextlib.closing(DnsProbe(packets, timeout_ns)) as opened,
+    ):
+        yield opened
+
+
+def open_socket(host, address, port=0, kind=socket.SOCK_DGRAM):
+    with host.entered():
+        opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.bind((address, port))
+    opened.settimeout(5)
+    return opened
+
+
+def cookie(sock):
+    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+
+
+@dataclasses.dataclass
+class Udp:
+    """A client and a server, and what goes between them."""
+
+    client: socket.socket
+    server: socket.socket
+
+    def ask(self, message):
+        """Send a query; return it and its sender as the server got them."""
+        self.client.sendto(message, self.server.getsockname()[:2])
+        return self.server.recvfrom(65_536)
+
+    def exchange(self, message, *records, **options):
+        asked, client = self.ask(message)
+        self.server.sendto(response(asked, *records, **options), client[:2])
+        return self.client.recv(65_536)
+
+
+@pytest.fixture
+def udp(host):
+    with open_socket(host, "127.0.0.1") as client, open_socket(host, "127.0.0.1", 53) as server:
+        yield Udp(client, server)
+
+
+def counted(traffic, sock, **wanted):
+    """Return the counters of a socket, all its peers together, that are not 0."""
+    mine = traffic.peers["cookie"] == cookie(sock)
+    for name, value in wanted.items():
+        mine &= traffic.peers[name] == value
+    counts = traffic.counts[mine]
+    found = {name: int(counts[name].sum()) for name in ("queries", "retransmits", "timeouts")}
+    results = np.ascontiguousarray(counts["results"]).view("<u4").reshape(-1, len(DNS_RESULTS)).sum(0)
+    found |= dict(zip(DNS_RESULTS, results.tolist(), strict=True))
+    assert counts["latency_count"].sum() == results.sum()
+    of_bins = np.isin(traffic.bins["entry"], counts["number"])
+    assert traffic.bin_counts[of_bins].sum() == results.sum()
+    return {name: value for name, value in found.items() if value}
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["unconnected", "connected"])
+@pytest.mark.parametrize("address", LOOPBACK.values(), ids=LOOPBACK)
+def test_every_result_at_both_ends(host, probe, address, connected):
+    with open_socket(host, address) as client, open_socket(host, address, 53) as server:
+        both = Udp(client, server)
+        if connected:
+            client.connect((address, 53))
+            both.ask = lambda message: (client.send(message), server.recvfrom(65_536))[1]
+        codes = ("NOERROR", "FORMERR", "SERVFAIL", "NXDOMAIN", "NOTIMP", "REFUSED", "YXDOMAIN", "NOTZONE", "BADVERS")
+        for times, code in enumerate(codes, 1):
+            for _ in range(times):
+                both.exchange(query("a.example."), *([A] if code == "NOERROR" else []), rcode=code)
+        traffic = probe.drain()
+        expected = {
+            "queries": 45,
+            "noerror": 1,
+            "formerr": 2,
+            "servfail": 3,
+            "nxdomain": 4,
+            "notimp": 5,
+            "refused": 6,
+            "other": 7 + 8 + 9,
+        }
+        assert counted(traffic, client, role=CLIENT) == expected
+        assert counted(traffic, server, role=SERVER) == expected
+        assert len(traffic.peers) == 2
+        of_client = traffic.peers[traffic.peers["cookie"] == cookie(client)][0]
+        assert bytes(of_client["local_address"]) == bytes(of_client["remote_address"]) == packed(address)
+        assert (of_client["local_port"], of_client["remote_port"]) == (client.getsockname()[1], 53)
+        assert of_client["transport"] == socket.IPPROTO_UDP
+        assert not len(probe.drain().peers)
+        assert probe.counter("dns_messages_malformed") == probe.counter("dns_answers_unmatched") == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "records", "options", "result"),
+    [
+        ("A", [], {}, "nodata"),
+        ("AAAA", [("a.example.", 60, "CNAME", "b.example.")], {}, "nodata"),
+        ("A", [("a.example.", 60, "CNAME", "b.example."), ("b.example.", 60, "A", "192.0.2.1")], {}, "noerror"),
+        ("AAAA", [("a.example.", 60, "AAAA", "2001:db8::1")], {}, "noerror"),
+        ("CNAME", [("a.example.", 60, "CNAME", "b.example.")], {}, "noerror"),
+        ("ANY", [("a.example.", 60, "TXT", "x")], {}, "noerror"),
+        ("HTTPS", [("a.example.", 60, "HTTPS", "1 . alpn=h2")], {}, "noerror"),
+        ("A", [(f"a{n}.example.", 60, "CNAME", f"a{n + 1}.example.") for n in range(39)], {}, "nodata"),
+        ("A", [(f"a{n}.example.", 60, "CNAME", f"a{n + 1}.example.") for n in range(41)], {}, "noerror"),
+        ("A", [], {"truncated": True}, "noerror"),
+        ("A", [], {"truncated": True, "rcode": "SERVFAIL"}, "servfail"),
+        ("A", [], {"question": False, "rcode": "FORMERR"}, "formerr"),
+    ],
+    ids=[
+        *("nothing", "an alias alone", "an alias and an address", "AAAA alone", "the alias itself", "any", "HTTPS"),
+        *("aliases up to the limit", "more than are looked at", "truncated", "truncated failure", "without question"),
+    ],
+)
+def test_what_counts_as_data(probe, udp, *, kind, records, options, result):
+    udp.exchange(query("a.example.", kind), *records, **options)
+    traffic = probe.drain()
+    assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 1, result: 1}
+
+
+def test_a_query_sent_again_counts_once_and_its_time_runs_from_the_first(probe, udp):
+    message = query("a.example.")
+    udp.ask(message)
+    time.sleep(0.1)
+    udp.exchange(message, A)
+    udp.server.sendto(response(message, A), udp.client.getsockname())  # the answer to the other one
+    traffic = probe.drain()
+    for sock in (udp.client, udp.server):
+        assert counted(traffic, sock) == {"queries": 1, "retransmits": 1, "noerror": 1}
+    assert (traffic.counts["latency_sum_ns"] > 0.1 * SECOND_NS).all()
+    assert (traffic.counts["latency_sum_ns"] < 0.4 * SECOND_NS).all()
+    octaves = np.log2(traffic.counts["latency_sum_ns"] * (2**30 / 1e9))
+    assert sorted(traffic.bins["bin"].tolist()) == sorted((octaves * 8).astype(int).tolist())
+    assert probe.counter("dns_answers_unmatched") == 2
+
+
+def test_queries_of_one_id_are_told_apart_by_question_and_server(host, probe, udp):
+    with open_socket(host, "127.0.0.2", 53) as other:
+        questions = [query("a.example.", number=7), query("b.example.", number=7), query("a.example.", "AAAA", 7)]
+        asked = [udp.ask(message)[0] for message in questions]
+        udp.client.sendto(questions[0], other.getsockname())
+        other.recv(4096)
+        other.sendto(response(asked[0], rcode="REFUSED"), udp.client.getsockname())
+        for message, code in zip(reversed(asked), ("SERVFAIL", "NXDOMAIN", "NOTIMP"), strict=True):
+            udp.ask(message)  # again
+            udp.server.sendto(response(message, rcode=code), udp.client.getsockname())
+        traffic = probe.drain()
+        of_server = np.void(packed("127.0.0.1"))
+        assert counted(traffic, udp.client, remote_address=of_server) == {
+            "queries": 3,
+            "retransmits": 3,
+            "servfail": 1,
+            "nxdomain": 1,
+            "notimp": 1,
+        }
+        assert counted(traffic, udp.client) == counted(traffic, udp.server) | {"queries": 4, "refused": 1}
+
+
+def test_names_match_in_any_case_and_of_any_length(probe, udp):
+    for name in ("A.ExAmPlE.", ".".join(["x" * 61] * 4) + ".", "1.2.3.4.5.6.7.8.9.ip6.arpa.", "."):
+        asked, client = udp.ask(query(name))
+        swapped = response(asked).swapcase()
+        answer = response(asked)
+        end = answer.index(b"\0", 12)
+        udp.server.sendto(answer[:12] + swapped[12:end] + answer[end:], client)
+    traffic = probe.drain()
+    assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 4, "nodata": 4}
+
+
+def test_a_query_without_answer_times_out_once(probe, udp):
+    message = query("a.example.")
+    asked, client = udp.ask(message)
+    assert not len(probe.expire())
+    assert probe.queries_open == 2
+    time.sleep(TIMEOUT_S + 0.1)
+    udp.server.sendto(response(asked, A), client)  # too late
+    expired = probe.expire()
+    assert sorted(expired["peer"]["cookie"].tolist()) == sorted(map(cookie, (udp.client, udp.server)))
+    assert not len(probe.expire())
+    assert probe.counter("dns_answers_unmatched") == 2
+    traffic = probe.drain()
+    assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 1}
+
+
+def test_a_query_sent_again_after_its_time_is_another_one(probe, udp):
+    message = query("a.example.")
+    udp.ask(message)
+    time.sleep(TIMEOUT_S + 0.1)
+    udp.exchange(message, A)
+    traffic = probe.drain()
+    for sock in (udp.client, udp.server):
+        assert counted(traffic, sock) == {"queries": 2, "timeouts": 1, "noerror": 1}
+    assert not len(probe.expire())
+
+
+def test_who_asked_by_a_socket_that_no_poll_saw(host, probe):
+    program = (
+        "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(sys.stdin.buffer.read(), ('127.0.0.1', 53))"
+    )
+    with host.entered():
+        ended = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    ended.communicate(query("a.example."), 20)
+    owner = probe.drain().counts["owner"]
+    assert owner["pid"].tolist() == [ended.pid]
+    time.sleep(TIMEOUT_S + 0.1)
+    assert probe.expire()["owner"]["pid"].tolist() == [ended.pid]
+
+
+@pytest.mark.parametrize("connected", [False, True], ids=["unconnected", "connected"])
+def test_a_server_whose_address_is_translated(host, probe, udp, connected):
+    rule = "ip daddr 192.0.2.53 udp dport 53 dnat to 127.0.0.1"
+    chain = f"chain output {{ type nat hook output priority -100; {rule}; }}"
+    host.run("nft", "-f", "-", input=f"table ip nat {{\n{chain}\n}}\n")
+    host.run("ip", "route", "add", "192.0.2.53", "dev", "lo")
+    if connected:
+        udp.client.connect(("192.0.2.53", 53))
+        udp.client.send(query("a.example."))
+    else:
+        udp.client.sendto(query("a.example."), ("192.0.2.53", 53))
+    asked, client = udp.server.recvfrom(4096)
+    udp.server.sendto(response(asked, A), client)
+    udp.client.recv(4096)
+    traffic = probe.drain()
+    assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 1, "noerror": 1}
+    of_client = traffic.peers[traffic.peers["cookie"] == cookie(udp.client)]
+    assert [bytes(each) for each in of_client["remote_address"]] == [packed("192.0.2.53" if connected else "127.0.0.1")]
+
+
+def test_queries_that_the_kernel_cuts_into_datagrams(probe, udp):
+    messages = [query(f"{number:03}.example.") for number in range(40)]
+    udp.client.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, len(messages[0]))
+    udp.client.sendto(b"".join(messages), udp.server.getsockname())
+    for _ in messages:
+        udp.server.recv(4096)
+    traffic = probe.drain()
+    assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 40}
+
+
+class Tcp:
+    """A connection to port 53."""
+
+    def __init__(self, host, address="127.0.0.1"):
+        self._listener = open_socket(host, address, 53, socket.SOCK_STREAM)
+        self._listener.listen()
+        self.client = open_socket(host, address, 0, socket.SOCK_STREAM)
+        self.client.connect((address, 53))
+        self.server, _ = self._listener.accept()
+        for each in (self.client, self.server):
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for each in (self.client, self.server, self._listener):
+            each.close()
+
+
+def framed(message):
+    return struct.pack("!H", len(message)) + message
+
+
+def send(sock, other, data, *lengths):
+    """Send *data* in pieces of these lengths, and the rest, each in a packet of its own that has arrived."""
+    start = 0
+    for length in (*lengths, len(data)):
+        piece = data[start : start + length]
+        sock.sendall(piece)
+        read = 0
+        while read < len(piece):
+            read += len(other.recv(65_536))
+        start += length
+
+
+@pytest.mark.parametrize("address", LOOPBACK.values(), ids=LOOPBACK)
+def test_tcp_at_both_ends(host, probe, address):
+    with Tcp(host, address) as tcp:
+        for code, times in (("NOERROR", 2), ("NXDOMAIN", 3), ("SERVFAIL", 1)):
+            for _ in range(times):
+                message = query("a.example.")
+                send(tcp.client, tcp.server, framed(message))
+                send(tcp.server, tcp.client, framed(response(message, *([A] if code == "NOERROR" else []), rcode=code)))
+        traffic = probe.drain()
+        for sock, role in ((tcp.client, CLIENT), (tcp.server, SERVER)):
+            assert counted(traffic, sock, role=role) == {"queries": 6, "noerror": 2, "nxdomain": 3, "servfail": 1}
+        assert set(traffic.peers["transport"].tolist()) == {socket.IPPROTO_TCP}
+        assert {bytes(each) for each in traffic.peers["remote_address"]} == {packed(address)}
+        assert {read_answer(*each[:1]).name for each in probe.answers()} == {"a.example"}
+        assert probe.counter("dns_streams_lost") == probe.counter("dns_messages_malformed") == 0
+
+
+@pytest.mark.parametrize("lengths", [[1] * 200, [2], [1, 1], [2, 12], [40], [14, 1], [3] * 60], ids=str)
+def test_tcp_messages_in_pieces(host, probe, lengths):
+    with Tcp(host) as tcp:
+        messages = [query("a.example."), query("b.example.")]
+        send(tcp.client, tcp.server, b"".join(map(framed, messages)), *lengths)
+        answers = [response(messages[0], A), response(messages[1], rcode="NXDOMAIN")]
+        send(tcp.server, tcp.client, b"".join(map(framed, answers)), *lengths)
+        traffic = probe.drain()
+        for sock in (tcp.client, tcp.server):
+            assert counted(traffic, sock) == {"queries": 2, "noerror": 1, "nxdomain": 1}
+        (told,) = probe.answers()
+        assert read_answer(told.content, whole=told.whole).addresses == (packed("192.0.2.1"),)
+        assert probe.counter("dns_streams_lost") == probe.counter("dns_messages_malformed") == 0
+
+
+def test_tcp_many_messages_in_a_packet(host, probe):
+    with Tcp(host) as tcp:
+        messages = [query(f"{number}.example.", number=number) for number in range(100)]
+        send(tcp.client, tcp.server, b"".join(map(framed, messages)))
+        send(tcp.server, tcp.client, b"".join(framed(response(message, rcode="NXDOMAIN")) for message in messages))
+        traffic = probe.drain()
+        for sock in (tcp.client, tcp.server):
+            assert counted(traffic, sock) == {"queries": 100, "nxdomain": 100}
+
+
+def test_tcp_messages_beyond_the_limit_of_a_packet_are_passed_over_and_the_next_packet_is_read(host, probe):
+    with Tcp(host) as tcp:
+        for count in (200, 1):
+            messages = [query(f"{number}.example.", number=number) for number in range(count)]
+            send(tcp.client, tcp.server, b"".join(map(framed, messages)))
+        assert counted(probe.drain(), tcp.client)["queries"] in (128, 129)  # one of them may be asked again
+        assert probe.counter("dns_streams_lost") == 2
+
+
+def test_tcp_a_message_of_many_packets(host, probe):
+    with Tcp(host) as tcp:
+        addresses = [f"192.0.{number // 256}.{number % 256}" for number in range(1500)]
+        first, second = query("a.example."), query("b.example.")
+        send(tcp.client, tcp.server, framed(first) + framed(second))
+        answers = response(first, ("a.example.", 60, "A", *addresses)), response(second, rcode="REFUSED")
+        assert len(answers[0]) > 24_000
+        send(tcp.server, tcp.client, b"".join(map(framed, answers)), *[1000] * 30)
+        traffic = probe.drain()
+        for sock in (tcp.client, tcp.server):
+            assert counted(traffic, sock) == {"queries": 2, "noerror": 1, "refused": 1}
+        (told,) = probe.answers()
+        assert len(read_answer(told.content, whole=told.whole).addresses) > 50
+
+
+def test_tcp_a_connection_from_before(host):
+    with Tcp(host) as tcp:
+        send(tcp.client, tcp.server, framed(query("a.example."))[:20])
+        with (
+            Packets(Path("/proc"), ("dns",), constants=constants()) as packets,
+            contextlib.closing(DnsProbe(packets)) as probe,
+        ):
+            send(tcp.client, tcp.server, framed(query("a.example."))[20:])
+            message = query("b.example.")
+            send(tcp.client, tcp.server, framed(message))
+            send(tcp.server, tcp.client, framed(response(message)))
+            traffic = probe.drain()
+            for sock in (tcp.client, tcp.server):
+                assert counted(traffic, sock) == {"queries": 1, "nodata": 1}
+
+
+def test_answers_are_told_again_only_where_their_addresses_differ(probe, udp):
+    two = ("a.example.", 60, "A", "192.0.2.1", "192.0.2.2")
+    udp.exchange(query("a.example."), two)
+    udp.exchange(query("A.example."), ("A.example.", 31, "A", "192.0.2.2"), ("A.example.", 31, "A", "192.0.2.1"))
+    (told,) = probe.answers()
+    assert sorted(read_answer(told.content).addresses) == [packed("192.0.2.1"), packed("192.0.2.2")]
+    udp.exchange(query("a.example."), two)
+    assert probe.answers() == []
+    udp.exchange(query("a.example."), ("a.example.", 60, "A", "192.0.2.3"))
+    udp.exchange(query("b.example."), ("b.example.", 60, "A", "192.0.2.1"))
+    udp.exchange(query("c.example."), rcode="NXDOMAIN")
+    assert [read_answer(each.content).name for each in probe.answers()] == ["a.example", "b.example"]
+
+
+@pytest.mark.parametrize(("count", "whole"), [(80, True), (230, True), (250, False)])
+def test_long_answers_are_told_up_to_a_limit(probe, udp, count, whole):
+    addresses = {f"192.0.2.{number}" for number in range(count)}
+    udp.exchange(query("a.example."), ("a.example.", 60, "A", *addresses))
+    (told,) = probe.answers()
+    assert told.whole == whole
+    found = read_answer(told.content, whole=told.whole)
+    assert set(found.addresses) <= set(map(packed, addresses))
+    assert len(found.addresses) == count if whole else len(found.addresses) > 235
+
+
+def test_hostile_messages_are_counted_and_no_more(probe, udp):
+    chance = random.Random(7)
+    message = query("a.example.")
+    answer = response(message, A, ("b.", 60, "CNAME", "c."))
+    packets = [bytes(chance.randbytes(chance.randrange(0, 300))) for _ in range(300)]
+    packets += [message[:length] for length in range(len(message))]
+    packets += [answer[:length] for length in range(len(answer))]
+    for _ in range(500):
+        changed = bytearray(chance.choice((message, answer)))
+        for _ in range(chance.randrange(1, 5)):
+            changed[chance.randrange(len(changed))] = chance.choice((0, 0xC0, 0xFF, chance.randrange(256)))
+        packets.append(bytes(changed))
+    packets.append(message[:12] + b"\x3f" + b"x" * 63 + (b"\x3f" + b"x" * 63) * 5 + b"\0\0\1\0\1")
+    packets.append(answer[:6] + b"\xff" * 6 + answer[12:])
+    for packet in packets:
+        udp.client.sendto(packet, udp.server.getsockname())
+        udp.server.recv(4096)
+        udp.server.sendto(packet, udp.client.getsockname())
+        udp.client.recv(4096)
+    assert probe.counter("dns_messages_malformed") > 1000
+    probe.drain()
+    for told in probe.answers():
+        with contextlib.suppress(ValueError):
+            read_answer(told.content, whole=told.whole)
+    udp.exchange(query("still.example."), ("still.example.", 60, "A", "192.0.2.1"))
+    assert counted(probe.drain(), udp.client) == {"queries": 1, "noerror": 1}
+
+
+def test_other_network_namespaces_are_passed_over(probe):
+    with contextlib.closing(Network()) as elsewhere, open_socket(elsewhere.centre, "127.0.0.1") as other:
+        other.sendto(query("a.example."), ("127.0.0.1", 53))
+        assert not len(probe.drain().peers)
+
+
+def test_nothing_is_lost_or_told_twice_while_maps_are_exchanged(host, probe):
+    program = (
+        "import socket, sys; message = sys.stdin.buffer.read(); s = socket.socket(type=socket.SOCK_DGRAM)\n"
+        "for n in range(40_000): s.sendto(n.to_bytes(2) + message[2:], ('127.0.0.1', 53))"
+    )
+    with host.entered():
+        sender = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    sender.stdin.write(query("a.example."))
+    sender.stdin.close()
+    parts, expired = [], []
+    while sender.poll() is None:
+        parts.append(probe.drain().counts)
+        expired.append(probe.expire())
+    time.sleep(TIMEOUT_S + 0.1)
+    parts.append(probe.drain().counts)
+    expired.append(probe.expire())
+    assert sum(int(part["queries"].sum()) for part in parts) == 40_000
+    assert sum(len(part) for part in expired) == 40_000
+    assert sum(len(part) > 0 for part in parts) > 2
+    assert probe.counter("dns_messages_untracked") == 0
