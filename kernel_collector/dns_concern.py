@@ -11,8 +11,8 @@ from intake.clock import SECOND_NS
 from kernel_collector.concern import Concern
 from kernel_collector.dns import DnsProbe
 from kernel_collector.dns_answers import MalformedAnswerError, read_answer
-from kernel_collector.named_addresses import NamedAddresses
 from kernel_collector.dns_rows import described, traffic_rows, with_timeouts
+from kernel_collector.named_addresses import NamedAddresses
 
 if TYPE_CHECKING:
     from ebpf_net.v1 import intake_pb2

@@ -174,6 +174,16 @@ COLLECTOR_TABLE = (
         "{packet}",
         "UDP packets counted without their peer since their socket had too many.",
     ),
+    _counter("collector", "dns_messages_malformed", "{message}", "DNS messages that are none."),
+    _counter("collector", "dns_messages_untracked", "{message}", "DNS messages not counted since there were too many."),
+    _counter("collector", "dns_answers_unmatched", "{answer}", "DNS answers to no open query: late, or sent again."),
+    _counter("collector", "dns_answers_unread", "{answer}", "DNS answers not read since there were too many."),
+    _counter("collector", "dns_streams_lost", "{time}", "Times that a TCP connection's DNS messages were lost track of."),
+    _gauge("collector", "dns_queries_open", "{query}", "DNS queries without an answer yet."),
+    _gauge("collector", "dns_addresses_named", "{address}", "Addresses whose DNS name is known."),
+    _counter(
+        "collector", "dns_addresses_forgotten", "{address}", "DNS names forgotten before their time, being too many."
+    ),
     _gauge("collector", "translations_tracked", "{connection}", "Translated connections tracked."),
     _counter(
         "collector",
