@@ -178,7 +178,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "dns_messages_untracked", "{message}", "DNS messages not counted since there were too many."),
     _counter("collector", "dns_answers_unmatched", "{answer}", "DNS answers to no open query: late, or sent again."),
     _counter("collector", "dns_answers_unread", "{answer}", "DNS answers not read since there were too many."),
-    _counter("collector", "dns_streams_lost", "{time}", "Times that a TCP connection's DNS messages were lost track of."),
+    _counter("collector", "dns_streams_lost", "{time}", "Times that the DNS messages of a connection were lost."),
     _gauge("collector", "dns_queries_open", "{query}", "DNS queries without an answer yet."),
     _gauge("collector", "dns_addresses_named", "{address}", "Addresses whose DNS name is known."),
     _counter(
