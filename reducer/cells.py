@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 _BIN_BITS = 16
 _BIN_MASK = (1 << _BIN_BITS) - 1
-_KIND_SHIFT, _PLACE_SHIFT = np.uint64(48), np.uint64(_BIN_BITS)
-_PLACE_MASK = np.uint64(0xFFFFFFFF)
+_MOST_TABLE_ELEMENTS_A_CELL = 8
+# numpy.bincount adds up doubles.
+_MOST_EXACT = 1 << 53
 
 
 class CellKind(IntEnum):
@@ -109,20 +110,30 @@ def added_up(cells: Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], di
         By value column the places, each once, and the amounts; and by kind all other cells.
 
     """
-    key = cells.code.astype(np.uint64) >> _PLACE_SHIFT << _KIND_SHIFT
-    key |= cells.place.astype(np.uint64) << _PLACE_SHIFT | cells.code & np.uint64(_BIN_MASK)
-    sums = pl.DataFrame({"key": key, "amount": cells.amount}).group_by("key").agg(pl.col("amount").sum()).sort("key")
-    key, amount = sums["key"].to_numpy(), sums["amount"].to_numpy()
-    place = (key >> _PLACE_SHIFT & _PLACE_MASK).astype(np.int64)
-    bins = (key & np.uint64(_BIN_MASK)).astype(np.int64)
-    borders = np.searchsorted(key, np.arange(max(CellKind) + 2).astype(np.uint64) << _KIND_SHIFT)
-    parts = {kind: slice(int(borders[kind]), int(borders[kind + 1])) for kind in CellKind}
-    dense = parts.pop(CellKind.COLUMN)
-    columns = {}
-    for column in np.unique(bins[dense]).tolist():
-        these = np.flatnonzero(bins[dense] == column) + dense.start
-        columns[VALUE_COLUMNS[column]] = (place[these], amount[these])
-    sparse = {
-        kind: Bins(place[part], bins[part], amount[part]) for kind, part in parts.items() if part.stop > part.start
-    }
-    return columns, sparse
+    kinds = cells.code >> _BIN_BITS
+    added = {}
+    for kind in np.flatnonzero(np.bincount(kinds)).tolist():
+        these = np.flatnonzero(kinds == kind)
+        added[CellKind(kind)] = _bins(cells.place[these], cells.code[these] & _BIN_MASK, cells.amount[these])
+    dense, columns = added.pop(CellKind.COLUMN, NO_BINS), {}
+    for column in np.unique(dense.bin).tolist():
+        of_column = dense.bin == column
+        columns[VALUE_COLUMNS[column]] = (dense.place[of_column], dense.amount[of_column])
+    return columns, added
+
+
+def _bins(place: np.ndarray, bins: np.ndarray, amount: np.ndarray) -> Bins:
+    """Return the sums of cells of one kind: by one table of all places and bins where that is small, else sorted."""
+    first = int(bins.min())
+    width = int(bins.max()) - first + 1
+    size = (int(place.max()) + 1) * width
+    if size <= _MOST_TABLE_ELEMENTS_A_CELL * len(place) and int(amount.max()) * len(amount) <= _MOST_EXACT:
+        table = np.bincount(place * width + (bins - first), amount, size)
+        some = np.flatnonzero(table)
+        return Bins(some // width, some % width + first, table[some].astype(np.int64))
+    key = place.astype(np.uint64) << np.uint64(_BIN_BITS) | bins
+    sums = pl.DataFrame({"key": key, "amount": amount}).group_by("key").agg(pl.col("amount").sum()).sort("key")
+    key = sums["key"].to_numpy()
+    return Bins(
+        (key >> np.uint64(_BIN_BITS)).astype(np.int64), (key & np.uint64(_BIN_MASK)).astype(np.int64), sums["amount"].to_numpy()
+    )

@@ -48,6 +48,7 @@ from reducer.match import (
     forward_directions,
     group,
     guess_connector,
+    latencies,
     look_ahead,
     special_ends,
     witnesses,
@@ -160,7 +161,8 @@ class Matcher:
         flows.connector[slots] = ends.connector
         self._mark(ends, at)
         connector = guess_connector(ends.connector, flows.key[PORTS, slots])
-        emitted = self._emit(ends, forward_directions(connector), slots, heard, gone)
+        forward = forward_directions(connector)
+        emitted = self._emit(ends, forward, slots, heard, gone)
         cells = self._settle(requests.told(connector), at, heard[ends.owner], gone[ends.owner])
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
@@ -178,7 +180,7 @@ class Matcher:
         nothing = np.zeros(len(drops.owner), np.int64)
         values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
         values = by_protocol(values, keys[PORTS])
-        cells = joined_cells((cells, drops.after(len(own.owner), len(at))))
+        cells = joined_cells((cells, latencies(grouped, forward, own), drops.after(len(own.owner), len(at))))
         owner = np.concatenate((ends.owner, own.owner, drops.owner))
         return Matched(owner, special_ends(keys), keys, connector, began, told, values, cells)
 

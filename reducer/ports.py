@@ -34,12 +34,16 @@ class OwnFlows:
         flow: of each, the flow that it was a part of.
         owner: by end, uint32, two elements each.
         values: by direction, int64, two elements each: the columns of the flows.
+        rows: whose socket is of one of these, as the sender.
+        direction: of each of *rows*.
 
     """
 
     flow: np.ndarray
     owner: np.ndarray
     values: dict[str, np.ndarray]
+    rows: np.ndarray
+    direction: np.ndarray
 
 
 def split_by_owner(
@@ -49,10 +53,12 @@ def split_by_owner(
     owner = grouped.rows["process"]
     strange = grouped.end[owner != ends.owner[grouped.end]] >> 1
     if not len(strange):
-        return OwnFlows(strange, np.empty(0, np.uint32), {name: np.empty(0, np.int64) for name in values})
+        values = {name: np.empty(0, np.int64) for name in values}
+        return OwnFlows(strange, np.empty(0, np.uint32), values, strange, strange)
     mixed = np.zeros(len(connector), bool)
     mixed[strange] = True
-    sockets = _sockets(grouped, np.flatnonzero(mixed[grouped.end >> 1]), owners)
+    these = np.flatnonzero(mixed[grouped.end >> 1])
+    sockets = _sockets(grouped, these, owners)
     end = sockets["end"].to_numpy()
     own = sockets["owner"].to_numpy()
     peer = np.where(sockets["peer"].is_null(), ends.owner[end ^ 1], sockets["peer"].fill_null(0).to_numpy())
@@ -76,7 +82,11 @@ def split_by_owner(
         elif name in values:
             taken[name] = _taken(values[name], direction, said)
     nothing = np.zeros(len(direction), np.int64)
-    return OwnFlows(direction >> 1, owner_by_end, {name: _scattered(taken.get(name, nothing), at) for name in values})
+    own_values = {name: _scattered(taken.get(name, nothing), at) for name in values}
+    own_direction = np.full(len(sockets), -1)
+    own_direction[of_socket[sends]] = at[sends]
+    of_row = own_direction[_socket_of(grouped, these, owners, sockets)]
+    return OwnFlows(direction >> 1, owner_by_end, own_values, these[of_row >= 0], of_row[of_row >= 0])
 
 
 def _sockets(grouped: Grouped, these: np.ndarray, owners: OwnersView) -> pl.DataFrame:
@@ -100,6 +110,15 @@ def _sockets(grouped: Grouped, these: np.ndarray, owners: OwnersView) -> pl.Data
     )
     peers = sockets.select("end", "rank", "count", peer="owner").with_columns(end=pl.col("end").xor(1))
     return sockets.join(peers, on=["end", "rank", "count"], how="left", maintain_order="left")
+
+
+def _socket_of(grouped: Grouped, these: np.ndarray, owners: OwnersView, sockets: pl.DataFrame) -> np.ndarray:
+    """Return the row in *sockets* of each of *these* rows."""
+    keys = {"end": grouped.end[these], "session": owners.session[grouped.rows["process"][these]]}
+    rows = pl.DataFrame(keys | {"socket": grouped.rows["socket"][these]})
+    numbered = sockets.select("end", "session", "socket").with_row_index("number")
+    found: np.ndarray = rows.join(numbered, on=["end", "session", "socket"], maintain_order="left")["number"].to_numpy()
+    return found
 
 
 def _said(sockets: pl.DataFrame, sends: np.ndarray, forward: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.columns import DNS_RESULTS, HTTP_STATUSES
 from reducer.cells import NO_CELLS, CellKind, Cells, cells_of, code_of, column_code, joined_cells
+from reducer.distributions import HIGHEST_BIN
 from reducer.flows import CONNECTOR_UNKNOWN, KEY_WORDS
 from reducer.match import hashed, keys_of
 from reducer.owners import UNKNOWN_OWNER
@@ -37,8 +38,6 @@ _LATENCIES = {
     intake_pb2.BIN_KIND_DNS_LATENCY: (CellKind.DNS_CLIENT, CellKind.DNS_SERVER),
     intake_pb2.BIN_KIND_HTTP_LATENCY: (CellKind.HTTP_CLIENT, CellKind.HTTP_SERVER),
 }
-# 2^34 s: what claims to be longer is garbage.
-_HIGHEST_LATENCY_BIN = 511
 _STATUS_CODES = (100, 999)
 
 
@@ -159,7 +158,7 @@ def _active(table: str, rows: Columns, direction: np.ndarray, asks: np.ndarray, 
 
 
 def _told_by_bins(rows: Columns, direction: np.ndarray, asks: np.ndarray) -> Told:
-    kind, latency_bin = rows["kind"], np.minimum(rows["bin"], _HIGHEST_LATENCY_BIN)
+    kind, latency_bin = rows["kind"], np.minimum(rows["bin"], HIGHEST_BIN)
     alone = []
     for told, (of_client, of_server) in _LATENCIES.items():
         for cell_kind, tells in ((of_client, asks), (of_server, ~asks)):
