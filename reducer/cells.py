@@ -135,5 +135,7 @@ def _bins(place: np.ndarray, bins: np.ndarray, amount: np.ndarray) -> Bins:
     sums = pl.DataFrame({"key": key, "amount": amount}).group_by("key").agg(pl.col("amount").sum()).sort("key")
     key = sums["key"].to_numpy()
     return Bins(
-        (key >> np.uint64(_BIN_BITS)).astype(np.int64), (key & np.uint64(_BIN_MASK)).astype(np.int64), sums["amount"].to_numpy()
+        (key >> np.uint64(_BIN_BITS)).astype(np.int64),
+        (key & np.uint64(_BIN_MASK)).astype(np.int64),
+        sums["amount"].to_numpy(),
     )

@@ -25,7 +25,8 @@ def bin_of_us(us: np.ndarray) -> np.ndarray:
     """Return the bins, int64, of times in microseconds."""
     seconds = np.maximum(us * MICROSECOND, 2.0**FIRST_DOUBLING)
     bins = np.floor(BINS_A_DOUBLING * (np.log2(seconds) - FIRST_DOUBLING)).astype(np.int64)
-    return np.minimum(bins, HIGHEST_BIN)
+    capped: np.ndarray = np.minimum(bins, HIGHEST_BIN)
+    return capped
 
 
 def middle(bins: np.ndarray) -> np.ndarray:
@@ -41,14 +42,14 @@ class Distributions(NamedTuple):
         place: ascending, each once.
         first: int64.
         size: int64.
-        count: how many readings there are, int64.
+        readings: how many there are, int64.
 
     """
 
     place: np.ndarray
     first: np.ndarray
     size: np.ndarray
-    count: np.ndarray
+    readings: np.ndarray
 
 
 def distributions(bins: Bins) -> Distributions:
@@ -57,8 +58,8 @@ def distributions(bins: Bins) -> Distributions:
     new[1:] = bins.place[1:] != bins.place[:-1]
     first = np.flatnonzero(new)
     size = np.diff(np.append(first, len(bins)))
-    count = np.add.reduceat(bins.amount, first) if len(first) else np.empty(0, np.int64)
-    return Distributions(bins.place[first], first, size, count)
+    readings = np.add.reduceat(bins.amount, first) if len(first) else np.empty(0, np.int64)
+    return Distributions(bins.place[first], first, size, readings)
 
 
 def quantiles(bins: Bins, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -69,8 +70,8 @@ def quantiles(bins: Bins, share: float) -> tuple[np.ndarray, np.ndarray]:
     by_place = distributions(bins)
     until = np.cumsum(bins.amount)
     before = (until - bins.amount)[by_place.first]
-    rank = (by_place.count - 1) * share
+    rank = (by_place.readings - 1) * share
     lower = np.floor(rank).astype(np.int64)
-    upper = np.minimum(lower + 1, by_place.count - 1)
+    upper = np.minimum(lower + 1, by_place.readings - 1)
     low, high = (middle(bins.bin[np.searchsorted(until, before + each, "right")]) for each in (lower, upper))
     return by_place.place, low + (high - low) * (rank - lower)

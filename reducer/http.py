@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from reducer.outputs.prometheus import CONTENT_TYPE
+from reducer.outputs.prometheus import CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,15 +23,17 @@ COMPRESS_IN_THREAD_BYTES = 16_384
 
 
 def flow_metrics_page(series: PrometheusSeries) -> Page:
-    """Return the page that gives *series* to Prometheus, gzipped if it asks for that."""
+    """Return the page that gives *series* to Prometheus: gzipped, or in OpenMetrics, if it asks for that."""
     scrapes = asyncio.Semaphore(MOST_SCRAPES)
 
     async def page(request: web.Request) -> web.StreamResponse:
         async with scrapes, asyncio.timeout(SCRAPE_TIMEOUT_S):
-            response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+            openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+            content_type = OPENMETRICS_CONTENT_TYPE if openmetrics else CONTENT_TYPE
+            response = web.StreamResponse(headers={"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"})
             response.enable_compression()
             await response.prepare(request)
-            parts = series.render()
+            parts = series.render(openmetrics=openmetrics)
             while part := await asyncio.to_thread(_next_part, parts):
                 await response.write(part)
             await response.write_eof()

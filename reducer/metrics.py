@@ -3,125 +3,40 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from intake.columns import DNS_RESULTS
+from reducer.cells import CellKind
+from reducer.metric import (
+    MICROSECONDS,
+    Codes,
+    Instrument,
+    Metric,
+    Points,
+    Quantile,
+    any_of,
+    average,
+    column,
+    counter,
+    gauge,
+    histogram,
+    positive,
+    total,
+)
 from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, VALUE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterator
 
-    Values = Mapping[str, np.ndarray]
-    Column = Callable[[Values], np.ndarray]
-
-MICROSECONDS = 1e6
-# Units (UCUM) that Prometheus spells out at the end of a name.
-PROMETHEUS_UNITS = {"By": "bytes", "s": "seconds"}
-
-
-class Instrument(Enum):
-    """COUNTER is a monotonic sum over the window (delta); GAUGE is a reading."""
-
-    COUNTER = "counter"
-    GAUGE = "gauge"
-
-
-@dataclass(frozen=True)
-class Points:
-    """The points of a metric that have the same attributes of its own: at most one a series.
-
-    Attributes:
-        value: from the value columns of the series to int64 or float64, a row a series.
-        exists: from the same to bool: the series that have a point; the others' values mean nothing.
-        attributes: what these points have besides the labels of their series.
-
-    """
-
-    value: Column
-    exists: Column
-    attributes: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric: `unit` by UCUM, `number` the type of its values; those not `enabled` are left out by default."""
-
-    name: str
-    unit: str
-    instrument: Instrument
-    number: Literal["int", "double"]
-    description: str
-    points: tuple[Points, ...]
-    enabled: bool = True
-
-    @property
-    def prometheus_name(self) -> str:
-        """The name by the rules of Prometheus: unit spelt out, `_total` for a counter."""
-        name = self.name.replace(".", "_")
-        unit = PROMETHEUS_UNITS.get(self.unit)
-        if unit and not name.endswith(f"_{unit}"):
-            name += f"_{unit}"
-        return f"{name}_total" if self.instrument is Instrument.COUNTER else name
-
-
-def _column(name: str) -> Column:
-    return lambda values: values[name]
-
-
-def _positive(name: str) -> Column:
-    return lambda values: values[name] > 0
-
-
-def _mean_seconds(total: str, count: str) -> Column:
-    return lambda values: values[total] / values[count].clip(min=1) / MICROSECONDS
-
-
-def _any(*names: str) -> Column:
-    return lambda values: np.any([values[name] != 0 for name in names], axis=0)
-
-
-def _has_connections(values: Values) -> np.ndarray:
-    some = values["active"] + values["opened"] + values["closed"] + values["syn_timeouts"]
-    for reason in CONNECT_FAILURES:
-        some = some + values[f"failed_{reason}"]
-    exists: np.ndarray = some > 0
-    return exists
-
-
-def _reset_or_has_connections(values: Values) -> np.ndarray:
-    exists: np.ndarray = (values["resets"] > 0) | _has_connections(values)
-    return exists
-
-
-def _counter(name: str, unit: str, description: str, column: str, exists: Column) -> Metric:
-    return Metric(name, unit, Instrument.COUNTER, "int", description, (Points(_column(column), exists),))
-
-
-def _seconds(name: str, description: str, value: Column, exists: Column) -> Metric:
-    return Metric(name, "s", Instrument.GAUGE, "double", description, (Points(value, exists),))
-
-
-def _any_of_group(group: str) -> Column:
-    return _any(*(name for name in VALUE_COLUMNS if name.startswith(f"{group}_")))
-
-
-_UDP, _DNS, _HTTP = (_any_of_group(group) for group in ("udp", "dns", "http"))
-_TCP = _any(*(name for name in VALUE_COLUMNS if not name.startswith(("udp_", "dns_", "http_"))))
-
-
-def _total(columns: tuple[str, ...]) -> Column:
-    return lambda values: np.sum([values[name] for name in columns], axis=0)
-
-
-def _active(group: str, description: str, exists: Column) -> Metric:
-    points = (Points(_column(f"{group}_active"), exists),)
-    return Metric(f"{group}.active_sockets", "{socket}", Instrument.GAUGE, "int", description, points)
-
-
+_OTHER_GROUPS = ("udp", "dns", "http")
+MILLISECONDS = 1e3
+_UDP, _DNS, _HTTP = (
+    any_of(*(name for name in VALUE_COLUMNS if name.startswith(f"{group}_"))) for group in _OTHER_GROUPS
+)
+_TCP = any_of(*(name for name in VALUE_COLUMNS if not name.startswith(tuple(f"{group}_" for group in _OTHER_GROUPS))))
+_FAILED = tuple(f"failed_{reason}" for reason in CONNECT_FAILURES)
+_CONNECTIONS = any_of("active", "opened", "closed", "syn_timeouts", *_FAILED)
+_CONNECTIONS_OR_RESETS = any_of("active", "opened", "closed", "syn_timeouts", *_FAILED, "resets")
 # The classes that the reference has, of which 3xx is none.
 _HTTP_CLASSES = {
     "200": ("http_status_2xx",),
@@ -129,20 +44,48 @@ _HTTP_CLASSES = {
     "500": ("http_status_5xx",),
     "other": ("http_status_3xx", "http_status_other"),
 }
+_ASKED = "Sockets of the source that asked in the window; of the destination where only that is told of."
+_PERCENTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
+_LATENCIES = {
+    "tcp": (CellKind.TCP_RTT, "tcp.rtt"),
+    "dns": (CellKind.DNS_CLIENT, "dns.client.duration"),
+    "http": (CellKind.HTTP_CLIENT, "http.client.duration"),
+}
+
+
+def _percentiles(group: str) -> Iterator[Metric]:
+    kind, of = _LATENCIES[group]
+    for name, share in _PERCENTILES.items():
+        what = "The greatest" if name == "max" else f"The time that {share:.0%} are below"
+        description = f"{what} of the readings of {of} in the window, to within 4.4%."
+        quantile = Quantile(kind, share, MILLISECONDS)
+        yield Metric(
+            f"{group}.latency.{name}", "ms", Instrument.GAUGE, "double", description, sparse=quantile, enabled=False
+        )
+
+
+def _counts(name: str, unit: str, description: str, *points: Points) -> Metric:
+    return Metric(name, unit, Instrument.COUNTER, "int", description, points)
+
+
+def _dropped(name: str, unit: str, description: str, kind: CellKind) -> Metric:
+    reasons = Codes(kind, "reason", lambda reason, names: names[reason])
+    return Metric(name, unit, Instrument.COUNTER, "int", description, sparse=reasons)
+
 
 METRICS = (
-    _counter(
+    counter(
         "tcp.bytes", "By", "Payload that the source sent, each byte once however often it was sent.", "bytes", _TCP
     ),
-    _counter(
+    counter(
         "tcp.packets", "{packet}", "Segments that the source sent, those without payload as well.", "packets", _TCP
     ),
-    _counter("tcp.retrans", "{packet}", "Segments that the source sent again.", "retransmits", _TCP),
-    _seconds(
+    counter("tcp.retrans", "{packet}", "Segments that the source sent again.", "retransmits", _TCP),
+    average(
         "tcp.rtt.average",
         "Smoothed round trip time (RFC 6298) as the source measured it: mean of the readings of its sockets.",
-        _mean_seconds("srtt_sum_us", "srtt_count"),
-        _positive("srtt_count"),
+        "srtt_sum_us",
+        "srtt_count",
     ),
     Metric(
         "tcp.rtt.num_measurements",
@@ -150,135 +93,181 @@ METRICS = (
         Instrument.GAUGE,
         "int",
         "Readings that tcp.rtt.average is the mean of.",
-        (Points(_column("srtt_count"), _positive("srtt_count")),),
+        (Points(column("srtt_count"), positive("srtt_count")),),
         enabled=False,
     ),
-    _seconds(
-        "tcp.rtt.min",
-        "Least round trip time that the source's kernel saw lately (tcp_min_rtt_wlen).",
-        lambda values: values["min_rtt_us"] / MICROSECONDS,
-        _positive("min_rtt_us"),
-    ),
     Metric(
+        "tcp.rtt.min",
+        "s",
+        Instrument.GAUGE,
+        "double",
+        "Least round trip time that the source's kernel saw lately (tcp_min_rtt_wlen).",
+        (Points(lambda values: values["min_rtt_us"] / MICROSECONDS, positive("min_rtt_us")),),
+    ),
+    histogram(
+        "tcp.rtt",
+        "Smoothed round trip times as the source measured them; those of a socket between two polls by their mean.",
+        CellKind.TCP_RTT,
+        "srtt_sum_us",
+    ),
+    *_percentiles("tcp"),
+    gauge(
         "tcp.active",
         "{socket}",
-        Instrument.GAUGE,
-        "int",
         "Connections that opened, moved data or ended in the window.",
-        (Points(_column("active"), _has_connections),),
+        "active",
+        _CONNECTIONS,
     ),
-    _counter("tcp.new_sockets", "{socket}", "Connections that were established.", "opened", _has_connections),
-    _counter("tcp.closed_sockets", "{socket}", "Established connections that ended.", "closed", _has_connections),
-    _counter(
-        "tcp.syn_timeouts", "{packet}", "SYNs sent again for want of an answer.", "syn_timeouts", _has_connections
-    ),
-    Metric(
+    counter("tcp.new_sockets", "{socket}", "Connections that were established.", "opened", _CONNECTIONS),
+    counter("tcp.closed_sockets", "{socket}", "Established connections that ended.", "closed", _CONNECTIONS),
+    counter("tcp.syn_timeouts", "{packet}", "SYNs sent again for want of an answer.", "syn_timeouts", _CONNECTIONS),
+    _counts(
         "tcp.failed_connects",
         "{connection}",
-        Instrument.COUNTER,
-        "int",
-        "Connections that were not established, by `reason`: " + ", ".join(CONNECT_FAILURES) + ".",
-        tuple(
-            Points(_column(f"failed_{reason}"), _positive(f"failed_{reason}"), (("reason", reason),))
-            for reason in CONNECT_FAILURES
+        f"Connections that were not established, by `reason`: {', '.join(CONNECT_FAILURES)}.",
+        *(
+            Points(column(name), positive(name), (("reason", reason),))
+            for name, reason in zip(_FAILED, CONNECT_FAILURES, strict=True)
         ),
     ),
-    _seconds(
+    average(
         "tcp.connect.duration.average",
         "Mean time from the first SYN to the established connection.",
-        _mean_seconds("connect_sum_us", "connect_count"),
-        _positive("connect_count"),
+        "connect_sum_us",
+        "connect_count",
     ),
-    _counter("tcp.resets", "{connection}", "Connections that the source reset.", "resets", _reset_or_has_connections),
-    _counter("udp.bytes", "By", "Payload that the source sent, without headers.", "udp_bytes", _UDP),
-    _counter(
+    histogram(
+        "tcp.connect.duration",
+        "Times from the first SYN to the established connection.",
+        CellKind.TCP_CONNECT,
+        "connect_sum_us",
+    ),
+    counter("tcp.resets", "{connection}", "Connections that the source reset.", "resets", _CONNECTIONS_OR_RESETS),
+    counter("udp.bytes", "By", "Payload that the source sent, without headers.", "udp_bytes", _UDP),
+    counter(
         "udp.packets",
         "{packet}",
         "Datagrams that the source sent: those that GSO and GRO join one by one, one cut into fragments as one.",
         "udp_packets",
         _UDP,
     ),
-    Metric(
+    gauge(
         "udp.active",
         "{socket}",
-        Instrument.GAUGE,
-        "int",
         "Pairs of sockets in which the source sent in the window: a socket counts with each of its peers.",
-        (Points(_column("udp_active"), _UDP),),
+        "udp_active",
+        _UDP,
     ),
-    _counter(
+    counter(
         "udp.drops",
         "{packet}",
         "Datagrams that reached the destination's socket and were dropped there, for want of room mostly (sk_drops).",
         "udp_drops",
         _UDP,
     ),
-    _seconds(
+    average(
         "dns.client.duration.average",
         "Mean time from query to answer as the source, which asked, measured it.",
-        _mean_seconds("dns_client_sum_us", "dns_client_count"),
-        _positive("dns_client_count"),
+        "dns_client_sum_us",
+        "dns_client_count",
     ),
-    _seconds(
+    average(
         "dns.server.duration.average",
         "Mean time from query to answer as the destination, which answered, measured it.",
-        _mean_seconds("dns_server_sum_us", "dns_server_count"),
-        _positive("dns_server_count"),
+        "dns_server_sum_us",
+        "dns_server_count",
     ),
-    _active(
-        "dns", "Sockets of the source that asked in the window; of the destination where only that is told of.", _DNS
+    histogram(
+        "dns.client.duration",
+        "Times from query to answer as the source, which asked, measured them.",
+        CellKind.DNS_CLIENT,
+        "dns_client_sum_us",
     ),
-    _counter(
+    histogram(
+        "dns.server.duration",
+        "Times from query to answer as the destination, which answered, measured them.",
+        CellKind.DNS_SERVER,
+        "dns_server_sum_us",
+    ),
+    *_percentiles("dns"),
+    gauge("dns.active_sockets", "{socket}", _ASKED, "dns_active", _DNS),
+    counter(
         "dns.queries", "{query}", "Queries of the source; one that is sent again counts once.", "dns_queries", _DNS
     ),
-    _counter("dns.retransmits", "{query}", "Queries that the source sent again.", "dns_retransmits", _DNS),
-    _counter("dns.timeouts", "{query}", "Queries that had no answer in time.", "dns_timeouts", _DNS),
-    Metric(
+    counter("dns.retransmits", "{query}", "Queries that the source sent again.", "dns_retransmits", _DNS),
+    counter("dns.timeouts", "{query}", "Queries that had no answer in time.", "dns_timeouts", _DNS),
+    _counts(
         "dns.responses",
         "{response}",
-        Instrument.COUNTER,
-        "int",
         "Answers to the source, whatever they say.",
-        (Points(_total(DNS_RESULTS_AS_COLUMNS), _DNS),),
+        Points(total(DNS_RESULTS_AS_COLUMNS), _DNS),
     ),
-    Metric(
+    _counts(
         "dns.rcodes",
         "{response}",
-        Instrument.COUNTER,
-        "int",
         f"Answers to the source by `rcode`: {', '.join(name.upper() for name in DNS_RESULTS)}; NODATA is NOERROR "
         "without an answer of the type that was asked for.",
-        tuple(
-            Points(_column(column), _positive(column), (("rcode", name.upper()),))
-            for name, column in zip(DNS_RESULTS, DNS_RESULTS_AS_COLUMNS, strict=True)
+        *(
+            Points(column(name), positive(name), (("rcode", result.upper()),))
+            for result, name in zip(DNS_RESULTS, DNS_RESULTS_AS_COLUMNS, strict=True)
         ),
     ),
-    _seconds(
+    average(
         "http.client.duration.average",
         "Mean time from request to response as the source, which asked, measured it.",
-        _mean_seconds("http_client_sum_us", "http_client_count"),
-        _positive("http_client_count"),
+        "http_client_sum_us",
+        "http_client_count",
     ),
-    _seconds(
+    average(
         "http.server.duration.average",
         "Mean time from request to response as the destination, which answered, measured it.",
-        _mean_seconds("http_server_sum_us", "http_server_count"),
-        _positive("http_server_count"),
+        "http_server_sum_us",
+        "http_server_count",
     ),
-    _active(
-        "http", "Sockets of the source that asked in the window; of the destination where only that is told of.", _HTTP
+    histogram(
+        "http.client.duration",
+        "Times from request to response as the source, which asked, measured them.",
+        CellKind.HTTP_CLIENT,
+        "http_client_sum_us",
     ),
-    _counter("http.requests", "{request}", "Requests of the source.", "http_requests", _HTTP),
-    Metric(
+    histogram(
+        "http.server.duration",
+        "Times from request to response as the destination, which answered, measured them.",
+        CellKind.HTTP_SERVER,
+        "http_server_sum_us",
+    ),
+    *_percentiles("http"),
+    gauge("http.active_sockets", "{socket}", _ASKED, "http_active", _HTTP),
+    counter("http.requests", "{request}", "Requests of the source.", "http_requests", _HTTP),
+    _counts(
         "http.status_code",
+        "{response}",
+        "Responses to the source by class, `status_code`: 200 (2xx), 400 (4xx), 500 (5xx), other.",
+        *(
+            Points(total(columns), _HTTP, (("status_code", status_class),))
+            for status_class, columns in _HTTP_CLASSES.items()
+        ),
+    ),
+    Metric(
+        "http.responses",
         "{response}",
         Instrument.COUNTER,
         "int",
-        "Responses to the source by class, `status_code`: 200 (2xx), 400 (4xx), 500 (5xx), other.",
-        tuple(
-            Points(_total(columns), _HTTP, (("status_code", status_class),))
-            for status_class, columns in _HTTP_CLASSES.items()
-        ),
+        "Responses to the source by their exact `status_code`, `other` where it is none.",
+        sparse=Codes(CellKind.HTTP_STATUS, "status_code", lambda code, _: str(code) if code else "other"),
+        enabled=False,
+    ),
+    _dropped(
+        "drops.packets",
+        "{packet}",
+        "Packets from the source that a kernel on the way dropped, by its `reason` (SKB_DROP_REASON_*).",
+        CellKind.DROPPED_PACKETS,
+    ),
+    _dropped(
+        "drops.bytes",
+        "By",
+        "Size of these packets, headers included, from the network header on, by `reason`.",
+        CellKind.DROPPED_BYTES,
     ),
 )
 
@@ -291,12 +280,16 @@ DOCUMENTATION = """\
 Made from `reducer/metrics.py` by `python -m reducer.metrics > docs/metrics.md`.
 
 Every point belongs to a window and to a series: from one end (`source.*`) to another (`dest.*`). Bytes, packets,
-retransmits, resets and round trip times are on the series of the end that sent or measured them; connections are
-on the series from the connecting end to the accepting end, and only there.
+retransmits, resets, drops and round trip times are on the series of the end that sent or measured them; connections are
+on the series from the connecting end to the accepting end, DNS and HTTP on that from who asks to who answers, and only
+there.
 
-OTLP: a counter is a monotonic sum with delta temporality; the window is the time of every point, also of gauges.
-Prometheus: counters run since the reducer's start, or since the series was last forgotten (10 windows without
-data); gauges are those of the last window.
+OTLP: a counter is a monotonic sum, a histogram an exponential one of scale 3, both with delta temporality; the window
+is the time of every point, also of gauges. A series that a window no more has gets one point of 0 for each counter and
+gauge that it had in the window before (histograms, percentiles, and counters by exact code or reason of a drop have
+none), and no points after that. Prometheus: counters and histograms run since the reducer's start, or since the series
+was last forgotten (10 windows without data); gauges are those of the last window. Buckets are bounded by powers of two,
+from 2^-16 s to 32 s.
 
 | metric | in Prometheus | type | unit | what it is |
 |---|---|---|---|---|
@@ -304,6 +297,16 @@ data); gauges are those of the last window.
 
 A series has a point of a metric only where there is something to say: of connections where one opened, closed,
 failed or was active, of times where one was measured, of `tcp.failed_connects` for each reason that occurred.
+
+Latencies are kept in bins of which eight make a doubling: quantiles, least and greatest are within 4.4%, counts and sums
+exact. `--enable-percentile-latencies` gives those off by default that are called `latency`.
+
+DNS and HTTP: a request is counted once, by the end that asked where a collector is, else by the one that answered; each
+latency is that of the end in its name. `drops` are the kernels' own, on whatever machine; what a socket dropped for want
+of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
+
+Traffic between zones and within them: `sum by (az_equal) (rate(tcp_bytes_total{{aggregation="az_az"}}[5m]))`; each level
+has all the traffic, so sums are over one of them.
 
 UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
 included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;

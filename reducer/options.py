@@ -55,6 +55,9 @@ class Settings:
         parquet_limit_bytes: of all files there.
         parquet_hours: how long they are kept.
         prometheus: `address:port` of the flow metrics; None for none.
+        disable_metrics: list of metrics that are not given.
+        enable_metrics: list of metrics that are.
+        enable_percentile_latencies: give percentiles of latencies as well.
         internal_prometheus: `address:port` of the reducer's own metrics and of its health.
         data_directory: where sealed windows wait for their export; None for memory.
         credentials: what the reducer shows to collectors, and asks of them.
@@ -83,6 +86,9 @@ class Settings:
     parquet_limit_bytes: int = PARQUET_BYTES
     parquet_hours: float = PARQUET_HOURS
     prometheus: str | None = "127.0.0.1:7010"
+    disable_metrics: str = ""
+    enable_metrics: str = ""
+    enable_percentile_latencies: bool = False
     internal_prometheus: str = "0.0.0.0:7001"  # probes and scrapers of a cluster come from outside
     data_directory: Path | None = None
     credentials: ServerCredentials = field(default_factory=ServerCredentials)
@@ -137,6 +143,9 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         parquet_limit_bytes=arguments["parquet_limit_bytes"],
         parquet_hours=arguments["parquet_hours"],
         prometheus=None if arguments["disable_prometheus_metrics"] else arguments["prom_bind"],
+        disable_metrics=arguments["disable_metrics"],
+        enable_metrics=arguments["enable_metrics"],
+        enable_percentile_latencies=arguments["enable_percentile_latencies"],
         internal_prometheus=arguments["internal_prom_bind"],
         data_directory=arguments["data_dir"],
         credentials=credentials,
@@ -280,6 +289,27 @@ OPTIONS = OptionTable(
             "prom_bind", ("--prom",), "Where to serve metrics to Prometheus.", click.STRING, "127.0.0.1:7010", _ADDRESS
         ),
         Option("disable_prometheus_metrics", ("--disable-prometheus-metrics",), "Serve none to Prometheus."),
+        Option(
+            "disable_metrics",
+            ("--disable-metrics",),
+            "Metrics not to give, separated by commas: names, or GROUP.all; groups are tcp, udp, dns, http, drops.",
+            click.STRING,
+            "",
+            "LIST",
+        ),
+        Option(
+            "enable_metrics",
+            ("--enable-metrics",),
+            "Metrics to give, in the same form; they come after those not to give.",
+            click.STRING,
+            "",
+            "LIST",
+        ),
+        Option(
+            "enable_percentile_latencies",
+            ("--enable-percentile-latencies",),
+            "Give percentiles of round trips, DNS and HTTP in milliseconds.",
+        ),
         Option(
             "internal_prom_bind",
             ("--internal-prom",),

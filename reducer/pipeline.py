@@ -152,6 +152,7 @@ class Pipeline:
         self._names = Names(node_ip=node_ip, system_ip=system_ip)
         self._budgets = {level: Budget(most_series) for level in levels}
         self._drop_reasons = DropReasons()
+        self._active = False
         self._restored = False
         self._not_before_ns = 0
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = 0
@@ -212,7 +213,7 @@ class Pipeline:
             return self._due_ns(now_ns)
 
     def seal(self, now_ns: int) -> SealedWindow | None:
-        """Return the oldest window if it is due.
+        """Return the oldest window if it is due; the first one without series is told as well.
 
         Windows are sealed one by one, each after the one before is encoded: the table of ends may be cleared between.
         """
@@ -220,13 +221,14 @@ class Pipeline:
             with self._lock:
                 if now_ns < self._due_ns(now_ns):
                     return None
-                window = self._windows.close(now_ns, idle=not self._matcher.pending)
+                window = self._windows.close(now_ns, idle=not (self._matcher.pending or self._active))
                 if window is None:
                     return None
                 closed = self._take_out(window, window.end_ns)
             self._lag_ns = now_ns - window.end_ns
             sealed = self._seal(closed)
-            if sealed.acknowledge or any(len(level.source) for level in sealed.levels):
+            was_active, self._active = self._active, any(len(level.source) for level in sealed.levels)
+            if sealed.acknowledge or self._active or was_active:
                 return sealed
 
     def finish(self, now_ns: int) -> Iterator[SealedWindow]:

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from reducer.cells import NO_CELLS, Cells, added_up
-from reducer.series import VALUE_COLUMNS, Level
+from reducer.series import VALUE_COLUMNS, Level, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,8 +50,7 @@ def roll_up(
     for column, (rows, amounts) in sparse.items():
         columns[column] = np.zeros(len(pair), np.int64)
         columns[column][rows] = amounts
-    nothing = np.broadcast_to(np.int64(0), len(pair))
-    columns = {column: columns.get(column, nothing) for column in VALUE_COLUMNS}
+    columns = {column: columns.get(column, nothing(len(pair))) for column in VALUE_COLUMNS}
     return Level(name, (pair >> np.uint64(32)).astype(np.uint32), pair.astype(np.uint32), columns, bins)
 
 

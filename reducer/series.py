@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from intake.columns import DNS_RESULTS, HTTP_STATUSES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
+    from collections.abc import Iterator, Sequence
 
     from reducer.cells import Bins, CellKind
 
@@ -58,6 +59,35 @@ VALUE_COLUMNS = (
     *(f"http_{end}_{what}" for end in ("client", "server") for what in ("sum_us", "count")),
 )
 """The value columns of a `Level`, all int64."""
+
+
+def nothing(rows: int) -> np.ndarray:
+    """Return a value column of as many rows that are all 0; it takes no memory, and cannot be written to."""
+    return np.broadcast_to(np.int64(0), rows)
+
+
+def is_nothing(column: np.ndarray) -> bool:
+    """Whether a value column is one that `nothing` made."""
+    return column.strides == (0,)
+
+
+class Rows(Mapping[str, np.ndarray]):
+    """Some rows of value columns: a column is taken when it is asked for."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+        self._columns = columns
+        self._rows = rows
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        column = self._columns[name]
+        taken: np.ndarray = nothing(len(self._rows)) if is_nothing(column) else column[self._rows]
+        return taken
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
 
 
 class EndTable:

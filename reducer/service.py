@@ -18,6 +18,7 @@ from reducer.balances import BalancesError
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
+from reducer.metric_selection import chosen_metrics
 from reducer.options import GRACE_NS
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.exporter import Exporter
@@ -92,13 +93,16 @@ class Reducer:
         )
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
-        self._prometheus = PrometheusSeries() if settings.prometheus else None
+        metrics = chosen_metrics(
+            settings.disable_metrics, settings.enable_metrics, percentiles=settings.enable_percentile_latencies
+        )
+        self._prometheus = PrometheusSeries(metrics) if settings.prometheus else None
         self._own_metrics = InternalMetrics(self._statistics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
         self._own_transport = _transport(settings)
-        self._encoder = OtlpEncoder(most_points=settings.otlp_batch_size)
+        self._encoder = OtlpEncoder(metrics, most_points=settings.otlp_batch_size)
         self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
         self._flow_records = FlowRecords()
         self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]

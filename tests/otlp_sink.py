@@ -94,7 +94,7 @@ class Point:
 
 
 def points_of(request: ExportMetricsServiceRequest) -> list[Point]:
-    """Return the points of a request, in its order."""
+    """Return the points of a request, in its order; the value of a histogram's is the sum of its readings."""
     points = []
     for resource_metrics in request.resource_metrics:
         resource = {item.key: item.value.string_value for item in resource_metrics.resource.attributes}
@@ -109,10 +109,10 @@ def points_of(request: ExportMetricsServiceRequest) -> list[Point]:
                         kind,
                         point.start_time_unix_nano,
                         point.time_unix_nano,
-                        getattr(point, point.WhichOneof("value")),
+                        point.sum if kind == "exponential_histogram" else getattr(point, point.WhichOneof("value")),
                         {item.key: item.value.string_value for item in point.attributes},
                         resource,
-                        data.aggregation_temporality if kind == "sum" else 0,
+                        data.aggregation_temporality if kind != "gauge" else 0,
                         data.is_monotonic if kind == "sum" else False,
                     )
                     for point in data.data_points

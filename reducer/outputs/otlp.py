@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from daemon.protobuf import FIXED64, LENGTH_DELIMITED, attributes, field, head, varint
+from daemon.protobuf import FIXED64, attributes, field, head
 from daemon.version import VERSION
-from reducer.metrics import ENABLED_METRICS, Instrument, Metric
+from reducer.metric import Codes, Distribution, Instrument, Quantile
+from reducer.metrics import ENABLED_METRICS
 from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.otlp_histograms import HistogramEncoder
 from reducer.outputs.store import Signal
+from reducer.series import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reducer.metrics import Points
-    from reducer.series import Labels, Level, SealedWindow
+    from reducer.metric import Attributes, Metric, Points, SparsePoints
+    from reducer.series import EndTable, Labels, Level, SealedWindow
 
 SERVICE_NAME = "ebpf-net-reducer"
 SCOPE_NAME = "ebpf-net"
@@ -36,8 +39,14 @@ ENVELOPE_BYTES = 64
 
 _VALUE_TAG = {"int": bytes([6 << 3 | FIXED64]), "double": bytes([4 << 3 | FIXED64])}
 _VALUE_BYTES = 8
-# Sum.aggregation_temporality = AGGREGATION_TEMPORALITY_DELTA, Sum.is_monotonic = true.
-_DELTA_MONOTONIC = bytes([2 << 3, 1, 3 << 3, 1])
+_DTYPE = {"int": np.dtype("<i8"), "double": np.dtype("<f8")}
+# The field of Metric that holds the points, and what follows these: aggregation_temporality =
+# AGGREGATION_TEMPORALITY_DELTA, of a sum is_monotonic = true.
+_DATA = {
+    Instrument.GAUGE: (5, b""),
+    Instrument.COUNTER: (7, bytes([2 << 3, 1, 3 << 3, 1])),
+    Instrument.HISTOGRAM: (10, bytes([2 << 3, 1])),
+}
 
 
 class Request(NamedTuple):
@@ -57,8 +66,19 @@ SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
 _AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _point_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 
 
+class _Before(NamedTuple):
+    """The series of a level in the window before, and which of them had points, by layout."""
+
+    source: np.ndarray
+    dest: np.ndarray
+    existed: list[np.ndarray]
+
+
 class OtlpEncoder:
-    """Encodes windows; keeps the encoded attributes of ends from one to the next."""
+    """Encodes windows; keeps the encoded attributes of ends, and which series there were, from one to the next.
+
+    A series that is in a window no more has, once, a point of 0 for each counter and gauge that it had a point of.
+    """
 
     def __init__(
         self,
@@ -75,39 +95,70 @@ class OtlpEncoder:
         # Points of the same attributes and the same series are laid out once.
         points = [(metric, points) for metric in metrics for points in metric.points]
         self._layouts = [list(group) for _, group in groupby(points, lambda pair: (pair[1].exists, pair[1].attributes))]
+        self._sparse = [metric for metric in metrics if isinstance(metric.sparse, (Codes, Quantile))]
+        self._histograms = HistogramEncoder([metric for metric in metrics if isinstance(metric.sparse, Distribution)])
+        self._before: dict[str, _Before] = {}
+        self._labels: list[Labels] = []
 
     def encode(self, window: SealedWindow) -> list[Request]:
         """Return the requests that hold the points of *window*, in order; none where there are no points."""
-        self._ends.update(window.ends)
+        if self._ends.update(window.ends):
+            self._follow(window.ends)
+        self._labels = window.ends.labels
         packer = _Packer(self._most_request_bytes, self._most_points)
         for level in window.levels:
-            for layout in self._layouts:
-                self._encode_layout(packer, window, level, layout)
+            self._encode_columns(packer, window, level)
+            for metric in self._sparse:
+                for points in metric.sparse_points(level.bins, window.drop_reasons):
+                    self._encode_sparse(packer, window, level, metric, points)
+            for metric, encoded, ends in self._histograms.encode(window, level):
+                packer.add(metric, self._headers[metric.name], encoded, ends)
         return packer.finish()
 
+    def _encode_columns(self, packer: _Packer, window: SealedWindow, level: Level) -> None:
+        before = self._before.get(level.name)
+        ended = _ended(level, before)
+        existing = [layout[0][1].exists(level.values) for layout in self._layouts]
+        for number, (layout, exists) in enumerate(zip(self._layouts, existing, strict=True)):
+            rows = np.flatnonzero(exists)
+            source, dest = level.source[rows], level.dest[rows]
+            if before is not None and len(ended):
+                these = ended[before.existed[number][ended]]
+                source = np.concatenate((source, before.source[these]))
+                dest = np.concatenate((dest, before.dest[these]))
+            if len(source):
+                laid_out = self._lay_out(source, dest, _tail(window, level, layout[0][1].attributes))
+                self._encode_layout(packer, layout, laid_out, Rows(level.values, rows))
+        self._before[level.name] = _Before(level.source, level.dest, existing)
+
     def _encode_layout(
-        self, packer: _Packer, window: SealedWindow, level: Level, layout: list[tuple[Metric, Points]]
+        self,
+        packer: _Packer,
+        layout: list[tuple[Metric, Points]],
+        laid_out: tuple[np.ndarray, np.ndarray],
+        values: Rows,
     ) -> None:
-        rows = np.flatnonzero(layout[0][1].exists(level.values))
-        if not len(rows):
-            return
-        values = {name: column[rows] for name, column in level.values.items()}
-        tail = b"".join(
-            (
-                _point_attributes((("aggregation", level.name), *layout[0][1].attributes)),
-                struct.pack("<BQBQ", 2 << 3 | FIXED64, window.start_ns, 3 << 3 | FIXED64, window.end_ns),
-                _VALUE_TAG["int"],
-                bytes(_VALUE_BYTES),
-            )
-        )
-        template, ends = self._lay_out(level.source[rows], level.dest[rows], tail)
-        value_at = ends[:, None] + np.arange(-_VALUE_BYTES, 0)
-        tag_at = ends - _VALUE_BYTES - 1
+        """Add the points that were *laid_out*; those beyond the rows of *values* are 0."""
         for metric, points in layout:
-            number = points.value(values).astype("<i8" if metric.number == "int" else "<f8")
-            template[tag_at] = _VALUE_TAG[metric.number][0]
-            template[value_at] = number.view(np.uint8).reshape(-1, _VALUE_BYTES)
-            packer.add(metric, self._headers[metric.name], template.data, ends)
+            numbers = np.zeros(len(laid_out[1]), _DTYPE[metric.number])
+            told = points.value(values)
+            numbers[: len(told)] = told
+            self._add(packer, metric, laid_out, numbers)
+
+    def _encode_sparse(
+        self, packer: _Packer, window: SealedWindow, level: Level, metric: Metric, points: SparsePoints
+    ) -> None:
+        source, dest = level.source[points.rows], level.dest[points.rows]
+        laid_out = self._lay_out(source, dest, _tail(window, level, points.attributes))
+        self._add(packer, metric, laid_out, points.values.astype(_DTYPE[metric.number]))
+
+    def _add(
+        self, packer: _Packer, metric: Metric, laid_out: tuple[np.ndarray, np.ndarray], numbers: np.ndarray
+    ) -> None:
+        template, ends = laid_out
+        template[ends - _VALUE_BYTES - 1] = _VALUE_TAG[metric.number][0]
+        template[ends[:, None] + np.arange(-_VALUE_BYTES, 0)] = numbers.view(np.uint8).reshape(-1, _VALUE_BYTES)
+        packer.add(metric, self._headers[metric.name], template.data, ends)
 
     def _lay_out(self, source: np.ndarray, dest: np.ndarray, tail: bytes) -> tuple[np.ndarray, np.ndarray]:
         """Return the bytes of a point for each pair of ends, writable, and where each point ends, int64."""
@@ -119,10 +170,43 @@ class OtlpEncoder:
         pieces[0::5] = [b""] * len(source)
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 5).sum(axis=1)
         for length in range(len(self._point_prefixes), int(lengths.max()) + 1):
-            self._point_prefixes.append(bytes([1 << 3 | LENGTH_DELIMITED]) + varint(length))
+            self._point_prefixes.append(head(1, length))
         pieces[0::5] = map(self._point_prefixes.__getitem__, lengths.tolist())
         lengths += np.fromiter(map(len, pieces[0::5]), np.int64, len(lengths))
         return np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(lengths)
+
+    def _follow(self, ends: EndTable) -> None:
+        """Know the series of the window before by the indexes that their ends have now, seldom as that is."""
+        for name, before in self._before.items():
+            used, place = np.unique(np.concatenate((before.source, before.dest)), return_inverse=True)
+            now = np.array([ends.intern(self._labels[end]) for end in used.tolist()], np.uint32)[place]
+            source, dest = now[: len(before.source)], now[len(before.source) :]
+            order = np.lexsort((dest, source))
+            existed = [exists[order] for exists in before.existed]
+            self._before[name] = _Before(source[order], dest[order], existed)
+        self._ends.update(ends)
+
+
+def _ended(level: Level, before: _Before | None) -> np.ndarray:
+    """Return the rows of *before* that are not in *level*."""
+    if before is None or not len(before.source):
+        return np.empty(0, np.int64)
+    pairs, wanted = (of.source.astype(np.uint64) << np.uint64(32) | of.dest for of in (level, before))
+    if not len(pairs):
+        return np.arange(len(wanted))
+    return np.flatnonzero(pairs[np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)] != wanted)
+
+
+def _tail(window: SealedWindow, level: Level, own: Attributes) -> bytes:
+    """Return what all points of the same attributes of their own end with: their value is 0 so far."""
+    return b"".join(
+        (
+            _point_attributes((("aggregation", level.name), *own)),
+            struct.pack("<BQBQ", 2 << 3 | FIXED64, window.start_ns, 3 << 3 | FIXED64, window.end_ns),
+            _VALUE_TAG["int"],
+            bytes(_VALUE_BYTES),
+        )
+    )
 
 
 def _metric_header(metric: Metric) -> bytes:
@@ -162,7 +246,7 @@ class _Packer:
         return self._requests
 
     def _append(self, metric: Metric, header: bytes, points: bytes) -> None:
-        number, settings = (7, _DELTA_MONOTONIC) if metric.instrument is Instrument.COUNTER else (5, b"")
+        number, settings = _DATA[metric.instrument]
         data_head = head(number, len(points) + len(settings))
         metric_head = head(2, len(header) + len(data_head) + len(points) + len(settings))
         parts = (metric_head, header, data_head, points, settings)

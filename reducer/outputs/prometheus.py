@@ -1,7 +1,8 @@
-"""The series for Prometheus: counters that run, gauges of the last window, in text format 0.0.4.
+"""The series for Prometheus: counters and histograms that run, gauges of the last window, as text.
 
-Scraping changes nothing: any number of scrapers get the same. The running sums are columns like a window's values, so a
-counter is computed from them just as its delta is from a window.
+Scraping changes nothing: any number of scrapers get the same. The running sums are columns and bins like a window's, so
+a counter is computed from them just as its delta is from a window. The text is that of format 0.0.4, or of OpenMetrics
+1.0, in which a counter's family has its name without `_total`, units are told, and the end is marked.
 """
 
 from __future__ import annotations
@@ -12,19 +13,27 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reducer.metrics import ENABLED_METRICS, Instrument
+from reducer.cells import Bins, CellKind
+from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND
+from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
+from reducer.metrics import ENABLED_METRICS
 from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
-from reducer.series import VALUE_COLUMNS
+from reducer.outputs.running_bins import RunningBins, of_rows
+from reducer.series import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.metrics import Metric
+    from reducer.metric import Metric
     from reducer.series import EndTable, Labels, Level, SealedWindow
 
     Values = dict[str, np.ndarray]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+# Upper bounds of the buckets of histograms: powers of two, in seconds, from 15 microseconds to half a minute.
+_FIRST_BOUND, _LAST_BOUND = -16, 5
+BOUNDS = [2.0**power for power in range(_FIRST_BOUND, _LAST_BOUND + 1)]
 MOST_SERIES = 100_000
 FORGOTTEN_AFTER_WINDOWS = 10
 LINES_A_CHUNK = 5_000
@@ -58,6 +67,14 @@ class Snapshot(NamedTuple):
 
     texts: list[LabelText]
     values: Values
+    bins: dict[CellKind, Bins]
+
+
+def _bucket(bins: np.ndarray) -> np.ndarray:
+    """Return the index in `BOUNDS` of the buckets that *bins* of latency are in; beyond the last one: one more."""
+    power = bins // BINS_A_DOUBLING + FIRST_DOUBLING + 1
+    index: np.ndarray = np.clip(power - _FIRST_BOUND, 0, len(BOUNDS))
+    return index
 
 
 def _label(name: str, value: str) -> str:
@@ -91,8 +108,13 @@ class PrometheusSeries:
         self._free: list[int] = []
         self._series: list[Series] = []
         self._texts: list[LabelText] = []
-        self._sums = {name: np.zeros(0, np.int64) for name in VALUE_COLUMNS}
-        self._last = {name: np.zeros(0, np.int64) for name in VALUE_COLUMNS}
+        # Columns that were 0 so far take no memory.
+        self._sums = {name: nothing(0) for name in VALUE_COLUMNS}
+        self._last = {name: nothing(0) for name in VALUE_COLUMNS}
+        distributions = [metric.sparse for metric in metrics if isinstance(metric.sparse, Distribution)]
+        self._bins = RunningBins({source.kind: _bucket for source in distributions})
+        self._last_bins: dict[CellKind, list[Bins]] = {}
+        self._drop_reasons: Sequence[str] = ()
         self._seen = np.zeros(0, np.int64)  # the window that a slot was last in; -1: the slot is free
         # By level, from the indexes of both ends to the slot: as long as the indexes mean the same.
         self._slot_of: dict[str, dict[int, int]] = {}
@@ -101,19 +123,26 @@ class PrometheusSeries:
         """Add a window."""
         with self._lock:
             self._window += 1
+            self._last_bins = {}
+            self._drop_reasons = window.drop_reasons
             if self._ends.update(window.ends):
                 self._slot_of.clear()
             for level in window.levels:
                 self._add(level, window.ends)
             self._forget()
 
-    def render(self) -> Iterator[bytes]:
+    def render(self, *, openmetrics: bool = False) -> Iterator[bytes]:
         """Yield the text in parts of a few thousand lines."""
         with self._lock:
-            sums = self._snapshot(np.flatnonzero(self._seen >= 0), self._sums)
-            last = self._snapshot(np.flatnonzero(self._seen == self._window), self._last)
+            slots = np.flatnonzero(self._seen >= 0)
+            sums = self._snapshot(slots, self._sums, self._bins.bins(self._rows_of(slots)))
+            slots = np.flatnonzero(self._seen == self._window)
+            last = self._snapshot(slots, self._last, self._bins_of_last_window(self._rows_of(slots)))
         for metric in self._metrics:
-            yield from _metric_text(metric, sums if metric.instrument is Instrument.COUNTER else last)
+            series = last if metric.instrument is Instrument.GAUGE else sums
+            yield from _metric_text(metric, series, self._drop_reasons, openmetrics=openmetrics)
+        if openmetrics:
+            yield b"# EOF\n"
 
     def statistics(self) -> PrometheusStatistics:
         """Return how full it is."""
@@ -125,9 +154,19 @@ class PrometheusSeries:
         slots = slots[rows]
         self._rows_untracked += len(level.source) - len(rows)
         for name in VALUE_COLUMNS:
+            if is_nothing(level.values[name]) and is_nothing(self._last[name]):
+                continue
+            if is_nothing(self._last[name]):
+                self._sums[name], self._last[name] = (np.zeros(len(self._seen), np.int64) for _ in range(2))
             values = level.values[name][rows]
             self._sums[name][slots] += values
             self._last[name][slots] = values
+        slot_of_row = np.full(len(level.source), -1)
+        slot_of_row[rows] = slots
+        for kind, bins in level.bins.items():
+            of_slots = of_rows(bins, slot_of_row)
+            self._bins.add(kind, of_slots)
+            self._last_bins.setdefault(kind, []).append(of_slots)
         self._seen[slots] = self._window
 
     def _slots_of(self, level: Level, ends: EndTable) -> np.ndarray:
@@ -168,7 +207,10 @@ class PrometheusSeries:
         self._seen = np.concatenate([self._seen, np.full(more, -1)])
         for columns in (self._sums, self._last):
             for name, column in columns.items():
-                columns[name] = np.concatenate([column, np.zeros(more, np.int64)])
+                size = len(self._seen)
+                columns[name] = (
+                    nothing(size) if is_nothing(column) else np.concatenate([column, np.zeros(more, np.int64)])
+                )
 
     def _forget(self) -> None:
         oldest = self._window - FORGOTTEN_AFTER_WINDOWS
@@ -177,7 +219,11 @@ class PrometheusSeries:
             return
         self._seen[dead] = -1
         for column in self._sums.values():
-            column[dead] = 0
+            if not is_nothing(column):
+                column[dead] = 0
+        is_dead = np.zeros(len(self._seen), bool)
+        is_dead[dead] = True
+        self._bins.forget(is_dead)
         gone = set(dead.tolist())
         for slot in gone:
             del self._slots[self._series[slot]]
@@ -185,26 +231,100 @@ class PrometheusSeries:
         for level, known in self._slot_of.items():
             self._slot_of[level] = {pair: slot for pair, slot in known.items() if slot not in gone}
 
-    def _snapshot(self, slots: np.ndarray, columns: Values) -> Snapshot:
+    def _rows_of(self, slots: np.ndarray) -> np.ndarray:
+        rows = np.full(len(self._seen), -1)
+        rows[slots] = np.arange(len(slots))
+        return rows
+
+    def _bins_of_last_window(self, row_of_slot: np.ndarray) -> dict[CellKind, Bins]:
+        found = {}
+        for kind, parts in self._last_bins.items():
+            place, number, amount = (np.concatenate([getattr(part, name) for part in parts]) for name in _BINS)
+            order = np.lexsort((number, place))
+            found[kind] = of_rows(Bins(place[order], number[order], amount[order]), row_of_slot)
+        return found
+
+    def _snapshot(self, slots: np.ndarray, columns: Values, bins: dict[CellKind, Bins]) -> Snapshot:
         texts = [self._texts[slot] for slot in slots.tolist()]
-        return Snapshot(texts, {name: column[slots] for name, column in columns.items()})
+        taken = {name: nothing(len(slots)) if is_nothing(values) else values[slots] for name, values in columns.items()}
+        return Snapshot(texts, taken, bins)
 
 
-def _metric_text(metric: Metric, series: Snapshot) -> Iterator[bytes]:
+_BINS = ("place", "bin", "amount")
+
+
+def _metric_text(
+    metric: Metric, series: Snapshot, drop_reasons: Sequence[str], *, openmetrics: bool
+) -> Iterator[bytes]:
     name = metric.prometheus_name
-    head = f"# HELP {name} {metric.description}\n# TYPE {name} {metric.instrument.value}\n".encode()
+    head = _head(metric, openmetrics=openmetrics)
+    if isinstance(metric.sparse, Distribution):
+        parts = _histogram_lines(name, metric.sparse, series)
+    else:
+        parts = _lines_of_points(metric, name, series, drop_reasons)
+    for part in parts:
+        yield head + part
+        head = b""
+
+
+def _head(metric: Metric, *, openmetrics: bool) -> bytes:
+    family = metric.prometheus_name
+    unit = ""
+    if openmetrics:
+        family = family.removesuffix("_total")
+        spelt_out = PROMETHEUS_UNITS.get(metric.unit)
+        unit = f"# UNIT {family} {spelt_out}\n" if spelt_out and family.endswith(f"_{spelt_out}") else ""
+    return f"# HELP {family} {metric.description}\n# TYPE {family} {metric.instrument.value}\n{unit}".encode()
+
+
+def _lines_of_points(metric: Metric, name: str, series: Snapshot, drop_reasons: Sequence[str]) -> Iterator[bytes]:
     for points in metric.points:
         rows = np.flatnonzero(points.exists(series.values))
-        values = points.value(series.values)
-        attributes = "".join(f",{_label(*attribute)}" for attribute in points.attributes)
-        before, after = f"{name}{{".encode(), f"{attributes}}} ".encode()
-        for begin in range(0, len(rows), LINES_A_CHUNK):
-            part = rows[begin : begin + LINES_A_CHUNK]
-            texts = [series.texts[row] for row in part.tolist()]
-            pieces = [before, b"", b"", b"", after, b""] * len(texts)
-            pieces[1::6] = [text.source for text in texts]
-            pieces[2::6] = [text.dest for text in texts]
-            pieces[3::6] = [text.others for text in texts]
-            pieces[5::6] = map(b"%r\n".__mod__, values[part].tolist())
-            yield head + b"".join(pieces)
-            head = b""
+        yield from _lines(name, series, rows, points.value(series.values)[rows], points.attributes)
+    for found in metric.sparse_points(series.bins, drop_reasons):
+        yield from _lines(name, series, found.rows, found.values, found.attributes)
+
+
+def _lines(
+    name: str, series: Snapshot, rows: np.ndarray, values: np.ndarray, attributes: tuple[tuple[str, str], ...] = ()
+) -> Iterator[bytes]:
+    """Yield a line of text for each of *rows*, a few thousand at a time."""
+    own = "".join(f",{_label(*attribute)}" for attribute in attributes)
+    before, after = f"{name}{{".encode(), f"{own}}} ".encode()
+    for begin in range(0, len(rows), LINES_A_CHUNK):
+        part = slice(begin, begin + LINES_A_CHUNK)
+        texts = [series.texts[row] for row in rows[part].tolist()]
+        pieces = [before, b"", b"", b"", after, b""] * len(texts)
+        pieces[1::6] = [text.source for text in texts]
+        pieces[2::6] = [text.dest for text in texts]
+        pieces[3::6] = [text.others for text in texts]
+        pieces[5::6] = map(b"%r\n".__mod__, values[part].tolist())
+        yield b"".join(pieces)
+
+
+def _histogram_lines(name: str, source: Distribution, series: Snapshot) -> Iterator[bytes]:
+    """Yield the lines of a histogram by series: its buckets, the sum and the count."""
+    bins = series.bins.get(source.kind)
+    if bins is None:
+        return
+    rows, place = np.unique(bins.place, return_inverse=True)
+    lines = len(BOUNDS) + 3
+    befores = [f"{name}_bucket{{".encode()] * (len(BOUNDS) + 1) + [f"{name}_sum{{".encode(), f"{name}_count{{".encode()]
+    bounds = [f',le="{bound!r}"}} '.encode() for bound in BOUNDS]
+    afters = [*bounds, b',le="+Inf"} ', b"} ", b"} "]
+    for begin in range(0, len(rows), LINES_A_CHUNK // lines):
+        part = rows[begin : begin + LINES_A_CHUNK // lines]
+        cells = slice(*np.searchsorted(place, (begin, begin + len(part))).tolist())
+        counts = np.zeros((len(part), len(BOUNDS) + 1), np.int64)
+        counts[place[cells] - begin, bins.bin[cells]] = bins.amount[cells]
+        counts = counts.cumsum(axis=1)
+        sums = series.values[source.total_us][part] * MICROSECOND
+        labels = [b"".join(series.texts[row]) for row in part.tolist()]
+        pieces: list[bytes] = [b""] * (4 * lines * len(part))
+        pieces[0::4] = befores * len(part)
+        pieces[1::4] = [label for label in labels for _ in range(lines)]
+        pieces[2::4] = afters * len(part)
+        for line in range(lines):
+            column = sums if line == lines - 2 else counts[:, min(line, len(BOUNDS))]
+            pieces[4 * line + 3 :: 4 * lines] = map(b"%r\n".__mod__, column.tolist())
+        yield b"".join(pieces)

@@ -9,13 +9,17 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
 
 from daemon.version import VERSION
+from reducer.cells import CellKind
 from reducer.metrics import METRICS
+from reducer.outputs import otlp_histograms
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, OtlpEncoder
 from reducer.series import VALUE_COLUMNS, EndTable, Level, SealedWindow
 from tests.otlp_sink import Point, points_of
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 
 if TYPE_CHECKING:
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint
+
     from reducer.outputs.otlp import Request
 
 WEB = {"workload.name": "web", "availability_zone": "a", "process.name": "nginx"}
@@ -136,9 +140,123 @@ def test_new_ends_and_a_cleared_table() -> None:
         names = [(p.attributes["source.workload.name"], p.attributes["dest.workload.name"]) for p in points]
         assert set(names) == {(row[0]["workload.name"], row[1]["workload.name"]) for row in rows}
     ends.clear()
-    points = decode(encoder.encode(sealed_window(ends, {"az_az": [(CACHE, STRANGER, TRAFFIC)]})))
-    found = point(points, "tcp.bytes")
-    assert (found.attributes["source.workload.name"], found.attributes["dest.workload.name"]) == ("cache", "(unknown)")
+    points = decode(encoder.encode(sealed_window(ends, {"az_az": [(CACHE, STRANGER, TRAFFIC), (WEB, CACHE, TRAFFIC)]})))
+    found = {
+        (p.attributes["source.workload.name"], p.attributes["dest.workload.name"]): p.value
+        for p in points
+        if p.metric == "tcp.bytes"
+    }
+    assert found == {("cache", "(unknown)"): 1000, ("web", "cache"): 1000, ("web", "db"): 0}
+
+
+def test_a_series_that_ends_has_one_point_of_zero_for_each_that_it_had() -> None:
+    encoder, ends = OtlpEncoder(METRICS), EndTable()
+    told = TRAFFIC | {"opened": 1, "failed_refused": 2, "srtt_sum_us": 7, "srtt_count": 1, (CellKind.TCP_RTT, 100): 1}
+    windows = [
+        [(WEB, DATABASE, told), (CACHE, WEB, {"bytes": 5})],
+        [(CACHE, WEB, {"bytes": 6})],
+        [(CACHE, WEB, {"bytes": 7})],
+        [],
+        [],
+    ]
+    found = [
+        {(p.attributes["source.workload.name"], p.metric): p.value for p in decode(encoder.encode(of_window))}
+        for of_window in (sealed_window(ends, {"az_az": rows}, n) for n, rows in enumerate(windows))
+    ]
+    of_web = {metric for name, metric in found[0] if name == "web"}
+    without_bins = {metric for metric in of_web if metric != "tcp.rtt" and "latency" not in metric}
+    assert {"tcp.bytes", "tcp.new_sockets", "tcp.failed_connects", "tcp.rtt.average"} <= without_bins < of_web
+    assert {metric: value for (name, metric), value in found[1].items() if name == "web"} == dict.fromkeys(
+        without_bins, 0
+    )
+    assert {name for name, _ in found[2]} == {"cache"}
+    assert [each["cache", "tcp.bytes"] for each in found[:4]] == [5, 6, 7, 0]
+    assert set(found[3].values()) == {0}
+    assert found[4] == {}
+
+
+def histograms(requests: list[Request], name: str) -> dict[str, ExponentialHistogramDataPoint]:
+    """Return the points of a histogram by the name of their source."""
+    found = {}
+    for request in requests:
+        for resource in ExportMetricsServiceRequest.FromString(request.body).resource_metrics:
+            for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+                if metric.name == name:
+                    data = metric.exponential_histogram
+                    assert data.aggregation_temporality == AGGREGATION_TEMPORALITY_DELTA
+                    for each in data.data_points:
+                        attributes = {item.key: item.value.string_value for item in each.attributes}
+                        found[attributes["source.workload.name"]] = each
+                        assert {"dest.workload.name", "aggregation"} <= attributes.keys()
+    return found
+
+
+def test_histograms_hold_the_readings() -> None:
+    cells = {(CellKind.TCP_RTT, number): amount for number, amount in ((112, 1), (115, 300), (240, 70_000))}
+    rows = [
+        (WEB, DATABASE, cells | {"srtt_sum_us": 70_000_000_000}),
+        (DATABASE, WEB, {(CellKind.TCP_RTT, 511): 2**40, "srtt_sum_us": 5}),
+        (CACHE, WEB, {(CellKind.TCP_RTT, 160): 1, "srtt_sum_us": 1050}),
+        (STRANGER, WEB, TRAFFIC),
+    ]
+    found = histograms(OtlpEncoder().encode(sealed_window(EndTable(), {"az_az": rows})), "tcp.rtt")
+    assert found.keys() == {"web", "db", "cache"}
+    web = found["web"]
+    assert (web.scale, web.count, web.sum, web.zero_count) == (3, 70_301, 70_000, 0)
+    assert (web.start_time_unix_nano, web.time_unix_nano) == (START_NS, START_NS + WINDOW_NS)
+    base = 2 ** (2**-web.scale)
+    buckets = {web.positive.offset + i: count for i, count in enumerate(web.positive.bucket_counts) if count}
+    assert buckets == {-128: 1, -125: 300, 0: 70_000}
+    assert base ** (112 - 240) == pytest.approx(2**-16)
+    assert web.min == pytest.approx(2**-16, rel=0.045)
+    assert web.max == pytest.approx(1, rel=0.045)
+    assert list(found["db"].positive.bucket_counts) == [2**40]
+    cache = found["cache"]
+    assert cache.min == cache.max == cache.sum == pytest.approx(0.00105)
+
+
+@pytest.mark.parametrize("most_bytes", [2_000, 1_000_000])
+def test_histograms_of_many_series(monkeypatch: pytest.MonkeyPatch, most_bytes: int) -> None:
+    """Encoded in parts, with counts of all lengths, they hold what went in."""
+    monkeypatch.setattr(otlp_histograms, "_POINTS", 13)
+    random = np.random.default_rng(5)
+    expected = {}
+    for series in range(100):
+        numbers = np.unique(random.integers(0, 512, random.integers(1, 9))).tolist()
+        expected[f"w{series}"] = {number: int(2 ** random.uniform(0, 50)) for number in numbers}
+    rows = [
+        ({"workload.name": name}, DATABASE, {(CellKind.HTTP_SERVER, number): count for number, count in bins.items()})
+        for name, bins in expected.items()
+    ]
+    requests = OtlpEncoder(METRICS, most_bytes).encode(sealed_window(EndTable(), {"az_az": rows}))
+    decode(requests)  # each request says how many points it holds
+    found = {
+        name: {each.positive.offset + 240 + i: count for i, count in enumerate(each.positive.bucket_counts) if count}
+        for name, each in histograms(requests, "http.server.duration").items()
+    }
+    assert found == expected
+
+
+def test_codes_and_reasons_have_their_attribute() -> None:
+    told = {(CellKind.HTTP_STATUS, 404): 2, (CellKind.HTTP_STATUS, 0): 1, (CellKind.DROPPED_BYTES, 1): 7}
+    rows = [(WEB, DATABASE, told), (CACHE, WEB, {(CellKind.HTTP_STATUS, 404): 9})]
+    points = decode(
+        OtlpEncoder(METRICS).encode(sealed_window(EndTable(), {"az_az": rows}, 0, ["UNKNOWN", "NO_SOCKET"]))
+    )
+    found = {
+        (p.attributes["source.workload.name"], p.attributes.get("status_code") or p.attributes.get("reason")): p.value
+        for p in points
+    }
+    assert found == {("web", "404"): 2, ("web", "other"): 1, ("web", "NO_SOCKET"): 7, ("cache", "404"): 9}
+    assert all(p.kind == "sum" and p.monotonic for p in points)
+
+
+def test_percentiles() -> None:
+    rows = [(WEB, DATABASE, {(CellKind.TCP_RTT, 160): 89, (CellKind.TCP_RTT, 240): 11})]
+    points = decode(OtlpEncoder(METRICS).encode(sealed_window(EndTable(), {"az_az": rows})))
+    found = {p.metric: (p.value, p.unit, p.kind) for p in points if p.metric.startswith("tcp.latency")}
+    assert [round(value) for value, *_ in found.values()] == [1, 1044, 1044, 1044, 1044]
+    assert {tuple(rest) for _, *rest in found.values()} == {("ms", "gauge")}
 
 
 @pytest.mark.parametrize("length", [0, 1, 99, 100, 127, 128, 5_000, 16_384, 100_000])

@@ -133,7 +133,7 @@ def test_what_only_the_receiver_told_is_emitted_when_the_sender_is_gone(feed):
     feed.take(0, 3, connector_row(bytes_sent=100))
     feed.take(1, 4, acceptor_row(bytes_received=130))
     feed.seal(heard=(0, 1))
-    assert feed.seal(1, heard=(0, 1)) is None
+    assert series_of(feed.seal(1, heard=(0, 1))) == {}
     window = feed.seal(2, heard=(1,))
     assert series_of(window)["wget", "nginx"] == {"bytes": 30}
 
@@ -182,6 +182,13 @@ def test_acknowledges_batches_without_rows(feed):
     assert window.acknowledge == {session_id(0): 1}
     assert [len(level.source) for level in window.levels] == [0]
     assert feed.seal(1) is None
+
+
+def test_the_first_window_without_series_is_told_and_no_other(feed):
+    feed.take(0, 3, connector_row(bytes_sent=1))
+    assert series_of(feed.seal())
+    assert series_of(feed.seal(1)) == {}
+    assert feed.seal(2) is None
 
 
 def test_next_due(feed):

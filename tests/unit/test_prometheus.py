@@ -4,8 +4,12 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from reducer.cells import CellKind
+from reducer.metric import Instrument
 from reducer.metrics import METRICS
 from reducer.outputs import prometheus
 from reducer.outputs.prometheus import PrometheusSeries
@@ -14,13 +18,16 @@ from tests.packages import debian_program
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:
-    import pytest
-
     from tests.windows import Row
 
 WEB = {"workload.name": "web", "availability_zone": "a"}
 DATABASE = {"workload.name": "db", "availability_zone": "b"}
 CACHE = {"workload.name": "cache"}
+
+
+HISTOGRAMS = tuple(metric.prometheus_name for metric in METRICS if metric.instrument is Instrument.HISTOGRAM)
+EVERYTHING = dict.fromkeys(VALUE_COLUMNS, 5) | {(kind, 200): 5 for kind in CellKind if kind is not CellKind.COLUMN}
+REASONS = [f"REASON_{number}" for number in range(256)]
 
 
 class Rig:
@@ -30,11 +37,11 @@ class Rig:
         self.number = 0
 
     def observe(self, *rows: Row, level: str = "az_az") -> None:
-        self.series.observe(sealed_window(self.ends, {level: rows}, self.number))
+        self.series.observe(sealed_window(self.ends, {level: rows}, self.number, REASONS))
         self.number += 1
 
-    def text(self) -> str:
-        return b"".join(self.series.render()).decode()
+    def text(self, *, openmetrics: bool = False) -> str:
+        return b"".join(self.series.render(openmetrics=openmetrics)).decode()
 
     def samples(self, name: str) -> dict[str, float]:
         """Return the values of a metric by source and, if it has them, its own attribute."""
@@ -157,20 +164,91 @@ def test_sums_over_many_windows_and_chunks(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_metric_is_one_block_with_help_and_type_before_it() -> None:
     rig = Rig()
-    values = dict.fromkeys(VALUE_COLUMNS, 5)
+    values = EVERYTHING
     rig.observe((WEB, DATABASE, values), (CACHE, WEB, values))
     kinds = []
     for line in rig.text().splitlines():
         kind = tuple(line.split()[1:3]) if line.startswith("#") else ("sample", line.split("{")[0])
         if not kinds or kinds[-1] != kind:
             kinds.append(kind)
-    names = [metric.prometheus_name for metric in METRICS]
-    assert kinds == [(kind, name) for name in names for kind in ("HELP", "TYPE", "sample")]
+    blocks = [(kind, metric.prometheus_name) for metric in METRICS for kind in ("HELP", "TYPE", "sample")]
+    assert [kind for kind in kinds if not kind[1].startswith(HISTOGRAMS)] == [
+        kind for kind in blocks if not kind[1].startswith(HISTOGRAMS)
+    ]
+
+
+def test_histograms_run_in_buckets_of_powers_of_two() -> None:
+    rig = Rig()
+    # Bins of 2^-16 s exactly, just below 2^-10 s, and far beyond the last bound.
+    told = {(CellKind.TCP_RTT, 112): 2, (CellKind.TCP_RTT, 159): 3, "srtt_sum_us": 3000, "bytes": 1}
+    rig.observe((WEB, DATABASE, told))
+    rig.observe((WEB, DATABASE, {(CellKind.TCP_RTT, 500): 1, "srtt_sum_us": 7000}), (CACHE, WEB, {"bytes": 1}))
+    (family,) = [f for f in text_string_to_metric_families(rig.text()) if f.name == "tcp_rtt_seconds"]
+    assert family.type == "histogram"
+    found = {(s.name.removeprefix("tcp_rtt_seconds"), s.labels.get("le")): s.value for s in family.samples}
+    assert {s.labels["source_workload_name"] for s in family.samples} == {"web"}
+    assert (found["_sum", None], found["_count", None], found["_bucket", "+Inf"]) == (0.01, 6, 6)
+    below = {bound: found["_bucket", repr(bound)] for bound in prometheus.BOUNDS}
+    assert below == {bound: 0 if bound < 2**-15 else 2 if bound < 2**-10 else 5 for bound in prometheus.BOUNDS}
+
+
+def test_histograms_of_many_series(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prometheus, "LINES_A_CHUNK", 60)
+    rig, expected = Rig(), {}
+    for window in range(3):
+        rows = []
+        for series in range(window, 40):
+            rows.append(({"workload.name": f"w{series}"}, DATABASE, {(CellKind.DNS_CLIENT, 150 + series): series + 1}))
+            expected[f"w{series}"] = expected.get(f"w{series}", 0) + series + 1
+        rig.observe(*rows)
+    assert rig.samples("dns_client_duration_seconds_count") == expected
+
+
+def test_bins_are_forgotten_with_their_series() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {(CellKind.TCP_RTT, 112): 2, "srtt_sum_us": 30}))
+    for _ in range(10):
+        rig.observe((CACHE, WEB, {"bytes": 1}))
+    assert rig.samples("tcp_rtt_seconds_count") == {}
+    rig.observe((DATABASE, WEB, {"bytes": 1}))  # takes the free slot
+    assert rig.samples("tcp_rtt_seconds_count") == {}
+
+
+def test_percentiles_are_those_of_the_last_window() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, {(CellKind.HTTP_CLIENT, 160): 2}))
+    rig.observe((WEB, DATABASE, {(CellKind.HTTP_CLIENT, 240): 2}), (CACHE, WEB, {(CellKind.HTTP_CLIENT, 240): 9}))
+    middle = 1000 * 2 ** (1 / 16)
+    assert rig.samples("http_latency_p90") == {"web": pytest.approx(middle), "cache": pytest.approx(middle)}
+
+
+def test_codes_and_reasons_have_their_label() -> None:
+    rig = Rig()
+    told = {(CellKind.HTTP_STATUS, 404): 2, (CellKind.HTTP_STATUS, 0): 1, (CellKind.DROPPED_PACKETS, 3): 7}
+    rig.observe((WEB, DATABASE, told))
+    rig.observe((WEB, DATABASE, told))
+    found = {
+        sample.labels.get("status_code") or sample.labels.get("reason"): sample.value
+        for family in text_string_to_metric_families(rig.text())
+        for sample in family.samples
+        if sample.name in ("http_responses_total", "drops_packets_total")
+    }
+    assert found == {"404": 4, "other": 2, "REASON_3": 14}
+
+
+def test_openmetrics_is_read_by_its_own_parser() -> None:
+    rig = Rig()
+    rig.observe((WEB, DATABASE, EVERYTHING), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
+    families = {f.name: f for f in openmetrics_families(rig.text(openmetrics=True))}
+    plain = {f.name: f for f in text_string_to_metric_families(rig.text())}
+    assert {name: len(f.samples) for name, f in families.items()} == {name: len(f.samples) for name, f in plain.items()}
+    assert families["tcp_bytes"].unit == "bytes"
+    assert families["tcp_rtt_seconds"].type == "histogram"
 
 
 def test_promtool_has_nothing_to_say() -> None:
     rig = Rig()
-    rig.observe((WEB, DATABASE, dict.fromkeys(VALUE_COLUMNS, 5)), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
+    rig.observe((WEB, DATABASE, EVERYTHING), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
     checked = subprocess.run(
         [debian_program("usr/bin/promtool", "promtool", "prometheus"), "check", "metrics"],
         input=rig.text(),
