@@ -298,15 +298,15 @@ from 2^-16 s to 32 s.
 A series has a point of a metric only where there is something to say: of connections where one opened, closed,
 failed or was active, of times where one was measured, of `tcp.failed_connects` for each reason that occurred.
 
-Latencies are kept in bins of which eight make a doubling: quantiles, least and greatest are within 4.4%, counts and sums
-exact. `--enable-percentile-latencies` gives those off by default that are called `latency`.
+Latencies are kept in bins of which eight make a doubling: quantiles, least and greatest are within 4.4%, counts and
+sums exact. `--enable-percentile-latencies` gives those off by default that are called `latency`.
 
-DNS and HTTP: a request is counted once, by the end that asked where a collector is, else by the one that answered; each
-latency is that of the end in its name. `drops` are the kernels' own, on whatever machine; what a socket dropped for want
-of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
+DNS and HTTP: a request is counted once, by the end that asked where a collector is, else by the one that answered;
+each latency is that of the end in its name. `drops` are the kernels' own, on whatever machine; what a socket dropped
+for want of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
 
-Traffic between zones and within them: `sum by (az_equal) (rate(tcp_bytes_total{{aggregation="az_az"}}[5m]))`; each level
-has all the traffic, so sums are over one of them.
+Traffic between zones and within them: `sum by (az_equal) (rate(tcp_bytes_total{{aggregation="az_az"}}[5m]))`; each
+level has all the traffic, so sums are over one of them.
 
 UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
 included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;
