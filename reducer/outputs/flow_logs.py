@@ -25,7 +25,7 @@ from reducer.outputs.store import Signal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reducer.metrics import Metric, Points
+    from reducer.metric import Metric, Points
     from reducer.series import Labels, Level, SealedWindow
 
 _ATTRIBUTES, _BODY = 6, 5
