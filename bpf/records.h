@@ -9,6 +9,7 @@ enum tcp_record_kind {
 	TCP_RECORD_ESTABLISHED = 2, /* from SYN_SENT to ESTABLISHED: the connecting end only */
 	TCP_RECORD_LISTENING = 3,   /* to LISTEN; the local port is 0 where listen() is to choose it */
 	TCP_RECORD_CLOSED = 4,      /* to CLOSE: the final counters */
+	TCP_RECORD_RESET_SENT = 5,  /* a moment before or after the one of CLOSE: cookie and time alone */
 };
 
 struct tcp_record {

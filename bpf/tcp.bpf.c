@@ -96,6 +96,32 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 	return 0;
 }
 
+/* The kernel sends a reset for a socket: it is closed at the same moment, or was a moment ago. */
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(tcp_reset_sent, struct sock *sk)
+{
+	struct tcp_record *record;
+	u32 network_namespace;
+
+	if (!sk || !bpf_skc_to_tcp_sock(sk)) /* for a port where nobody listens, in TIME_WAIT, or half open */
+		return 0;
+	if (sk->__sk_common.skc_state == TCP_LISTEN || sk->__sk_common.skc_state == TCP_SYN_SENT)
+		return 0;
+	network_namespace = sk->__sk_common.skc_net.net->ns.inum;
+	if (!is_watched(network_namespace))
+		return 0;
+	record = reserve_events(sizeof(*record));
+	if (!record)
+		return 0;
+	__builtin_memset(record, 0, sizeof(*record));
+	record->cookie = bpf_get_socket_cookie(sk);
+	record->time_ns = bpf_ktime_get_boot_ns();
+	record->network_namespace = network_namespace;
+	record->kind = TCP_RECORD_RESET_SENT;
+	submit_events(record);
+	return 0;
+}
+
 static __always_inline void write_live(struct seq_file *seq, struct tcp_sock *tcp, struct task_struct *task)
 {
 	struct sock *sk = (struct sock *)tcp;

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 KERNEL_BTF = Path("/sys/kernel/btf/vmlinux")
 HOOKS = (
     (tcp.OBJECT, tcp.EVENTS, "TCP connect, listen, close"),
+    (tcp.OBJECT, tcp.RESETS, "TCP resets sent"),
     (tcp.OBJECT, tcp.PROCESSES, "TCP sockets of processes"),
     (tcp.OBJECT, tcp.NETWORK_NAMESPACE, "TCP sockets without file descriptor"),
     (execs.OBJECT, execs.EVENTS, "programs executed"),

@@ -27,6 +27,7 @@ class TcpRecordKind(IntEnum):
     ESTABLISHED = 2
     LISTENING = 3
     CLOSED = 4
+    RESET_SENT = 5
 
 
 TCP_FIELDS = (

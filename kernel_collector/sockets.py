@@ -17,6 +17,7 @@ from ebpf_net.v1 import intake_pb2
 from intake.columns import TCP_COLUMNS, Columns
 from kernel_collector.listeners import Listeners, choose_owners
 from kernel_collector.records import TcpRecordKind
+from kernel_collector.resets import reset_lives
 from kernel_collector.socket_index import SocketIndex
 from kernel_collector.structured import opaque
 from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
@@ -44,6 +45,7 @@ _SOCKET = np.dtype(
         ("remote_address", "V16"),
         ("role", "u1"),
         ("established", "?"),
+        ("reset_sent", "?"),
         ("baseline", "?"),  # open before the start, and no row has said so yet
     ],
     align=True,
@@ -71,21 +73,15 @@ _FAILURE[errno.ECONNREFUSED] = intake_pb2.CONNECT_FAILURE_REFUSED
 _FAILURE[errno.ETIMEDOUT] = intake_pb2.CONNECT_FAILURE_TIMED_OUT
 _FAILURE[errno.ECONNRESET] = intake_pb2.CONNECT_FAILURE_RESET
 _FAILURE[errno.EADDRNOTAVAIL] = intake_pb2.CONNECT_FAILURE_NO_LOCAL_PORT
-_FAILURE[[errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENONET]] = (
-    intake_pb2.CONNECT_FAILURE_UNREACHABLE
-)
+for _error in (
+    *(errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENONET),
+    *(errno.EACCES, errno.ENOPROTOOPT),  # prohibited, by ICMPv6; no such protocol there
+):
+    _FAILURE[_error] = intake_pb2.CONNECT_FAILURE_UNREACHABLE
 
-# tcp_reset() leaves one of these errors. ECONNRESET also where data came after our close, and the reset was ours
-# (tcp_rcv_state_process, RFC 1122 4.2.2.13): from here the two look the same.
+# tcp_reset() leaves one of these errors; where the reset was ours as well (see `resets`).
 _RESET_BY_PEER = np.zeros(256, bool)
 _RESET_BY_PEER[[errno.ECONNRESET, errno.EPIPE]] = True
-# An orderly end leads from these states through others. Straight to CLOSE without an error is an abort, with a reset:
-# unread data or SO_LINGER 0 at close, a listener's end with connections not yet accepted (tcp_close, tcp_disconnect).
-_ABORTED_FROM = np.zeros(_STATES, bool)
-_ABORTED_FROM[[TcpState.ESTABLISHED, TcpState.CLOSE_WAIT, TcpState.FIN_WAIT1]] = True
-# tcp_abort() and bpf_sock_destroy() leave ECONNABORTED, and reset from these states (tcp_need_reset).
-_DESTROYED_FROM = _ABORTED_FROM.copy()
-_DESTROYED_FROM[TcpState.FIN_WAIT2] = True
 
 
 class _Lives(NamedTuple):
@@ -100,6 +96,7 @@ class _Lives(NamedTuple):
     begins: np.ndarray  # its first record is a connect event
     goes_on: np.ndarray  # no later life of the same socket follows
     slots: np.ndarray  # where the table has the socket; -1 where it is new
+    reset_sent: np.ndarray  # this end sent a reset
 
 
 class SocketTable:
@@ -194,9 +191,11 @@ class SocketTable:
 
     def _cut(self, records: np.ndarray, processes: np.ndarray) -> _Lives:
         """Sort the records of sockets that connect or were accepted, and cut them into lives."""
+        resets = records.compress(records["kind"] == TcpRecordKind.RESET_SENT)
         closed = records["kind"] == TcpRecordKind.CLOSED
         state = np.where(closed, records["old_state"], records["state"])
-        taken = np.flatnonzero((state != TcpState.LISTEN) & ~(closed & (state == TcpState.CLOSE)))
+        taken = (state != TcpState.LISTEN) & ~(closed & (state == TcpState.CLOSE))
+        taken = np.flatnonzero(taken & (records["kind"] != TcpRecordKind.RESET_SENT))
         taken = taken[np.lexsort((records["time_ns"][taken], records["cookie"][taken]))]
         records, processes, kinds = records.take(taken), processes[taken], records["kind"][taken]
         marks = _MARKS[kinds * np.uint8(_STATES) + state[taken]]
@@ -221,6 +220,11 @@ class SocketTable:
             new_life, begins, slots = new_life[kept], begins[kept], slots[kept]
             new_socket = _begins_another(cookies[kept])
             heads = np.flatnonzero(new_life)
+        reset_sent = np.zeros(len(heads), bool)
+        if len(resets):
+            of_heads = records.take(heads)
+            reset_sent[reset_lives(resets, of_heads["cookie"], of_heads["time_ns"])] = True
+            self._note_resets(resets, of_heads["cookie"])
         tells_holder = (kinds == TcpRecordKind.LIVE) | (kinds == TcpRecordKind.CONNECT)
         return _Lives(
             records,
@@ -232,7 +236,14 @@ class SocketTable:
             begins[heads],
             np.append(new_socket[heads[1:]], np.True_),
             np.where(new_socket[heads], slots[heads], -1),
+            reset_sent,
         )
+
+    def _note_resets(self, resets: np.ndarray, others: np.ndarray) -> None:
+        """Note that sockets of the table sent a reset, whose close events are still to come, but for the *others*."""
+        cookies = resets["cookie"][~np.isin(resets["cookie"], others)]
+        slots = self._index.find(cookies)
+        self._sockets["reset_sent"][slots[slots >= 0]] = True
 
     def _follow(self, lives: _Lives) -> Columns:
         """Return the rows of *lives*, and remember the sockets that go on."""
@@ -257,18 +268,17 @@ class SocketTable:
 
         opens = (lives.marks & _ESTABLISHED != 0) & ~sockets["established"]
         sockets["established"] |= opens
+        sockets["reset_sent"] |= lives.reset_sent
         ends = lives.marks & _CLOSED != 0
         lost = ~lives.goes_on & ~ends  # its close event
         failed = ~sockets["established"] & (sockets["role"] == intake_pb2.ROLE_CONNECTOR)
         failed &= ends | (lost & (known | lives.begins))
         rows["opened"] = opens & ~before_start
         rows["closed"] = sockets["established"] & (ends | lost)
-        orderly = ends & sockets["established"]
-        error, old_state = last["error"], last["old_state"] % _STATES
-        rows["resets_received"] = orderly & _RESET_BY_PEER[error]
-        rows["resets_sent"] = orderly & (
-            ((error == 0) & _ABORTED_FROM[old_state]) | ((error == errno.ECONNABORTED) & _DESTROYED_FROM[old_state])
-        )
+        told_end = ends & sockets["established"]
+        error = last["error"]
+        rows["resets_received"] = told_end & _RESET_BY_PEER[error] & ~sockets["reset_sent"]
+        rows["resets_sent"] = told_end & sockets["reset_sent"]
         no_port = ends & (error == 0) & (last["local_port"] == 0)
         failure = np.where(no_port, np.uint8(intake_pb2.CONNECT_FAILURE_NO_LOCAL_PORT), _FAILURE[error])
         rows["failed"] = failed

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 OBJECT = "tcp.bpf.o"
 EVENTS = "tcp_state_changed"
+RESETS = "tcp_reset_sent"
 PROCESSES = "tcp_of_processes"
 NETWORK_NAMESPACE = "tcp_of_network_namespace"
-PROGRAMS = (EVENTS, PROCESSES, NETWORK_NAMESPACE)
+PROGRAMS = (EVENTS, RESETS, PROCESSES, NETWORK_NAMESPACE)
 
 
 class TcpProbe:
@@ -49,6 +50,7 @@ class TcpProbe:
             self._ring = Ring(self._object, self.record)
             self._processes = self._object.attach(PROCESSES)
             self._network_namespace = self._object.attach(NETWORK_NAMESPACE)
+            self._object.attach(RESETS)
             self._object.attach(EVENTS)
         except BaseException:
             self._object.close()

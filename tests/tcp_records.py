@@ -35,6 +35,7 @@ STATES = {
     TcpRecordKind.ESTABLISHED: (TcpState.ESTABLISHED, TcpState.SYN_SENT),
     TcpRecordKind.LISTENING: (TcpState.LISTEN, TcpState.CLOSE),
     TcpRecordKind.CLOSED: (TcpState.CLOSE, TcpState.LAST_ACK),
+    TcpRecordKind.RESET_SENT: (0, 0),
 }
 
 
