@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from intake.columns import Columns
+    from reducer.handover import Handover
     from reducer.owners import OwnersView
     from reducer.requests import Told
 
@@ -126,6 +127,7 @@ class Matcher:
         *,
         heard: np.ndarray,
         gone: np.ndarray,
+        handover: Handover | None = None,
     ) -> Matched:
         """Return the flows of a window, and remember them.
 
@@ -136,6 +138,7 @@ class Matcher:
             owners: what the owners mean.
             heard: by owner, whether its collector has told all until the window's end.
             gone: by owner, whether its collector has been silent for so long that it will not come back.
+            handover: of addresses between pods; None: there was none.
 
         """
         flows = self.flows
@@ -166,15 +169,17 @@ class Matcher:
         cells = self._settle(requests.told(connector), at, heard[ends.owner], gone[ends.owner])
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
+        began, told = flows.began[slots], np.zeros(len(slots), np.int64)
+        told[grouped.end >> 1] = grouped.rows["time"]
+        if handover is not None:
+            own = own.joined(handover.split(grouped, ends, connector, values, owners, began_ns=began, told_ns=told))
         drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
         of_flow = np.concatenate((np.arange(len(slots)), own.flow))
         keys = np.concatenate((flows.key[:, slots[of_flow]], drops.keys), axis=1)
         strange = np.zeros(drops.keys.shape[1], np.int64)
-        began = np.concatenate((flows.began[slots[of_flow]], strange))
+        moment = np.concatenate((np.zeros(len(slots), np.int64), own.moment_ns))
+        began, told = (np.concatenate((np.where(moment, moment, each[of_flow]), strange)) for each in (began, told))
         connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
-        told = np.zeros(len(slots), np.int64)
-        told[grouped.end >> 1] = grouped.rows["time"]
-        told = np.concatenate((told[of_flow], strange))
         flows.forget(window, self._finished(slots))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)

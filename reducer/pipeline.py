@@ -20,6 +20,7 @@ from reducer.dns_names import Answers, DnsNames
 from reducer.docker_proxy import DockerProxies
 from reducer.drops import DropReasons
 from reducer.flows import MOST_FLOWS, other
+from reducer.handover import handover_in
 from reducer.match import is_loopback
 from reducer.memory import Matched, Matcher
 from reducer.name import Names
@@ -353,6 +354,7 @@ class Pipeline:
             owners,
             heard=closed.heard,
             gone=closed.gone,
+            handover=handover_in(closed.directory, owners, window.start_ns - self._delay_ns),
         )
         matched = self._proxies.see_through(matched, owners)
         self._dns_names.begin_window(closed.dns_names)

@@ -36,6 +36,7 @@ class OwnFlows:
         values: by direction, int64, two elements each: the columns of the flows.
         rows: whose socket is of one of these, as the sender.
         direction: of each of *rows*.
+        moment_ns: of each flow, int64, when it was, where that is not told by the flow that it was a part of; else 0.
 
     """
 
@@ -44,6 +45,18 @@ class OwnFlows:
     values: dict[str, np.ndarray]
     rows: np.ndarray
     direction: np.ndarray
+    moment_ns: np.ndarray
+
+    def joined(self, others: OwnFlows) -> OwnFlows:
+        """Return these and *others*, which have the same columns, after them."""
+        return OwnFlows(
+            np.concatenate((self.flow, others.flow)),
+            np.concatenate((self.owner, others.owner)),
+            {name: np.concatenate((column, others.values[name])) for name, column in self.values.items()},
+            np.concatenate((self.rows, others.rows)),
+            np.concatenate((self.direction, others.direction + len(self.owner))),
+            np.concatenate((self.moment_ns, others.moment_ns)),
+        )
 
 
 def split_by_owner(
@@ -54,17 +67,41 @@ def split_by_owner(
     strange = grouped.end[owner != ends.owner[grouped.end]] >> 1
     if not len(strange):
         values = {name: np.empty(0, np.int64) for name in values}
-        return OwnFlows(strange, np.empty(0, np.uint32), values, strange, strange)
+        return OwnFlows(strange, np.empty(0, np.uint32), values, strange, strange, strange)
     mixed = np.zeros(len(connector), bool)
     mixed[strange] = True
     these = np.flatnonzero(mixed[grouped.end >> 1])
-    sockets = _sockets(grouped, these, owners)
+    sockets = sockets_of(grouped, these, owners)
     end = sockets["end"].to_numpy()
     own = sockets["owner"].to_numpy()
     peer = np.where(sockets["peer"].is_null(), ends.owner[end ^ 1], sockets["peer"].fill_null(0).to_numpy())
     moving = (own != ends.owner[end]) | (peer != ends.owner[end ^ 1])
     # The receiver's word counts where the sender has none.
     receiving = moving & (ends.sockets[end ^ 1] == 0)
+    return take_out(sockets, peer, connector, values, moving=moving, receiving=receiving)
+
+
+def take_out(
+    sockets: pl.DataFrame,
+    peer: np.ndarray,
+    connector: np.ndarray,
+    values: dict[str, np.ndarray],
+    *,
+    moving: np.ndarray,
+    receiving: np.ndarray,
+) -> OwnFlows:
+    """Take what sockets did out of *values*, in place, and return it.
+
+    Args:
+        sockets: as `sockets_of` returns them.
+        peer: of each, the owner of the other end, uint32.
+        connector: by flow, the side that connected.
+        values: by direction.
+        moving: which of them sent what is taken out.
+        receiving: of which of them what they received is taken out as well.
+
+    """
+    end, own = sockets["end"].to_numpy(), sockets["owner"].to_numpy()
     of_socket = np.concatenate((np.flatnonzero(moving), np.flatnonzero(receiving)))
     direction = np.concatenate((end[moving], end[receiving] ^ 1))
     sends = np.arange(len(of_socket)) < np.count_nonzero(moving)
@@ -85,24 +122,35 @@ def split_by_owner(
     own_values = {name: _scattered(taken.get(name, nothing), at) for name in values}
     own_direction = np.full(len(sockets), -1)
     own_direction[of_socket[sends]] = at[sends]
-    of_row = own_direction[_socket_of(grouped, these, owners, sockets)]
-    return OwnFlows(direction >> 1, owner_by_end, own_values, these[of_row >= 0], of_row[of_row >= 0])
+    lengths = sockets["rows"].list.len().to_numpy()
+    rows, of_row = sockets["rows"].explode().to_numpy(), np.repeat(own_direction, lengths)
+    moment_ns = sockets["moment_ns"].to_numpy()[of_socket]
+    return OwnFlows(direction >> 1, owner_by_end, own_values, rows[of_row >= 0], of_row[of_row >= 0], moment_ns)
 
 
-def _sockets(grouped: Grouped, these: np.ndarray, owners: OwnersView) -> pl.DataFrame:
-    """Return the sockets of *these* rows with their sums, owner and peer, those of an end in order of time."""
+def sockets_of(
+    grouped: Grouped, these: np.ndarray, owners: OwnersView, apart: dict[str, np.ndarray] | None = None
+) -> pl.DataFrame:
+    """Return the sockets of *these* rows with their sums, owner, peer and rows, those of an end in order of time.
+
+    By *apart* a socket's rows may be told apart: `pod` is a number for each, `moment_ns` a time.
+    """
     rows = {name: column[these] for name, column in grouped.rows.items() if not name.endswith("_address")}
     reason = failure_reason(rows["failure"])
     columns = {name: rows[name].astype(np.int64) for name in _SUMMED}
     columns |= {name: rows["failed"] * (reason == number) for number, name in enumerate(_FAILED, 1)}
     columns |= {"end": grouped.end[these], "session": owners.session[rows["process"]]}
     columns |= {"socket": rows["socket"], "owner": rows["process"], "min_rtt_us": rows["min_rtt_us"].astype(np.int64)}
+    nothing = np.zeros(len(these), np.int64)
+    columns |= {"rows": these, **(apart or {"pod": nothing, "moment_ns": nothing})}
     least = pl.col("min_rtt_us")
     sockets = (
         pl.DataFrame(columns)
-        .group_by("end", "session", "socket", maintain_order=True)
+        .group_by("end", "session", "socket", "pod", maintain_order=True)
         .agg(
             pl.col("owner").last(),
+            pl.col("moment_ns").min(),
+            pl.col("rows"),
             pl.col(*_SUMMED, *_FAILED).sum().cast(pl.Int64),
             least.filter(least != 0).min().fill_null(0),
         )
@@ -110,15 +158,6 @@ def _sockets(grouped: Grouped, these: np.ndarray, owners: OwnersView) -> pl.Data
     )
     peers = sockets.select("end", "rank", "count", peer="owner").with_columns(end=pl.col("end").xor(1))
     return sockets.join(peers, on=["end", "rank", "count"], how="left", maintain_order="left")
-
-
-def _socket_of(grouped: Grouped, these: np.ndarray, owners: OwnersView, sockets: pl.DataFrame) -> np.ndarray:
-    """Return the row in *sockets* of each of *these* rows."""
-    keys = {"end": grouped.end[these], "session": owners.session[grouped.rows["process"][these]]}
-    rows = pl.DataFrame(keys | {"socket": grouped.rows["socket"][these]})
-    numbered = sockets.select("end", "session", "socket").with_row_index("number")
-    found: np.ndarray = rows.join(numbered, on=["end", "session", "socket"], maintain_order="left")["number"].to_numpy()
-    return found
 
 
 def _said(sockets: pl.DataFrame, sends: np.ndarray, forward: np.ndarray) -> dict[str, np.ndarray]:

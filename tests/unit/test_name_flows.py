@@ -6,7 +6,7 @@ from ebpf_net.v1 import intake_pb2
 from mmdb_writer import MMDBWriter
 
 from reducer.autonomous_systems import AutonomousSystems
-from tests.flow_rows import CLIENT, Feed, acceptor_row, connector_row
+from tests.flow_rows import CLIENT, Feed, acceptor_row, connector_row, series_of
 from tests.strategies import SECOND_NS, packed
 
 K8S, CLOUD = intake_pb2.COLLECTOR_KIND_K8S, intake_pb2.COLLECTOR_KIND_CLOUD
@@ -697,3 +697,57 @@ def test_datagrams_of_a_socket_that_is_closed_went_to_who_had_the_address():
     case.dials(POD, at_s=5, udp=True)
     case.tell(at_s=28, pods=[pod("a", POD, **seconds(start=1, end=10)), pod("b", POD, **seconds(start=12))])
     assert [labels["workload.name"] for labels in case.seal().values()] == ["a-app"]
+
+
+def handed_on(case):
+    """Let a pod's address be another's from 12 s on."""
+    case.tell(at_s=28, pods=[pod("a", POD, **seconds(start=1, end=10)), pod("b", POD, **seconds(start=12))])
+
+
+def test_ports_used_again_to_an_address_that_was_handed_on_are_two_flows():
+    case = Case()
+    case.dials(POD, at_s=5, bytes_sent=5, bytes_received=50, closed=1)
+    case.dials(POD, at_s=6, bytes_sent=1, opened=0)
+    case.dials(POD, at_s=20, bytes_sent=7, bytes_received=70, socket=2)
+    handed_on(case)
+    window = case.feed.seal()
+    assert {moved: labels["workload.name"] for moved, labels in sent(window).items()} == {6: "a-app", 7: "b-app"}
+    assert sent(window).keys() == {6, 7}
+    back = series_of(window, 1, label="pod")
+    assert {source: values["bytes"] for (source, _), values in back.items() if source} == {"a": 50, "b": 70}
+    forward = {dest: values for (source, dest), values in back.items() if dest}
+    assert {dest: (values["opened"], values.get("closed"), values["active"]) for dest, values in forward.items()} == {
+        "a": (1, 1, 1),
+        "b": (1, None, 1),
+    }
+
+
+def test_datagrams_of_one_socket_are_each_with_who_had_the_address():
+    case = Case()
+    for at_s, moved in ((3, 1), (8, 2), (15, 4), (20, 8)):
+        case.dials(POD, at_s=at_s, udp=True, bytes_sent=moved, packets_sent=1, bytes_received=10 * moved)
+    handed_on(case)
+    window = case.feed.seal()
+    assert {moved: labels["workload.name"] for moved, labels in sent(window).items()} == {3: "a-app", 12: "b-app"}
+    assert sum(window.levels[0].values["udp_bytes"]) == 11 * 15
+    assert sum(window.levels[0].values["udp_packets"]) == 4
+
+
+def test_a_connection_to_an_address_that_was_handed_on_stays_one_flow():
+    case = Case()
+    for at_s in (5, 15, 25):
+        case.dials(POD, at_s=at_s, opened=int(at_s == 5), bytes_sent=1)
+    handed_on(case)
+    assert {moved: labels["workload.name"] for moved, labels in case.seal().items()} == {3: "a-app"}
+    case.dials(POD, at_s=35, opened=0, bytes_sent=1)
+    assert {moved: labels["workload.name"] for moved, labels in case.seal(1).items()} == {1: "a-app"}
+
+
+def test_what_both_ends_tell_of_is_not_split():
+    case = Case()
+    case.feed.session(SERVER_SESSION, "-", "nginx")
+    for at_s in (5, 20):
+        case.dials(POD, at_s=at_s, bytes_sent=5)
+        case.feed.take(SERVER_SESSION, at_s, acceptor_row(local_address=POD, bytes_received=5))
+    handed_on(case)
+    assert sum(case.feed.seal(heard=(0, 1)).levels[0].values["bytes"]) == 10
