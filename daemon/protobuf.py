@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 LENGTH_DELIMITED, FIXED64 = 2, 1
 
+AttributeValue = str | bool
+
 
 def varint(number: int) -> bytes:
     """Return a number in seven bits a byte, the lowest first."""
@@ -33,9 +35,11 @@ def field(number: int, *content: bytes) -> bytes:
     return b"".join((head(number, sum(map(len, content))), *content))
 
 
-def attributes(field_number: int, labels: Iterable[tuple[str, str]]) -> bytes:
+def attributes(field_number: int, labels: Iterable[tuple[str, AttributeValue]]) -> bytes:
     """Return labels as the repeated KeyValue field of a message; what is no Unicode text becomes `?`."""
-    return b"".join(
-        field(field_number, field(1, name.encode()), field(2, field(1, value.encode(errors="replace"))))
-        for name, value in labels
-    )
+    return b"".join(field(field_number, field(1, name.encode()), field(2, _any_value(value))) for name, value in labels)
+
+
+def _any_value(value: AttributeValue) -> bytes:
+    """Return the fields of an AnyValue: string_value or bool_value."""
+    return bytes([2 << 3, value]) if isinstance(value, bool) else field(1, value.encode(errors="replace"))

@@ -15,6 +15,7 @@ from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
 from reducer.budget import MOST_SERIES
+from reducer.conventions import CONVENTIONS
 from reducer.outputs.flow_files import JSON_LINES_BYTES, PARQUET_BYTES, PARQUET_HOURS
 from reducer.outputs.flow_records import LEVEL as FLOW_LEVEL
 from reducer.series import LEVELS
@@ -58,6 +59,7 @@ class Settings:
         disable_metrics: list of metrics that are not given.
         enable_metrics: list of metrics that are.
         enable_percentile_latencies: give percentiles of latencies as well.
+        metric_names: a key of `CONVENTIONS`.
         internal_prometheus: `address:port` of the reducer's own metrics and of its health.
         data_directory: where sealed windows wait for their export; None for memory.
         credentials: what the reducer shows to collectors, and asks of them.
@@ -89,6 +91,7 @@ class Settings:
     disable_metrics: str = ""
     enable_metrics: str = ""
     enable_percentile_latencies: bool = False
+    metric_names: str = "reference"
     internal_prometheus: str = "0.0.0.0:7001"  # probes and scrapers of a cluster come from outside
     data_directory: Path | None = None
     credentials: ServerCredentials = field(default_factory=ServerCredentials)
@@ -146,6 +149,7 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         disable_metrics=arguments["disable_metrics"],
         enable_metrics=arguments["enable_metrics"],
         enable_percentile_latencies=arguments["enable_percentile_latencies"],
+        metric_names=arguments["metric_names"],
         internal_prometheus=arguments["internal_prom_bind"],
         data_directory=arguments["data_dir"],
         credentials=credentials,
@@ -309,6 +313,13 @@ OPTIONS = OptionTable(
             "enable_percentile_latencies",
             ("--enable-percentile-latencies",),
             "Give percentiles of round trips, DNS and HTTP in milliseconds.",
+        ),
+        Option(
+            "metric_names",
+            ("--metric-names",),
+            "What metrics and attributes are called: as by the reference, or by OpenTelemetry's conventions (draft).",
+            click.Choice(list(CONVENTIONS)),
+            "reference",
         ),
         Option(
             "internal_prom_bind",

@@ -15,6 +15,7 @@ from daemon.signals import stop_event
 from intake.clock import SECOND_NS
 from reducer.autonomous_systems import AutonomousSystems
 from reducer.balances import BalancesError
+from reducer.conventions import CONVENTIONS
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
@@ -96,13 +97,14 @@ class Reducer:
         metrics = chosen_metrics(
             settings.disable_metrics, settings.enable_metrics, percentiles=settings.enable_percentile_latencies
         )
-        self._prometheus = PrometheusSeries(metrics) if settings.prometheus else None
+        conventions = CONVENTIONS[settings.metric_names]
+        self._prometheus = PrometheusSeries(metrics, conventions=conventions) if settings.prometheus else None
         self._own_metrics = InternalMetrics(self._statistics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
         self._own_transport = _transport(settings)
-        self._encoder = OtlpEncoder(metrics, most_points=settings.otlp_batch_size)
+        self._encoder = OtlpEncoder(metrics, most_points=settings.otlp_batch_size, conventions=conventions)
         self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
         self._flow_records = FlowRecords()
         self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]

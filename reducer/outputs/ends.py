@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reducer.conventions import REFERENCE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reducer.series import EndTable, Labels
+    from reducer.conventions import Attribute, Conventions
+    from reducer.series import EndTable
+
+    Encode = Callable[[tuple[Attribute, ...]], bytes]
 
 AZ_EQUAL = (None, "true", "false")
 """The values of the label `az_equal`; None where the zone of an end is not known and the label is left out."""
@@ -19,15 +24,18 @@ class EncodedEnds:
     """The encoded labels of each end of an `EndTable`, as source and as destination.
 
     Attributes:
-        source: bytes by index in the table, as *encode* made them of labels that begin with `source.`.
-        dest: the same for `dest.`.
+        source: bytes by index in the table, as *encode* made them of the attributes of a source by *conventions*.
+        dest: the same for a destination.
+        zones: bytes by index in `AZ_EQUAL`, of the attribute that tells whether both ends are in one zone.
 
     """
 
-    def __init__(self, encode: Callable[[Labels], bytes]) -> None:
+    def __init__(self, encode: Encode, conventions: Conventions = REFERENCE) -> None:
         self.source: list[bytes] = []
         self.dest: list[bytes] = []
+        self.zones = [encode(attributes) for attributes in conventions.zones]
         self._encode = encode
+        self._conventions = conventions
         self._generation = -1
         self._zones: list[int] = []
         self._zone_numbers: dict[str, int] = {}
@@ -40,8 +48,8 @@ class EncodedEnds:
             self.source, self.dest, self._zones = [], [], []
             self._zone_numbers = {"": 0}
         for labels in ends.labels[len(self.source) :]:
-            self.source.append(self._encode(tuple((f"source.{name}", value) for name, value in labels)))
-            self.dest.append(self._encode(tuple((f"dest.{name}", value) for name, value in labels)))
+            self.source.append(self._encode(self._conventions.source_attributes(labels)))
+            self.dest.append(self._encode(self._conventions.dest_attributes(labels)))
             zone = dict(labels).get("availability_zone", "")
             self._zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers)))
         return cleared

@@ -17,7 +17,7 @@ import polars as pl
 
 from daemon.protobuf import FIXED64, attributes, field, head, varint
 from reducer.metrics import METRICS
-from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.flow_records import FlowRecords, flow_level
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE, Request
 from reducer.outputs.store import Signal
@@ -25,8 +25,9 @@ from reducer.outputs.store import Signal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reducer.conventions import Attribute
     from reducer.metric import Metric, Points
-    from reducer.series import Labels, Level, SealedWindow
+    from reducer.series import Level, SealedWindow
 
 _ATTRIBUTES, _BODY = 6, 5
 _SEVERITY_INFO = varint(2 << 3) + varint(9) + field(3, b"INFO")
@@ -112,7 +113,7 @@ class FlowLogEncoder:
             bodies,
             list(map(self._ends.source.__getitem__, level.source.tolist())),
             list(map(self._ends.dest.__getitem__, level.dest.tolist())),
-            list(map(_AZ_EQUAL_ATTRIBUTES.__getitem__, az_equal.tolist())),
+            list(map(self._ends.zones.__getitem__, az_equal.tolist())),
             *groups,
         ]
 
@@ -138,11 +139,8 @@ class FlowLogEncoder:
         return requests
 
 
-def _record_attributes(labels: Labels) -> bytes:
+def _record_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(_ATTRIBUTES, labels)
-
-
-_AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _record_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 
 
 def _heads(known: list[bytes], number: int, lengths: np.ndarray) -> list[bytes]:

@@ -17,9 +17,10 @@ import numpy as np
 
 from daemon.protobuf import FIXED64, attributes, field, head
 from daemon.version import VERSION
-from reducer.metric import Codes, Distribution, Instrument, Quantile
+from reducer.conventions import REFERENCE
+from reducer.metric import Codes, Instrument, Quantile
 from reducer.metrics import ENABLED_METRICS
-from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.otlp_histograms import HistogramEncoder
 from reducer.outputs.store import Signal
 from reducer.series import Rows
@@ -27,6 +28,7 @@ from reducer.series import Rows
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reducer.conventions import Attribute, Conventions
     from reducer.metric import Attributes, Metric, Points, SparsePoints
     from reducer.series import EndTable, Labels, Level, SealedWindow
 
@@ -57,13 +59,12 @@ class Request(NamedTuple):
     signal: Signal = Signal.METRICS
 
 
-def _point_attributes(labels: Labels) -> bytes:
+def _point_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(7, labels)
 
 
 RESOURCE = field(1, attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
 SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
-_AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _point_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 
 
 class _Before(NamedTuple):
@@ -85,8 +86,11 @@ class OtlpEncoder:
         metrics: Sequence[Metric] = ENABLED_METRICS,
         most_request_bytes: int = MOST_REQUEST_BYTES,
         most_points: int | None = None,
+        conventions: Conventions = REFERENCE,
     ) -> None:
-        self._ends = EncodedEnds(_point_attributes)
+        metrics = conventions.metrics(metrics)
+        self._scope = SCOPE + field(3, conventions.schema_url.encode())
+        self._ends = EncodedEnds(_point_attributes, conventions)
         self._most_request_bytes = most_request_bytes
         self._most_points = most_points
         # What stands before the point of each length; ends' labels are bounded, so lengths are.
@@ -96,7 +100,7 @@ class OtlpEncoder:
         points = [(metric, points) for metric in metrics for points in metric.points]
         self._layouts = [list(group) for _, group in groupby(points, lambda pair: (pair[1].exists, pair[1].attributes))]
         self._sparse = [metric for metric in metrics if isinstance(metric.sparse, (Codes, Quantile))]
-        self._histograms = HistogramEncoder([metric for metric in metrics if isinstance(metric.sparse, Distribution)])
+        self._histograms = HistogramEncoder(metrics, conventions)
         self._before: dict[str, _Before] = {}
         self._labels: list[Labels] = []
 
@@ -105,7 +109,7 @@ class OtlpEncoder:
         if self._ends.update(window.ends):
             self._follow(window.ends)
         self._labels = window.ends.labels
-        packer = _Packer(self._most_request_bytes, self._most_points)
+        packer = _Packer(self._scope, self._most_request_bytes, self._most_points)
         for level in window.levels:
             self._encode_columns(packer, window, level)
             for metric in self._sparse:
@@ -166,7 +170,7 @@ class OtlpEncoder:
         pieces: list[bytes] = [tail] * (5 * len(source))
         pieces[1::5] = map(self._ends.source.__getitem__, source.tolist())
         pieces[2::5] = map(self._ends.dest.__getitem__, dest.tolist())
-        pieces[3::5] = map(_AZ_EQUAL_ATTRIBUTES.__getitem__, az_equal.tolist())
+        pieces[3::5] = map(self._ends.zones.__getitem__, az_equal.tolist())
         pieces[0::5] = [b""] * len(source)
         lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 5).sum(axis=1)
         for length in range(len(self._point_prefixes), int(lengths.max()) + 1):
@@ -217,7 +221,8 @@ def _metric_header(metric: Metric) -> bytes:
 class _Packer:
     """Fills requests up to a size and a number with the points of one metric after the other."""
 
-    def __init__(self, most_bytes: int, most_points: int | None) -> None:
+    def __init__(self, scope: bytes, most_bytes: int, most_points: int | None) -> None:
+        self._scope = scope
         self._most_bytes = most_bytes
         self._most_points = most_points or sys.maxsize
         self._requests: list[Request] = []
@@ -229,7 +234,8 @@ class _Packer:
         """Copy *points*, which end at *ends*, into this request and as many more as they need."""
         begin, first = 0, 0
         while first < len(ends):
-            room = self._most_bytes - self._size - len(RESOURCE) - len(SCOPE) - len(header) - ENVELOPE_BYTES
+            around = len(RESOURCE) + len(self._scope) + len(header) + ENVELOPE_BYTES
+            room = self._most_bytes - self._size - around
             last = min(int(np.searchsorted(ends, begin + room, "right")), first + self._most_points - self._points)
             if last <= first and self._metrics:
                 self._close()
@@ -255,8 +261,8 @@ class _Packer:
 
     def _close(self) -> None:
         # The points are many: each is copied but once more.
-        scope_head = head(2, len(SCOPE) + self._size)
-        request_head = head(1, len(RESOURCE) + len(scope_head) + len(SCOPE) + self._size)
-        body = b"".join((request_head, RESOURCE, scope_head, SCOPE, *self._metrics))
+        scope_head = head(2, len(self._scope) + self._size)
+        request_head = head(1, len(RESOURCE) + len(scope_head) + len(self._scope) + self._size)
+        body = b"".join((request_head, RESOURCE, scope_head, self._scope, *self._metrics))
         self._requests.append(Request(self._points, body))
         self._metrics, self._size, self._points = [], 0, 0

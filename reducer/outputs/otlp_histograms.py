@@ -22,14 +22,15 @@ from reducer.distributions import (
     middle,
 )
 from reducer.metric import Distribution
-from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.ends import EncodedEnds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from reducer.cells import Bins
+    from reducer.conventions import Attribute, Conventions
     from reducer.metric import Metric
-    from reducer.series import Labels, Level, SealedWindow
+    from reducer.series import Level, SealedWindow
 
 SCALE = 3
 assert 1 << SCALE == BINS_A_DOUBLING
@@ -44,11 +45,10 @@ _OFFSETS = [
 ]
 
 
-def _point_attributes(labels: Labels) -> bytes:
+def _point_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(1, labels)
 
 
-_AZ_EQUAL_ATTRIBUTES = [b"" if text is None else _point_attributes((("az_equal", text),)) for text in AZ_EQUAL]
 # Count, sum, scale, least and greatest: the fields of a point that have one length.
 _NUMBERS = np.dtype(
     [
@@ -63,9 +63,9 @@ _TAGS |= {"min_tag": 12 << 3 | FIXED64, "max_tag": 13 << 3 | FIXED64}
 class HistogramEncoder:
     """Encodes the points of those *metrics* that are a `Distribution`."""
 
-    def __init__(self, metrics: Sequence[Metric]) -> None:
+    def __init__(self, metrics: Sequence[Metric], conventions: Conventions) -> None:
         self._metrics = [(metric, metric.sparse) for metric in metrics if isinstance(metric.sparse, Distribution)]
-        self._ends = EncodedEnds(_point_attributes)
+        self._ends = EncodedEnds(_point_attributes, conventions)
         # What stands before as many bytes, as the field of each of these numbers.
         self._heads: dict[int, list[bytes]] = {1: [], 2: [], 8: []}
 
@@ -99,7 +99,7 @@ class HistogramEncoder:
         pieces[0::10] = [b""] * len(source)
         pieces[1::10] = map(self._ends.source.__getitem__, source.tolist())
         pieces[2::10] = map(self._ends.dest.__getitem__, dest.tolist())
-        pieces[3::10] = map(_AZ_EQUAL_ATTRIBUTES.__getitem__, self._ends.az_equal(source, dest).tolist())
+        pieces[3::10] = map(self._ends.zones.__getitem__, self._ends.az_equal(source, dest).tolist())
         pieces[5::10] = _cut(numbers.tobytes(), np.arange(1, len(numbers) + 1) * _NUMBERS.itemsize)
         pieces[6::10] = self._heads_of(8, buckets_bytes)
         pieces[7::10] = offsets

@@ -14,16 +14,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from reducer.cells import Bins, CellKind
+from reducer.conventions import REFERENCE
 from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND
 from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
 from reducer.metrics import ENABLED_METRICS
-from reducer.outputs.ends import AZ_EQUAL, EncodedEnds
+from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.running_bins import RunningBins, of_rows
 from reducer.series import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from daemon.protobuf import AttributeValue
+    from reducer.conventions import Attribute, Conventions
     from reducer.metric import Metric
     from reducer.series import EndTable, Labels, Level, SealedWindow
 
@@ -77,16 +80,14 @@ def _bucket(bins: np.ndarray) -> np.ndarray:
     return index
 
 
-def _label(name: str, value: str) -> str:
-    escaped = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+def _label(name: str, value: AttributeValue) -> str:
+    text = value if isinstance(value, str) else str(value).lower()
+    escaped = text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
     return f'{name.replace(".", "_")}="{escaped}"'
 
 
-def _end_text(labels: Labels) -> bytes:
+def _end_text(labels: tuple[Attribute, ...]) -> bytes:
     return "".join(f"{_label(name, value)}," for name, value in labels).encode(errors="replace")
-
-
-_AZ_EQUAL_TEXT = [b"" if text is None else _end_text((("az_equal", text),)) for text in AZ_EQUAL]
 
 
 class PrometheusSeries:
@@ -96,11 +97,17 @@ class PrometheusSeries:
     may be called from different threads.
     """
 
-    def __init__(self, metrics: Sequence[Metric] = ENABLED_METRICS, most_series: int = MOST_SERIES) -> None:
+    def __init__(
+        self,
+        metrics: Sequence[Metric] = ENABLED_METRICS,
+        most_series: int = MOST_SERIES,
+        conventions: Conventions = REFERENCE,
+    ) -> None:
+        metrics = conventions.metrics(metrics)
         self._rows_untracked = 0
         self._metrics = metrics
         self._most_series = most_series
-        self._ends = EncodedEnds(_end_text)
+        self._ends = EncodedEnds(_end_text, conventions)
         self._lock = threading.Lock()
         self._window = 0
         # A series has a slot, its place in all columns, which another one gets when it is forgotten.
@@ -179,7 +186,7 @@ class PrometheusSeries:
         for row, az in zip(new.tolist(), az_equal.tolist(), strict=True):
             source, dest = int(level.source[row]), int(level.dest[row])
             series = Series(level.name, ends.labels[source], ends.labels[dest])
-            others = _AZ_EQUAL_TEXT[az] + _label("aggregation", level.name).encode()
+            others = self._ends.zones[az] + _label("aggregation", level.name).encode()
             slot = self._slot(series, LabelText(self._ends.source[source], self._ends.dest[dest], others))
             if slot is not None:
                 known[pairs[row]] = slots[row] = slot
