@@ -130,8 +130,13 @@ class FlowTable:
             self._slot = np.insert(self._slot, at[new], slots[new])
         return slots
 
-    def forget(self, window: int, finished: np.ndarray) -> None:
-        """Forget the *finished* slots, those idle for `IDLE_WINDOWS`, and beyond the bound those idle the longest."""
+    def forget(self, window: int, finished: np.ndarray) -> np.ndarray:
+        """Forget the *finished* slots, those idle for `IDLE_WINDOWS`, and beyond the bound those idle the longest.
+
+        Returns:
+            The slots that were forgotten, whose columns stay as they are until they are given again.
+
+        """
         keep = np.ones(len(self.last_seen), bool)
         keep[finished] = False
         idle_until = window - IDLE_WINDOWS
@@ -142,8 +147,10 @@ class FlowTable:
             oldest = np.argpartition(self.last_seen[self._slot[remaining]], excess - 1)[:excess]
             kept[remaining[oldest]] = False
             self.untracked += excess
-        self._free = np.concatenate((self._free, self._slot[~kept]))
+        forgotten = self._slot[~kept]
+        self._free = np.concatenate((self._free, forgotten))
         self._hash, self._slot = self._hash[kept], self._slot[kept]
+        return forgotten
 
     def _allocate(self, count: int) -> np.ndarray:
         missing = count - len(self._free)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reducer.agreement import Agreement
 from reducer.cells import Cells, joined_cells
 from reducer.drops import dropped
 from reducer.flows import (
@@ -105,12 +106,14 @@ class Matcher:
     Attributes:
         flows: the memory.
         requests: the balances of requests.
+        agreement: of the two ends of flows.
 
     """
 
     def __init__(self, most_flows: int = MOST_FLOWS) -> None:
         self.flows = FlowTable(most_flows)
         self.requests = RequestBalances()
+        self.agreement = Agreement()
         self.seed = secrets.randbits(64)
 
     @property
@@ -166,6 +169,7 @@ class Matcher:
         connector = guess_connector(ends.connector, flows.key[PORTS, slots])
         forward = forward_directions(connector)
         emitted = self._emit(ends, forward, slots, heard, gone)
+        self.agreement.emitted(flows, at, emitted.get("bytes", np.zeros(len(at), np.int64)))
         cells = self._settle(requests.told(connector), at, heard[ends.owner], gone[ends.owner])
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
@@ -180,7 +184,7 @@ class Matcher:
         moment = np.concatenate((np.zeros(len(slots), np.int64), own.moment_ns))
         began, told = (np.concatenate((np.where(moment, moment, each[of_flow]), strange)) for each in (began, told))
         connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
-        flows.forget(window, self._finished(slots))
+        self.agreement.forgotten(flows, flows.forget(window, self._finished(slots)))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
         values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}

@@ -69,6 +69,8 @@ class PipelineStatistics:
         dns_names_refused: addresses that were not named since too many came at once.
         request_balances: counts of requests whose two ends told different amounts so far.
         request_balances_forgotten: those that were forgotten early since there were too many.
+        bytes_of_both: payload of directions that both ends told of.
+        bytes_apart: what both ends differed by on these.
         sessions: known now.
         window_lag_ns: from the end of the window sealed last until it was sealed.
 
@@ -93,6 +95,8 @@ class PipelineStatistics:
     dns_names_refused: int
     request_balances: int
     request_balances_forgotten: int
+    bytes_of_both: int
+    bytes_apart: int
     sessions: int
     window_lag_ns: int
 
@@ -279,6 +283,8 @@ class Pipeline:
                 dns_names_refused=self._dns_names.refused,
                 request_balances=len(self._matcher.requests),
                 request_balances_forgotten=self._matcher.requests.forgotten,
+                bytes_of_both=self._matcher.agreement.bytes_of_both,
+                bytes_apart=self._matcher.agreement.bytes_apart,
                 sessions=self._owners.sessions,
                 window_lag_ns=self._lag_ns,
             )

@@ -1,0 +1,47 @@
+"""How far the two ends of flows agree on what was sent: a measure of the truth of all that only one end tells.
+
+Only directions count of which both ends know the whole. While a flow lives, one end is behind the other; so what they
+differ by is taken when the flow is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reducer.flows import WHOLE, by_side, other
+
+if TYPE_CHECKING:
+    from reducer.flows import FlowTable
+
+
+class Agreement:
+    """Payload bytes since the start.
+
+    Attributes:
+        bytes_of_both: emitted of directions that both ends tell of.
+        bytes_apart: what sender and receiver differ by on these, over flows that are forgotten.
+
+    """
+
+    def __init__(self) -> None:
+        self.bytes_of_both = 0
+        self.bytes_apart = 0
+
+    def emitted(self, flows: FlowTable, at: np.ndarray, amount: np.ndarray) -> None:
+        """Note the bytes emitted in a window by direction, *at* as the index in the table."""
+        self.bytes_of_both += int(amount[_told_by_both(flows, at)].sum())
+
+    def forgotten(self, flows: FlowTable, slots: np.ndarray) -> None:
+        """Note the flows that the table has just forgotten."""
+        at = by_side(slots)
+        at = at[_told_by_both(flows, at)]
+        apart = flows.sender["bytes"][at].astype(np.int64) - flows.receiver["bytes"][at]
+        self.bytes_apart += int(np.abs(apart).sum())
+
+
+def _told_by_both(flows: FlowTable, at: np.ndarray) -> np.ndarray:
+    whole = flows.knows[at] == WHOLE
+    both: np.ndarray = whole & other(whole)
+    return both
