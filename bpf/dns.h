@@ -6,7 +6,7 @@
 #define DNS_MOST_ENTRIES (1 << 17) /* between two polls */
 #define DNS_MOST_SEEN (1 << 14)
 #define DNS_SEEN_AGAIN_NS 30000000000ULL
-#define DNS_MOST_PIECES 8 /* of an answer that the reader is to see: 3968 bytes */
+#define DNS_MOST_PIECES 8 /* of an answer that the reader is to see: 4096 bytes */
 #define DNS_MOST_SEGMENTS 128 /* UDP_MAX_SEGMENTS */
 
 const struct dns_peer *dns_peer; /* puts the structs into the object's BTF */
@@ -241,31 +241,34 @@ static __always_inline bool dns_read_owner(struct dns_query *query)
 	return 1;
 }
 
-static __attribute__((noinline)) void dns_asked(struct __sk_buff *skb, struct dns_key *key, struct dns_query *query)
+static __attribute__((noinline)) void dns_count_query(struct __sk_buff *skb, u16 id, struct dns_query *query)
 {
 	u32 generation = *(volatile u32 *)&dns_generation;
 	struct dns_query *open;
 	struct dns_counts *entry;
-	u64 apart = key->apart;
+	struct dns_key key;
 	bool late = 0;
+	u64 apart;
 
 	if (!dns_read_owner(query))
 		return;
+	dns_write_key(&query->peer, id, &key);
+	apart = key.apart;
 	query->cgroup = bpf_skb_cgroup_id(skb);
-	open = bpf_map_lookup_elem(&dns_open, key);
+	open = bpf_map_lookup_elem(&dns_open, &key);
 	if (!open || open->question != query->question || !dns_same_remote(&open->peer, &query->peer)) {
 		if (open)
 			apart = dns_apart(&query->peer, query->question);
-		key->apart = dns_apart(&query->peer, query->question);
-		open = bpf_map_lookup_elem(&dns_open, key);
+		key.apart = dns_apart(&query->peer, query->question);
+		open = bpf_map_lookup_elem(&dns_open, &key);
 		if (!open)
-			key->apart = apart;
+			key.apart = apart;
 	}
 	if (open && query->time_ns - open->time_ns > dns_timeout_ns) {
-		late = !bpf_map_delete_elem(&dns_open, key);
+		late = !bpf_map_delete_elem(&dns_open, &key);
 		open = NULL;
 	}
-	if (!open && bpf_map_update_elem(&dns_open, key, query, BPF_NOEXIST)) {
+	if (!open && bpf_map_update_elem(&dns_open, &key, query, BPF_NOEXIST)) {
 		__sync_fetch_and_add(&dns_messages_untracked, 1);
 		return;
 	}
@@ -312,7 +315,8 @@ __attribute__((noinline)) int dns_tell_piece(struct __sk_buff *skb, struct dns_t
 	if (telling->held)
 		read = dns_read(skb, telling->held, at, at + sizeof(piece->bytes), piece->bytes, sizeof(piece->bytes));
 	else
-		read = size && !bpf_skb_load_bytes(skb, at, piece->bytes, size);
+		read = size &&
+		       !bpf_skb_load_bytes(skb, at, piece->bytes, dns_from_one_to(sizeof(piece->bytes), size));
 	if (!read) {
 		bpf_ringbuf_discard(piece, BPF_RB_NO_WAKEUP);
 		return 0;
@@ -323,17 +327,23 @@ __attribute__((noinline)) int dns_tell_piece(struct __sk_buff *skb, struct dns_t
 	return 1;
 }
 
-/* Has the reader see it, unless it has seen the same addresses of that name lately. */
-static __attribute__((noinline)) void dns_tell(struct __sk_buff *skb, struct dns_telling *telling)
+/* Has the reader see the answer at `at`, unless it has seen the same addresses of that name lately. */
+static __attribute__((noinline)) void dns_tell(struct __sk_buff *skb, struct dns_records *records, u64 at, u64 hash,
+					       bool tcp)
 {
-	u64 now = bpf_ktime_get_boot_ns(), hash = telling->hash, *told;
+	struct dns_telling telling = { .hash = hash, .held = records->held, .at = at, .end = records->end };
+	u64 now = bpf_ktime_get_boot_ns(), *told;
+	u16 prefix;
 	int i;
 
+	telling.length = telling.end - at;
+	if (tcp && dns_read(skb, telling.held, at - sizeof(prefix), at, &prefix, sizeof(prefix)))
+		telling.length = bpf_ntohs(prefix);
 	told = bpf_map_lookup_elem(&dns_seen, &hash);
 	if (told && now - *told < DNS_SEEN_AGAIN_NS)
 		return;
-	for (i = 0; i < DNS_MOST_PIECES && telling->at < telling->end; i++)
-		if (!dns_tell_piece(skb, telling))
+	for (i = 0; i < DNS_MOST_PIECES && telling.at < telling.end; i++)
+		if (!dns_tell_piece(skb, &telling))
 			return;
 	bpf_map_update_elem(&dns_seen, &hash, &now, 0);
 }
@@ -373,15 +383,17 @@ static __always_inline u32 dns_result(u16 flags, struct dns_header *header, stru
 	return records->extended ? DNS_OTHER : DNS_NODATA;
 }
 
-static __attribute__((noinline)) bool dns_count_answer(struct __sk_buff *skb, struct dns_key *key, struct dns_query *query,
+static __attribute__((noinline)) bool dns_count_answer(u16 id, struct dns_query *query,
 					     u32 result)
 {
 	u32 generation = *(volatile u32 *)&dns_generation;
 	struct dns_counts *entry;
 	u64 latency_ns, now = query->time_ns;
+	struct dns_key key;
 
-	if (!dns_find_query(key, query) || now - query->time_ns > dns_timeout_ns ||
-	    bpf_map_delete_elem(&dns_open, key)) {
+	dns_write_key(&query->peer, id, &key);
+	if (!dns_find_query(&key, query) || now - query->time_ns > dns_timeout_ns ||
+	    bpf_map_delete_elem(&dns_open, &key)) {
 		__sync_fetch_and_add(&dns_answers_unmatched, 1);
 		return 0;
 	}
@@ -399,14 +411,11 @@ static __attribute__((noinline)) bool dns_count_answer(struct __sk_buff *skb, st
 __attribute__((noinline)) u64 dns_take(struct __sk_buff *skb, u64 held, u64 at, u64 end, u64 way)
 {
 	struct dns_records records = {};
-	struct dns_telling telling = {};
 	struct dns_query query = {};
 	struct dns_header header;
-	struct dns_key key;
 	struct bpf_sock *sk;
 	u16 asked[2] = {}, flags; /* type and class */
 	u64 name = 0, name_end;
-	u16 prefix;
 	u32 result;
 
 	if (!dns_watched)
@@ -435,9 +444,8 @@ __attribute__((noinline)) u64 dns_take(struct __sk_buff *skb, u64 held, u64 at, 
 		goto malformed;
 	}
 	query.time_ns = bpf_ktime_get_boot_ns();
-	dns_write_key(&query.peer, header.id, &key);
 	if (!(flags & DNS_ANSWER)) {
-		dns_asked(skb, &key, &query);
+		dns_count_query(skb, header.id, &query);
 		return 1;
 	}
 	if (!(flags & (DNS_RCODE | DNS_TRUNCATED | DNS_OPCODE))) {
@@ -449,16 +457,9 @@ __attribute__((noinline)) u64 dns_take(struct __sk_buff *skb, u64 held, u64 at, 
 						  bpf_ntohs(header.authorities) + bpf_ntohs(header.additionals));
 	}
 	result = dns_result(flags, &header, &records);
-	if (!dns_count_answer(skb, &key, &query, result) || query.peer.role != DNS_CLIENT || !records.addresses)
+	if (!dns_count_answer(header.id, &query, result) || query.peer.role != DNS_CLIENT || !records.addresses)
 		return 1;
-	telling.hash = dns_mix(name, records.addresses);
-	telling.held = held;
-	telling.at = at;
-	telling.end = end;
-	telling.length = end - at;
-	if (query.peer.transport == IPPROTO_TCP && dns_read(skb, held, at - sizeof(prefix), at, &prefix, sizeof(prefix)))
-		telling.length = bpf_ntohs(prefix);
-	dns_tell(skb, &telling);
+	dns_tell(skb, &records, at, dns_mix(name, records.addresses), query.peer.transport == IPPROTO_TCP);
 	return 1;
 malformed:
 	__sync_fetch_and_add(&dns_messages_malformed, 1);

@@ -92,9 +92,9 @@ static __always_inline u64 dns_hold(struct __sk_buff *skb, u64 key, struct dns_s
 	size = wanted - held;
 	if (size > left)
 		size = left;
-	if (held >= DNS_MOST_HELD_BYTES || !size || size > DNS_MOST_HELD_BYTES)
+	if (held >= DNS_MOST_HELD_BYTES || !size)
 		return 0;
-	if (bpf_skb_load_bytes(skb, at, pieces->bytes + held, size))
+	if (bpf_skb_load_bytes(skb, at, pieces->bytes + held, dns_from_one_to(DNS_MOST_HELD_BYTES, size)))
 		return 0;
 	stream->held = held + size;
 	if (!whole || held + size < wanted)

@@ -30,7 +30,7 @@ static __always_inline void inspect(struct __sk_buff *skb, bool sent)
 		return;
 	if (packet.protocol == IPPROTO_UDP) {
 		if (udp_watched)
-			count_udp_packet(&packet);
+			count_udp_packet(skb, sent);
 	}
 	if (dns_watched)
 		take_dns(&packet);

@@ -165,7 +165,7 @@ struct dns_answer {
 	u64 answer; /* the same for all its pieces */
 	u32 offset; /* of the piece */
 	u32 length; /* of the answer, of which there may be more than the pieces hold */
-	u8 bytes[496];
+	u8 bytes[512];
 };
 
 struct cgroup_record {
