@@ -14,7 +14,7 @@ usage: build.sh VERB [ARGUMENT...]
            run the tests of the BPF programs on Debian's kernels 6.1 and 6.12, emulated; arguments name other kernels of them
   lint     ruff, mypy
   bench    run the benchmarks; arguments are names of programs in benchmarks/
-  docker   build the images kernel-collector and reducer; arguments go to `docker build`
+  docker   build the images of the daemons; arguments go to `docker build`
 TEXT
 }
 
@@ -56,7 +56,7 @@ setup() {
   .venv/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' |
     "${pip[@]}" --requirement /dev/stdin
   # Setuptools warns of what is meant so: its words are shown where something failed.
-  "${pip[@]}" --no-build-isolation --editable '.[reducer,dev]' 2>"$stamp.log" || { cat "$stamp.log" >&2; fail "pip failed"; }
+  "${pip[@]}" --no-build-isolation --editable '.[reducer,k8s,dev]' 2>"$stamp.log" || { cat "$stamp.log" >&2; fail "pip failed"; }
   touch "$stamp"
 }
 
@@ -139,7 +139,7 @@ bench() {
 docker_() {
   command -v docker >/dev/null || fail "docker is needed: https://docs.docker.com/engine/install/debian/"
   local image
-  for image in kernel-collector reducer; do
+  for image in kernel-collector k8s-collector reducer; do
     say "docker build $image"
     docker build --quiet --tag "$image" --file "docker/$image.Dockerfile" "$@" .
   done

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import resource
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +15,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
 from daemon.signals import stop_event
+from daemon.usage import resident_bytes
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
 from kernel_collector import cgroup_tree, dns, preflight, runit
@@ -241,7 +241,7 @@ class KernelCollector:
             containers_undescribed=self._cgroups.undescribed,
             poll_duration_ns=self._poll_cost_ns,
             cpu_time_ns=time.process_time_ns(),
-            resident_bytes=_resident_bytes(),
+            resident_bytes=resident_bytes(),
         )
         self._concerns.fill(statistics)
         self._load.fill(statistics)
@@ -326,7 +326,3 @@ def _give_memory_back() -> None:
 def _now_ns() -> int:
     """Return the time by the clock of the kernel's records."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

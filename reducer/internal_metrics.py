@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import VERSION
+from intake.statistics import KUBERNETES, PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -165,8 +166,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "spool_rows_merged", "{row}", "Rows added up since the spool was full."),
     _counter("collector", "spool_rows_dropped", "{row}", "Rows lost since the spool was full."),
     _counter("collector", "spool_bytes_dropped", "By", "Payload counted in the rows lost."),
-    _counter("collector", "cpu_time_ns", "s", "Processor time of the collector."),
-    _gauge("collector", "resident_bytes", "By", "Resident memory of the collector."),
+    *(InternalMetric("collector", *each) for each in (*PROCESS, *KUBERNETES)),
     _counter(
         "collector", "udp_packets_untracked", "{packet}", "UDP packets not counted since the kernel's table was full."
     ),

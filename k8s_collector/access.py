@@ -1,0 +1,95 @@
+"""Where the API server is, and what is shown to it: of the pod that this runs in, or of a kubeconfig."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import yaml
+from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config.config_exception import ConfigException
+from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
+from kubernetes.aio.config.kube_config import load_kube_config
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_KUBECONFIG = Path("~/.kube/config")
+NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Access(NamedTuple):
+    """How to get at a cluster.
+
+    Attributes:
+        kubeconfig: a file, or several with colons between; empty: the service account of the pod that this runs in.
+        context: of the file; empty: its current one.
+
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+
+    def __str__(self) -> str:
+        """Name it for people."""
+        return f"kubeconfig {self.kubeconfig}" if self.kubeconfig else "the pod's service account"
+
+
+def find_access(kubeconfig: str, context: str, environ: Mapping[str, str]) -> Access:
+    """Return where to look: in *kubeconfig* if given, in the pod, in the user's home.
+
+    Raises:
+        StartupError: there is none of them.
+
+    """
+    if kubeconfig:
+        return Access(kubeconfig, context)
+    if environ.get(SERVICE_HOST_ENV_NAME):
+        return Access()
+    default = DEFAULT_KUBECONFIG.expanduser()
+    if default.exists():
+        return Access(str(default), context)
+    raise StartupError(
+        f"no credentials for a cluster: this is no pod with a service account, and there is no {default}; "
+        "give --kubeconfig or KUBECONFIG"
+    )
+
+
+async def load(access: Access) -> Configuration:
+    """Read the credentials, anew each time: tokens in files are replaced before they expire.
+
+    Raises:
+        StartupError: they cannot be read, or are incomplete.
+
+    """
+    configuration = Configuration()
+    try:
+        if not access.kubeconfig:
+            load_incluster_config(configuration)
+            return configuration
+        _check_files(access.kubeconfig)
+        await load_kube_config(
+            access.kubeconfig, access.context or None, client_configuration=configuration, persist_config=False
+        )
+    except ConfigException as error:
+        raise StartupError(f"{access} cannot be used: {' '.join(str(error).split())}") from error
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise StartupError(f"{access} cannot be read: {' '.join(str(error).split())}") from error
+    return configuration
+
+
+def _check_files(kubeconfig: str) -> None:
+    for path in filter(None, kubeconfig.split(os.pathsep)):
+        if not Path(path).expanduser().is_file():
+            raise StartupError(f"kubeconfig {path} does not exist: see to --kubeconfig or KUBECONFIG")
+
+
+def own_namespace() -> str:
+    """Return the namespace of the pod that this runs in; `default` where it is none."""
+    try:
+        return NAMESPACE_FILE.read_text().strip()
+    except OSError:
+        return "default"

@@ -1,0 +1,226 @@
+"""Requests to the API server: JSON in, JSON or a stream of JSON out, and errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+from kubernetes.aio.client.api_client import ApiClient
+
+from daemon.errors import StartupError
+from daemon.version import VERSION
+from k8s_collector.access import Access, load
+from k8s_collector.fields import Object  # noqa: TC001 - a field's type
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+
+_CONNECT_S = 10.0
+_ANSWER_S = 60.0
+# A watch gives a bookmark each minute where nothing else happens.
+_SILENCE_S = 150.0
+# etcd takes objects of 1.5 MiB; as JSON they are longer.
+MOST_LINE_BYTES = 16 << 20
+_ERROR_BYTES = 4_096
+LONGEST_RETRY_AFTER_S = 60.0
+
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE = 401, 403, 404, 409, 410
+
+
+class ApiError(Exception):
+    """A request that failed.
+
+    Attributes:
+        status: of HTTP; 0: no answer came, or none of an API server.
+        retry_after_s: how long the server asks to wait.
+
+    """
+
+    def __init__(self, status: int, text: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    query: list[tuple[str, str]]
+    accept: str = "application/json"
+    body: Object | None = None
+    limits: aiohttp.ClientTimeout = aiohttp.ClientTimeout(total=_ANSWER_S, sock_connect=_CONNECT_S)
+
+
+class Api:
+    """The API server of a cluster, by the official client's credentials and connections."""
+
+    def __init__(self, access: Access, client: ApiClient) -> None:
+        self._access = access
+        self._client = client
+        self._renewing = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, access: Access) -> Api:
+        """Read the credentials.
+
+        Raises:
+            StartupError: there are none that can be used.
+
+        """
+        return cls(access, await _client(access))
+
+    @property
+    def server(self) -> str:
+        """Its URL."""
+        return str(self._client.configuration.host)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def get(self, path: str, query: list[tuple[str, str]], accept: str = "application/json") -> Object:
+        """Return the JSON at a path.
+
+        Raises:
+            ApiError: it cannot be had.
+
+        """
+        return await self._json(_Request("GET", path, query, accept))
+
+    async def send(self, method: str, path: str, body: Object) -> Object:
+        """Have the server take an object; return it as the server has it then.
+
+        Raises:
+            ApiError: it did not take it.
+
+        """
+        return await self._json(_Request(method, path, [], body=body))
+
+    @contextlib.asynccontextmanager
+    async def stream(
+        self, path: str, query: list[tuple[str, str]], accept: str
+    ) -> AsyncIterator[AsyncIterator[Object]]:
+        """Give, once the server has begun to answer, what yields JSON objects, one a line, until it ends the stream.
+
+        Raises:
+            ApiError: there is no stream, or it broke off.
+
+        """
+        limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
+        with self._errors():
+            async with self._response(_Request("GET", path, query, accept, limits=limits)) as response:
+                yield self._objects(response.content)
+
+    async def _objects(self, content: aiohttp.StreamReader) -> AsyncIterator[Object]:
+        rest = b""
+        async for chunk in content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MOST_LINE_BYTES:
+                raise ApiError(0, f"{self.server} sent a line of more than {MOST_LINE_BYTES} bytes")
+            for line in lines:
+                if line:
+                    yield _parsed(line, self.server)
+        if rest:
+            raise ApiError(0, f"{self.server} broke off in the middle of an object")
+
+    async def _renew(self, client: ApiClient) -> None:
+        """Read the credentials again, unless that was done since a request of *client* began."""
+        async with self._renewing:
+            if client is not self._client:
+                return
+            try:
+                renewed = await _client(self._access)
+            except StartupError as error:
+                raise ApiError(UNAUTHORIZED, str(error)) from error
+            await client.close()  # watches on its connections begin anew
+            self._client = renewed
+
+    async def _json(self, request: _Request) -> Object:
+        with self._errors():
+            async with self._response(request) as response:
+                return _parsed(await response.read(), self.server)
+
+    @contextlib.asynccontextmanager
+    async def _response(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give the response if it is a good one; where the credentials are not taken any more, ask with fresh ones."""
+        client = self._client
+        response = await self._begin(request)
+        if response.status == UNAUTHORIZED:
+            response.release()
+            await self._renew(client)
+            response = await self._begin(request)
+        async with response:
+            if response.status >= 300:  # noqa: PLR2004 - the API does not redirect
+                raise await self._error(response)
+            yield response
+
+    async def _begin(self, request: _Request) -> aiohttp.ClientResponse:
+        client = self._client
+        method, url, headers, body, _ = await client.param_serialize(
+            request.method,
+            request.path,
+            query_params=request.query,
+            header_params={"Accept": request.accept},
+            body=request.body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await client.call_api(method, url, headers, body, _request_timeout=request.limits)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    async def _error(self, response: aiohttp.ClientResponse) -> ApiError:
+        """Return what the server has to say of a request that it did not grant."""
+        said = (await response.content.read(_ERROR_BYTES)).decode(errors="replace")
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            said = json.loads(said)["message"]
+        text = f"{response.status} {response.reason}: {' '.join(said.split())[:500]}"
+        if response.status == UNAUTHORIZED:
+            text = f"{self.server} does not accept the credentials of {self._access}: {text}"
+        try:
+            after_s = float(response.headers.get("Retry-After", 0))
+        except ValueError:  # a date: nobody sends that here
+            after_s = 0.0
+        return ApiError(response.status, text, min(after_s, LONGEST_RETRY_AFTER_S))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Make what the transport raises an `ApiError`."""
+        try:
+            yield
+        except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
+            raise ApiError(
+                0,
+                f"the certificate of {self.server} is not from the authority that {self._access} names: "
+                f"is this the cluster? ({error})",
+            ) from error
+        except aiohttp.ClientConnectorError as error:
+            raise ApiError(0, f"cannot reach the API server at {self.server}: {error.os_error}") from error
+        except TimeoutError as error:
+            raise ApiError(0, f"the API server at {self.server} does not answer") from error
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: closed to renew the credentials
+            raise ApiError(0, f"lost the API server at {self.server}: {error or type(error).__name__}") from error
+
+
+def _parsed(text: bytes, server: str) -> Object:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ApiError(0, f"{server} does not answer as a Kubernetes API server does: {text[:100]!r}") from error
+    if not isinstance(value, dict):
+        raise ApiError(0, f"{server} does not answer as a Kubernetes API server does: {text[:100]!r}")
+    return value
+
+
+async def _client(access: Access) -> ApiClient:
+    configuration = await load(access)
+    try:
+        client = ApiClient(configuration)
+    except OSError as error:  # SSLError is one
+        raise StartupError(f"the certificates of {access} cannot be used: {error}") from error
+    client.user_agent = f"k8s-collector/{VERSION}"
+    return client

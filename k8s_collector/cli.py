@@ -1,0 +1,31 @@
+"""The command `k8s-collector`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import click
+
+from daemon.errors import exits_on_startup_error
+from daemon.logs import configure_logs, log_options
+from daemon.version import VERSION
+from k8s_collector.collector import collect
+from k8s_collector.once import print_once
+from k8s_collector.options import collector_options, settings_from
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@collector_options
+@log_options
+@click.version_option(VERSION)
+@exits_on_startup_error
+def main(**arguments: Any) -> None:
+    """Tell the reducer what the addresses of a Kubernetes cluster are: its pods, their owners, services and nodes."""
+    settings, log_arguments = settings_from(arguments, os.environ)
+    configure_logs(**log_arguments)
+    if settings.once:
+        sys.exit(asyncio.run(print_once(settings)))
+    asyncio.run(collect(settings))

@@ -1,0 +1,40 @@
+"""Fields of objects as the API server writes them, as the wire wants them."""
+
+from __future__ import annotations
+
+import ipaddress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from intake.clock import SECOND_NS
+from intake.limits import LONGEST_LABEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+Object = dict[str, Any]
+"""An object of the API, or a part of one: JSON."""
+
+MOST_ADDRESSES = 64
+
+
+def packed(addresses: Iterable[str | None]) -> list[bytes]:
+    """Return IPv4 and IPv6 addresses as 16 bytes each, IPv4 mapped, each once; what is none is left out."""
+    found: dict[bytes, None] = {}
+    for text in addresses:
+        try:
+            address = ipaddress.ip_address(text or "")
+        except ValueError:  # also the "None" of headless services
+            continue
+        found[address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed] = None  # noqa: PLR2004
+    return list(found)[:MOST_ADDRESSES]
+
+
+def unix_ns(text: str | None) -> int:
+    """Return a time of RFC 3339; 0 where there is none. Kubernetes gives whole seconds, cut down."""
+    return int(datetime.fromisoformat(text).timestamp()) * SECOND_NS if text else 0
+
+
+def chosen(values: Mapping[str, str] | None, keys: Iterable[str]) -> dict[str, str]:
+    """Return those of the labels or annotations that have one of *keys*, shortened as the reducer would."""
+    return {key: values[key][:LONGEST_LABEL] for key in keys if key in values} if values else {}

@@ -1,0 +1,49 @@
+"""What the collector serves of itself: metrics for Prometheus, and whether it is well."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from daemon.http import health_page
+from intake.statistics import KUBERNETES, PROCESS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from ebpf_net.v1 import intake_pb2
+    from prometheus_client import Metric
+
+    from daemon.http import Check, Page
+
+_FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
+_NANOSECOND = 1e-9
+
+
+def pages(statistics: Callable[[], intake_pb2.CollectorStatistics], check: Check) -> dict[str, Page]:
+    """Return what is served, by path."""
+    registry = CollectorRegistry()
+    registry.register(_Statistics(statistics))
+
+    async def metrics(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return {"/metrics": metrics, "/healthz": health_page(check)}
+
+
+class _Statistics(Collector):
+    def __init__(self, statistics: Callable[[], intake_pb2.CollectorStatistics]) -> None:
+        self._statistics = statistics
+
+    def collect(self) -> Iterator[Metric]:
+        record = self._statistics()
+        for statistic in (*PROCESS, *KUBERNETES):
+            value: float = getattr(record, statistic.field)
+            name = f"ebpf_net_collector_{statistic.field}"
+            if statistic.unit == "s":
+                name, value = name.replace("_ns", "_seconds"), value * _NANOSECOND
+            yield _FAMILIES[statistic.kind](name, statistic.description, value)

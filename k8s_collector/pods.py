@@ -1,0 +1,94 @@
+"""A pod as the API server tells it, as the wire wants it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ebpf_net.v1 import intake_pb2
+
+from intake.clock import SECOND_NS
+from k8s_collector.fields import Object, chosen, packed, unix_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+# Fields of spec and status that hold containers, and PodContainer.kind.
+_CONTAINERS = (
+    ("containers", "containerStatuses", ""),
+    ("initContainers", "initContainerStatuses", "init"),
+    ("ephemeralContainers", "ephemeralContainerStatuses", "ephemeral"),
+)
+_ENDED = ("Succeeded", "Failed")
+MOST_CONTAINERS = 256
+
+
+def pod_message(pod: Object, labels: Collection[str], annotations: Collection[str]) -> intake_pb2.Pod:
+    """Return the message about a pod, without its owner.
+
+    Args:
+        pod: of the API.
+        labels: keys of the labels that are told.
+        annotations: keys of the annotations that are told.
+
+    """
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    addresses = [each.get("ip") for each in status.get("podIPs") or ()] or [status.get("podIP")]
+    return intake_pb2.Pod(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        node=spec.get("nodeName") or "",
+        addresses=packed(addresses),
+        host_network=bool(spec.get("hostNetwork")),
+        start_time_unix_ns=_start_ns(metadata, status),
+        end_time_unix_ns=_end_ns(metadata, status),
+        phase=status.get("phase") or "",
+        containers=list(_containers(spec, status))[:MOST_CONTAINERS],
+        labels=chosen(metadata.get("labels"), labels),
+        annotations=chosen(metadata.get("annotations"), annotations),
+    )
+
+
+def _containers(spec: Object, status: Object) -> Iterator[intake_pb2.PodContainer]:
+    for in_spec, in_status, kind in _CONTAINERS:
+        ids = {each["name"]: each.get("containerID") or "" for each in status.get(in_status) or ()}
+        for container in spec.get(in_spec) or ():
+            yield intake_pb2.PodContainer(
+                id=ids.get(container["name"], "").rpartition("://")[2],
+                name=container["name"],
+                image=container.get("image") or "",
+                kind=kind,
+            )
+
+
+def _start_ns(metadata: Object, status: Object) -> int:
+    """Return since when the addresses are the pod's: never later than it sent something, nor much sooner.
+
+    A pod has its addresses before its first container starts. When that was is not told any more once a container has
+    started again: then it is when the kubelet took the pod on, which is sooner.
+    """
+    states = [each for _, name, _ in _CONTAINERS for each in status.get(name) or ()]
+    if states and not any(each.get("restartCount") for each in states):
+        now = [each.get("state") or {} for each in states]
+        starts = [unix_ns((each.get("running") or each.get("terminated") or {}).get("startedAt")) for each in now]
+        if known := [start for start in starts if start]:
+            return min(known)
+    return unix_ns(status.get("startTime") or metadata.get("creationTimestamp"))
+
+
+def _end_ns(metadata: Object, status: Object) -> int:
+    """Return until when the addresses were those of a pod whose containers have ended for good; 0: they are still its.
+
+    That is when its last container ended; where none tells, when its conditions changed last.
+    """
+    ends = [
+        unix_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt"))
+        for each in status.get("containerStatuses") or ()
+    ]
+    deleted = bool(metadata.get("deletionTimestamp") and ends and all(ends))
+    if not deleted and status.get("phase") not in _ENDED:
+        return 0
+    changes = [unix_ns(each.get("lastTransitionTime")) for each in status.get("conditions") or ()]
+    fallback = unix_ns(status.get("startTime") or metadata.get("creationTimestamp"))
+    # The second that it ended in was cut down.
+    return (max(ends, default=0) or max(changes, default=0) or fallback) + SECOND_NS

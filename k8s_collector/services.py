@@ -1,0 +1,37 @@
+"""A service as the API server tells it, as the wire wants it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ebpf_net.v1 import intake_pb2
+
+from k8s_collector.fields import packed
+
+if TYPE_CHECKING:
+    from k8s_collector.fields import Object
+
+_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+MOST_PORTS = 1_024
+
+
+def service_message(service: Object) -> intake_pb2.KubernetesService:
+    """Return the message about a service of the API."""
+    metadata, spec, status = service["metadata"], service.get("spec") or {}, service.get("status") or {}
+    of_balancers = [each.get("ip") for each in (status.get("loadBalancer") or {}).get("ingress") or ()]
+    of_cluster = spec.get("clusterIPs") or [spec.get("clusterIP")]
+    return intake_pb2.KubernetesService(
+        uid=metadata["uid"],
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        addresses=packed([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers]),
+        ports=[
+            intake_pb2.ServicePort(
+                port=port["port"],
+                protocol=_PROTOCOLS.get(port.get("protocol") or "TCP", 0),
+                name=port.get("name") or "",
+                node_port=port.get("nodePort") or 0,
+            )
+            for port in (spec.get("ports") or ())[:MOST_PORTS]
+        ],
+    )

@@ -1,0 +1,145 @@
+"""The collector of Kubernetes under test: the workloads that it sees, and what it ought to tell of them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.lab.daemons import script
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ebpf_net.v1 import intake_pb2
+
+    from tests.entity_sink import EntitySink
+    from tests.lab.kubernetes import ControlPlane, Object
+    from tests.lab.programs import Program, Programs
+
+NODES = ("node-1", "node-2")
+# Kinds whose objects the tests look up; the collector may look at two of them.
+OWNERS = ("ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+
+
+class Told(NamedTuple):
+    """What matters of a pod."""
+
+    name: str
+    namespace: str
+    node: str
+    phase: str
+    owner_kind: str
+    owner_name: str
+    addresses: tuple[str, ...]
+    containers: tuple[tuple[str, str], ...]
+
+
+def start_collector(
+    programs: Programs, sink: EntitySink, kubeconfig: Path, *options: str, name: str = "k8s-collector"
+) -> Program:
+    """Start a collector that tells *sink*."""
+    return programs.start(
+        name,
+        *(script("k8s-collector"), "--log-console", "--no-log-file", "--debug", "--internal-prom", "127.0.0.1:0"),
+        *("--kubeconfig", str(kubeconfig), "--intake-port", f"{sink.port}", "--intake-host", "127.0.0.1", *options),
+        env={"K8S_COLLECTOR_DELETE_TTL_SECS": "2"},
+    )
+
+
+def expected_pods(control_plane: ControlPlane, namespace: str = "") -> dict[str, Told]:
+    """Return what the server itself has of the pods that live, with their owners looked up one by one."""
+    above = {value["metadata"]["uid"]: value for kind in OWNERS for value in control_plane.list(kind)}
+    return {
+        pod["metadata"]["uid"]: _expected(pod, above)
+        for pod in control_plane.list("Pod", namespace)
+        if pod["status"].get("phase") not in ("Succeeded", "Failed")
+    }
+
+
+def told_pods(pods: dict[str, intake_pb2.Pod], namespace: str = "") -> dict[str, Told]:
+    """Return what the collector told of the pods that live."""
+    return {
+        uid: Told(
+            *(pod.name, pod.namespace, pod.node, pod.phase, pod.owner_kind, pod.owner_name),
+            tuple(str(ipaddress.IPv6Address(each).ipv4_mapped) for each in pod.addresses),
+            tuple((each.name, each.image) for each in pod.containers),
+        )
+        for uid, pod in pods.items()
+        if pod.phase not in ("Succeeded", "Failed")
+        and not pod.end_time_unix_ns
+        and (not namespace or pod.namespace == namespace)
+    }
+
+
+def wait_until_equal(sink: EntitySink, control_plane: ControlPlane, timeout_s: float = 30, namespace: str = "") -> None:
+    """Wait until the collector has told what the server has."""
+
+    def equal() -> bool:
+        return told_pods(sink.view.pods, namespace) == expected_pods(control_plane, namespace)
+
+    try:
+        wait_until(equal, timeout_s, "the collector to tell what the server has")
+    except AssertionError:
+        assert told_pods(sink.view.pods, namespace) == expected_pods(control_plane, namespace)
+
+
+def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:
+    """Return a workload whose pods kwok runs."""
+    labels = {"app": name}
+    pods = {
+        "metadata": {"labels": labels},
+        "spec": {"nodeName": NODES[0], "containers": [{"name": "main", "image": f"registry/{name}:1"}]},
+    }
+    of_kind: dict[str, Object] = {
+        "Deployment": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": pods},
+        "ReplicaSet": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": pods},
+        "StatefulSet": {
+            "replicas": replicas,
+            "serviceName": name,
+            "podManagementPolicy": "Parallel",
+            "selector": {"matchLabels": labels},
+            "template": pods,
+        },
+        "DaemonSet": {"selector": {"matchLabels": labels}, "template": _without_node(pods)},
+        "Job": {"parallelism": replicas, "completions": replicas, "template": _never(pods)},
+        "CronJob": {
+            "schedule": "0 0 1 1 *",
+            "jobTemplate": {"spec": {"template": _never(pods)}},
+        },
+    }
+    group = "batch/v1" if kind in ("Job", "CronJob") else "apps/v1"
+    return {"apiVersion": group, "kind": kind, "metadata": {"name": name}, "spec": of_kind[kind] | spec}
+
+
+def bare_pod(name: str, **metadata: Any) -> Object:
+    """Return a pod that nobody controls, unless *metadata* say so."""
+    spec = {"nodeName": NODES[1], "containers": [{"name": "main", "image": "registry/bare:1"}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
+
+
+def _without_node(pods: Object) -> Object:
+    return {**pods, "spec": {key: value for key, value in pods["spec"].items() if key != "nodeName"}}
+
+
+def _never(pods: Object) -> Object:
+    return {**pods, "spec": pods["spec"] | {"restartPolicy": "Never"}}
+
+
+def _expected(pod: Object, above: dict[str, Object]) -> Told:
+    owner, reference = pod, {"kind": "Pod", "name": pod["metadata"]["name"]}
+    while references := [each for each in owner["metadata"].get("ownerReferences", ()) if each.get("controller")]:
+        [reference] = references
+        if reference["uid"] not in above:
+            break
+        owner = above[reference["uid"]]
+    return Told(
+        pod["metadata"]["name"],
+        pod["metadata"]["namespace"],
+        pod["spec"].get("nodeName", ""),
+        pod["status"]["phase"],
+        reference["kind"],
+        reference["name"],
+        tuple(each["ip"] for each in pod["status"].get("podIPs", ())),
+        tuple((each["name"], each["image"]) for each in pod["spec"]["containers"]),
+    )
