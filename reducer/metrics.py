@@ -322,16 +322,17 @@ availability zones of both ends are known.
 
 | label | what it is |
 |---|---|
-| `workload.name` | task of Nomad or ECS, container, service, process, or the host's label `service`; `DNS` at port 53 |
-| `resolution_type` | what named it: `NOMAD`, `CONTAINER`, `PROCESS`, `INSTANCE_METADATA`; `IP` where no collector is |
+| `workload.name` | what it is: pod's controller, task, container, service, process; see [naming](reducer.md#naming) |
+| `workload.uid` | uid of the pod's controller, the Kubernetes service or node |
+| `resolution_type` | what named it: `K8S_CONTAINER`, `CONTAINER`, `NOMAD`, `PROCESS`, `IP`, …; see the same |
 | `process.name` | name of the process that owns the socket |
 | `container.name` | name of the container, as Kubernetes, ECS or Docker gave it |
 | `image_version` | tag or digest of the container's image; of a task of ECS the version of the task |
-| `namespace.name` | namespace of the container, else the host's label |
-| `environment` | the host's label; `(no agent)` where no collector is |
-| `availability_zone` | the host's label `zone`, else what the cloud says |
+| `namespace.name` | namespace of the pod, task, container or service, else the host's label |
+| `environment` | the host's label, or that of who told of the cluster; `(no agent)` where no collector is |
+| `availability_zone` | the host's label `zone`, else what the cloud says; of an address its organisation |
 | `id`, `ip` | host and address of the end; only of `id` ends |
-| `pod` | name of the pod, where Docker tells it; only of `id` ends |
+| `pod` | name of the pod; only of `id` ends |
 """
 
 
