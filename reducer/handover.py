@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from reducer.directory import NO_ENTITY
 from reducer.owners import UNKNOWN_OWNER
 from reducer.ports import OwnFlows, sockets_of, take_out
 from reducer.realms import environments
@@ -82,7 +81,7 @@ class Handover:
             self.pods.find_around(place, self.scopes[session], time_ns, np.zeros(len(rows), bool))[0]
             for time_ns in (moment_ns, flow_ns)
         )
-        moving = np.flatnonzero((pod != last) & (pod != NO_ENTITY))
+        moving = np.flatnonzero(pod != last)
         sockets = sockets_of(grouped, rows[moving], owners, {"pod": pod[moving], "moment_ns": moment_ns[moving]})
         everything = np.ones(len(sockets), bool)
         peer = np.full(len(sockets), UNKNOWN_OWNER, np.uint32)

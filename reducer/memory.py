@@ -174,7 +174,7 @@ class Matcher:
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
         began, told = flows.began[slots], np.zeros(len(slots), np.int64)
-        told[grouped.end >> 1] = grouped.rows["time"]
+        np.maximum.at(told, grouped.end >> 1, grouped.rows["time"])
         if handover is not None:
             own = own.joined(handover.split(grouped, ends, connector, values, owners, began_ns=began, told_ns=told))
         drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
@@ -195,11 +195,13 @@ class Matcher:
 
     def _note_beginnings(self, grouped: Grouped, slots: np.ndarray) -> None:
         """Note when flows began: what their addresses meant then is what they mean for them."""
-        began, time = self.flows.began, grouped.rows["time"]
-        new = np.flatnonzero(began[slots[: len(grouped)]] == 0)
-        began[slots[new]] = time[grouped.first[new]]
+        began, flow, time = self.flows.began, grouped.end >> 1, grouped.rows["time"]
+        first = np.full(len(grouped), np.iinfo(np.int64).max)
+        np.minimum.at(first, flow, time)
+        known = slots[: len(grouped)]
+        began[known] = np.where(began[known] == 0, first, began[known])
         opened = np.flatnonzero(grouped.rows["opened"])
-        began[slots[grouped.end[opened] >> 1]] = time[opened]
+        np.maximum.at(began, known[flow[opened]], time[opened])
 
     def _silent(self, slots: np.ndarray) -> np.ndarray:
         """Return the slots of pending flows that have no rows in this window."""

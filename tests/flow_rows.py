@@ -78,6 +78,15 @@ class Feed:
         self.pipeline.snapshot(session_id(number), intake_pb2.Entities(processes=processes))
         self.numbers.setdefault(number, 0)
 
+    def snapshot(self, number: int, at_s: float, *, partial: bool = False, **entities) -> None:
+        """Give a snapshot of a session."""
+        told = intake_pb2.Entities(**entities)
+        self.pipeline.snapshot(session_id(number), told, int(at_s * SECOND_NS), partial=partial)
+
+    def close(self, number: int, at_s: float) -> None:
+        """End the connection of a session."""
+        self.pipeline.closed(session_id(number), int(at_s * SECOND_NS))
+
     def take(
         self,
         number: int,

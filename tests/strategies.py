@@ -414,3 +414,68 @@ def _requests_truth(requests: int, errors: int, good: int, client: Counter, serv
     if not udp:
         counts |= {("HTTP_STATUS", 200): good, ("HTTP_STATUS", 503): errors}
     return counts
+
+
+POD_ADDRESSES = ("10.1.0.1", "10.1.0.2")
+CLUSTERS = ("a", "b", "")
+
+
+@dataclass(frozen=True)
+class PodLife:
+    """A pod that had an address of a cluster from one second to another (None: it still has it)."""
+
+    cluster: str
+    address: str
+    start: int
+    end: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.cluster}-{self.address}-{self.start}"
+
+    def told(self, *, whole: bool) -> intake_pb2.Pod:
+        """Return the pod's message, its end in it only if *whole*."""
+        return intake_pb2.Pod(
+            uid=self.name,
+            name=self.name,
+            owner_name=self.name,
+            addresses=[packed(self.address)],
+            start_time_unix_ns=self.start * SECOND_NS,
+            end_time_unix_ns=(self.end or 0) * SECOND_NS if whole else 0,
+        )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a machine of a cluster sent to an address at a second, from a port of its own; no collector is there."""
+
+    cluster: str
+    address: str
+    second: int
+    port: int
+    amount: int
+    udp: bool
+
+
+@st.composite
+def pod_lives(draw):
+    """The lives of pods, one after the other at each address of each cluster, in the 30 s of a window."""
+    lives = []
+    for cluster in CLUSTERS:
+        for address in POD_ADDRESSES:
+            times = sorted(draw(st.sets(st.integers(1, 29), max_size=6)))
+            for start, end in zip(times[0::2], [*times[1::2], None], strict=False):
+                lives.append(PodLife(cluster, address, start, end))
+    return tuple(lives)
+
+
+@st.composite
+def exchanges(draw):
+    """Up to eight exchanges; those of UDP may have one port, and so be of one socket."""
+    found = []
+    for index in range(draw(st.integers(1, 8))):
+        udp = draw(st.booleans())
+        port = 9 if udp and draw(st.booleans()) else 100 + index
+        where = draw(st.sampled_from(CLUSTERS)), draw(st.sampled_from(POD_ADDRESSES))
+        found.append(Exchange(*where, draw(st.integers(1, 29)), port, 1 << index, udp))
+    return tuple(found)

@@ -1,0 +1,183 @@
+"""The laws of names: who had an address at a time names what was exchanged then, in whatever order it is told."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from ebpf_net.v1 import intake_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.flow_rows import POLL_NS, Feed, connector_row
+from tests.strategies import CLUSTERS, SECOND_NS, exchanges, pod_lives
+
+if TYPE_CHECKING:
+    from tests.strategies import Exchange, PodLife
+
+LAW = settings(deadline=None, max_examples=60)
+SLACK_S = POLL_NS // SECOND_NS
+UNKNOWN = "(unknown)"
+K8S = intake_pb2.COLLECTOR_KIND_K8S
+
+
+class World:
+    """A window of clusters, each with a machine (sessions 0, 1, …) and a k8s collector (sessions 10, 11, …)."""
+
+    def __init__(self):
+        self.feed = Feed()
+        for index, cluster in enumerate(CLUSTERS):
+            self.feed.session(index, "client", host=intake_pb2.Host(name=f"machine-{index}", environment=cluster))
+            self.start_collector(10 + index, cluster)
+
+    def start_collector(self, number: int, cluster: str) -> None:
+        host = intake_pb2.Host(name=f"k8s-{cluster}", environment=cluster)
+        self.feed.session(number, host=host, kind=K8S)
+
+    def tell(self, number: int, at_s: int, **entities) -> None:
+        self.feed.take(number, at_s, entities=intake_pb2.Entities(**entities))
+
+    def exchange(self, told: Exchange) -> None:
+        row = connector_row(
+            socket=told.port,
+            local_address=f"10.0.{CLUSTERS.index(told.cluster)}.1",
+            local_port=told.port,
+            remote_address=told.address,
+            bytes_sent=told.amount,
+            opened=0 if told.udp else 1,
+        )
+        rows = {"udp": (row,)} if told.udp else {}
+        self.feed.take(CLUSTERS.index(told.cluster), told.second, *(() if told.udp else (row,)), **rows)
+
+    def moved(self) -> Counter:
+        """Return the bytes by cluster of the machine, and by workload of the other end."""
+        window = self.feed.seal()
+        level = window.levels[0]
+        found = Counter()
+        for source, dest, *amounts in zip(
+            level.source, level.dest, level.values["bytes"], level.values["udp_bytes"], strict=True
+        ):
+            labels = [dict(window.ends.labels[end]) for end in (source, dest)]
+            found[labels[0].get("environment", ""), labels[1]["workload.name"]] += sum(map(int, amounts))
+        return +found
+
+
+def expected(lives: tuple[PodLife, ...], told: tuple[Exchange, ...]) -> Counter:
+    """Return what `World.moved` should be, one exchange at a time."""
+    found = Counter()
+    for each in told:
+        at_address = [life for life in lives if life.address == each.address]
+        own = [life for life in at_address if life.cluster == each.cluster]
+        elsewhere = {life.cluster for life in at_address}
+        asked = own or (at_address if len(elsewhere) == 1 else [])
+        found[each.cluster, next(filter(None, (name_at(asked, each.second),)), UNKNOWN)] += each.amount
+    return found
+
+
+def name_at(lives: list[PodLife], second: int) -> str | None:
+    """Return the pod that had an address, a little longer than it did if nobody else has it."""
+    before = [life for life in lives if life.start <= second]
+    last = max(before, key=lambda life: life.start, default=None)
+    return last.name if last and (last.end is None or second < last.end + SLACK_S) else None
+
+
+def events_of(lives: tuple[PodLife, ...], told: tuple[Exchange, ...]) -> list[list[tuple]]:
+    """Return by session what it says: (second, what is to be done with a world)."""
+    sessions: list[list[tuple]] = []
+    for index, cluster in enumerate(CLUSTERS):
+        own = [each for each in told if each.cluster == cluster]
+        sessions.append([(each.second, lambda world, each=each: world.exchange(each)) for each in own])
+        says = []
+        for life in (life for life in lives if life.cluster == cluster):
+            number, start, end = 10 + index, life.start, life.end
+            says.append((start, lambda world, n=number, s=start, p=life: world.tell(n, s, pods=[p.told(whole=False)])))
+            if end is not None:
+                says.append((end, lambda world, n=number, s=end, p=life: world.tell(n, s, retired_pods=[p.name])))
+        sessions.append(sorted(says, key=lambda event: event[0]))
+    return sessions
+
+
+def in_time(sessions: list[list[tuple]]) -> list:
+    return [act for _, act in sorted((event for said in sessions for event in said), key=lambda event: event[0])]
+
+
+def play(acts: list) -> Counter:
+    world = World()
+    for act in acts:
+        act(world)
+    return world.moved()
+
+
+@LAW
+@given(pod_lives(), exchanges())
+def test_each_exchange_is_with_who_had_the_address_then(lives, told):
+    assert play(in_time(events_of(lives, told))) == expected(lives, told)
+
+
+@LAW
+@given(pod_lives(), exchanges(), st.data())
+def test_how_the_sessions_words_interleave_means_nothing(lives, told, data):
+    """Names that come after their flows are those that come before; each session's own words keep their order."""
+    sessions = [list(said) for said in events_of(lives, told)]
+    acts = []
+    while any(sessions):
+        said = data.draw(st.sampled_from([said for said in sessions if said]))
+        acts.append(said.pop(0)[1])
+    assert play(acts) == expected(lives, told)
+
+
+@LAW
+@given(pod_lives(), exchanges(), st.randoms(use_true_random=False))
+def test_pods_told_whole_in_any_order_in_parts_and_again(lives, told, random):
+    """A list that tells of the past, in any order, some of it twice, in snapshots of any size."""
+    world = World()
+    for each in told:
+        world.exchange(each)
+    for index, cluster in enumerate(CLUSTERS):
+        pods = [life.told(whole=True) for life in lives if life.cluster == cluster]
+        pods += random.sample(pods, len(pods) // 2)
+        random.shuffle(pods)
+        cuts = sorted(random.randrange(len(pods) + 1) for _ in range(3))
+        for begin, end in zip([0, *cuts], [*cuts, len(pods)], strict=True):
+            world.feed.snapshot(10 + index, 29, pods=pods[begin:end], partial=end < len(pods) or begin < cuts[-1])
+    assert world.moved() == expected(lives, told)
+
+
+@LAW
+@given(pod_lives(), exchanges(), st.integers(1, 29), st.booleans())
+def test_a_collector_that_starts_again_changes_nothing(lives, told, when, seen):
+    """At any time, whether or not the end of its first connection is seen, and whatever is retired just then."""
+    world = World()
+    sessions = events_of(lives, told)
+    acts = [event for said in sessions for event in said]
+    for second in range(31):
+        if second == when:
+            for index, cluster in enumerate(CLUSTERS):
+                alive = [
+                    life.told(whole=False)
+                    for life in lives
+                    if life.cluster == cluster and life.start <= when and (life.end is None or life.end > when)
+                ]
+                if seen:
+                    world.feed.close(10 + index, when)
+                world.start_collector(20 + index, cluster)
+                world.feed.snapshot(20 + index, when, pods=alive)
+                if not seen:
+                    world.feed.close(10 + index, when)
+        for at_s, act in acts:
+            if at_s == second:
+                act(world if second < when else Restarted(world))
+    assert world.moved() == expected(lives, told)
+
+
+class Restarted:
+    """The world with the second run of each k8s collector in the place of the first."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def tell(self, number: int, at_s: int, **entities) -> None:
+        self.world.tell(number + 10, at_s, **entities)
+
+    def exchange(self, told: Exchange) -> None:
+        self.world.exchange(told)
