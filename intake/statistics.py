@@ -35,3 +35,11 @@ KUBERNETES = (
     Statistic("kubernetes_failures", "counter", "{request}", "Requests to the API server that failed."),
     Statistic("kubernetes_resources_failing", "gauge", "{resource}", "Resources that cannot be followed now."),
 )
+CLOUDS = (
+    Statistic("cloud_interfaces", "gauge", "{interface}", "Interfaces of clouds known."),
+    Statistic("cloud_interfaces_untracked", "gauge", "{interface}", "Interfaces not told since there are too many."),
+    Statistic("cloud_reads", "counter", "{read}", "Times that an account was read in a region."),
+    Statistic("cloud_failures", "counter", "{read}", "Times that one could not be read."),
+    Statistic("cloud_scopes_failing", "gauge", "{scope}", "Accounts in regions that could not be read lately."),
+    Statistic("cloud_scopes_lacking", "gauge", "{scope}", "Accounts in regions that are told without some names."),
+)

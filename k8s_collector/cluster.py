@@ -10,8 +10,8 @@ import logging
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from intake.clock import SECOND_NS
+from intake.messages import in_messages
 from k8s_collector.controllers import Owners, controller_of
-from k8s_collector.messages import in_messages
 from k8s_collector.nodes import node_message
 from k8s_collector.object_table import ObjectTable
 from k8s_collector.pod_table import PodTable

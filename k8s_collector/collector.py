@@ -18,11 +18,12 @@ from daemon.usage import resident_bytes
 from daemon.version import VERSION
 from intake.client import IntakeClient
 from intake.clock import read_clocks
+from intake.health import pages
+from intake.statistics import KUBERNETES
 from k8s_collector.access import find_access, own_namespace
 from k8s_collector.api import Api
 from k8s_collector.cluster import Cluster
 from k8s_collector.election import Election
-from k8s_collector.health import pages
 from k8s_collector.resources import OWNERS, PODS, WATCHED
 from k8s_collector.watch import Watch
 
@@ -92,7 +93,7 @@ class K8sCollector:
         """Follow the cluster until *stopping*, and tell the reducer while this replica is the one to do so."""
         server = None
         if address := self._settings.internal_prometheus:
-            server = HttpServer("--internal-prom", address, pages(self.statistics, self.what_is_wrong))
+            server = HttpServer("--internal-prom", address, pages(KUBERNETES, self.statistics, self.what_is_wrong))
             await server.start()
         async with asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(self._follow_owners_first())]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from ebpf_net.v1 import intake_pb2
 
 from intake.limits import MOST_MESSAGE_BYTES
-from k8s_collector.messages import MOST_BYTES, MOST_ENTITIES, in_messages
+from intake.messages import MOST_BYTES, MOST_ENTITIES, in_messages
 
 
 def test_nothing_needs_no_message():

@@ -9,7 +9,7 @@ from ebpf_net.v1 import intake_pb2
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    Entity = intake_pb2.Pod | intake_pb2.KubernetesService | intake_pb2.KubernetesNode
+    Entity = intake_pb2.Pod | intake_pb2.KubernetesService | intake_pb2.KubernetesNode | intake_pb2.CloudInterface
 
 # A part of what a message may hold: heartbeats go between two of them.
 MOST_BYTES = 1 << 20

@@ -1,4 +1,4 @@
-"""What the collector serves of itself: metrics for Prometheus, and whether it is well."""
+"""What a collector that is no kernel's serves of itself: metrics for Prometheus, and whether it is well."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from daemon.http import health_page
-from intake.statistics import KUBERNETES, PROCESS
+from intake.statistics import PROCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from ebpf_net.v1 import intake_pb2
     from prometheus_client import Metric
 
     from daemon.http import Check, Page
+    from intake.statistics import Statistic
 
 _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _NANOSECOND = 1e-9
 
 
-def pages(statistics: Callable[[], intake_pb2.CollectorStatistics], check: Check) -> dict[str, Page]:
-    """Return what is served, by path."""
+def pages(
+    told: Sequence[Statistic], statistics: Callable[[], intake_pb2.CollectorStatistics], check: Check
+) -> dict[str, Page]:
+    """Return what is served, by path: of *statistics* those that are *told*, and what *check* finds."""
     registry = CollectorRegistry()
-    registry.register(_Statistics(statistics))
+    registry.register(_Statistics(told, statistics))
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -36,12 +39,13 @@ def pages(statistics: Callable[[], intake_pb2.CollectorStatistics], check: Check
 
 
 class _Statistics(Collector):
-    def __init__(self, statistics: Callable[[], intake_pb2.CollectorStatistics]) -> None:
+    def __init__(self, told: Sequence[Statistic], statistics: Callable[[], intake_pb2.CollectorStatistics]) -> None:
+        self._told = told
         self._statistics = statistics
 
     def collect(self) -> Iterator[Metric]:
         record = self._statistics()
-        for statistic in (*PROCESS, *KUBERNETES):
+        for statistic in (*PROCESS, *self._told):
             value: float = getattr(record, statistic.field)
             name = f"ebpf_net_collector_{statistic.field}"
             if statistic.unit == "s":

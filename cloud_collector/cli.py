@@ -1,0 +1,31 @@
+"""The command `cloud-collector`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+import click
+
+from cloud_collector.collector import collect
+from cloud_collector.once import print_once
+from cloud_collector.options import collector_options, settings_from
+from daemon.errors import exits_on_startup_error
+from daemon.logs import configure_logs, log_options
+from daemon.version import VERSION
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@collector_options
+@log_options
+@click.version_option(VERSION)
+@exits_on_startup_error
+def main(**arguments: Any) -> None:
+    """Tell the reducer what the addresses of cloud accounts are: instances, load balancers, databases, …."""
+    settings, log_arguments = settings_from(arguments, os.environ)
+    configure_logs(**log_arguments)
+    if settings.once:
+        sys.exit(asyncio.run(print_once(settings)))
+    asyncio.run(collect(settings))

@@ -1,0 +1,129 @@
+"""The daemon: reads the clouds at intervals, and has what changes sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from ebpf_net.v1 import intake_pb2
+
+from cloud_collector.inventory import Inventory
+from cloud_collector.providers import opened
+from cloud_collector.reader import Reader
+from daemon.http import HttpServer
+from daemon.signals import stop_event
+from daemon.usage import resident_bytes
+from daemon.version import VERSION
+from intake.client import IntakeClient
+from intake.health import pages
+from intake.statistics import CLOUDS
+
+if TYPE_CHECKING:
+    from cloud_collector.options import Settings
+
+_LOGGER = logging.getLogger(__name__)
+FINISH_TIMEOUT_S = 5.0
+
+
+async def collect(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; a second one ends it at once.
+
+    Raises:
+        StartupError: a provider's libraries are missing, or an address cannot be listened on.
+
+    """
+    stopping = stop_event()
+    await CloudCollector(settings).run(stopping)
+
+
+class CloudCollector:
+    """The reader, the inventory and the client, put together."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._inventory = Inventory()
+        self._reader = Reader([opened(name, settings) for name in settings.providers], self._inventory)
+        labels = settings.intake.labels
+        host = intake_pb2.Host(
+            name=settings.hostname,
+            environment=labels.get("environment") or labels.get("cluster", ""),
+            namespace=labels.get("namespace", ""),
+            zone=labels.get("zone", ""),
+        )
+        hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_CLOUD, version=VERSION, host=host)
+        intake = settings.intake
+        self._client = IntakeClient(intake.host, intake.port, hello, self._inventory.snapshot, intake.credentials)
+        self._was_read = False
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Read and tell until *stopping*; the reducer is connected to when the first reading is whole."""
+        server = None
+        if address := self._settings.internal_prometheus:
+            server = HttpServer("--internal-prom", address, pages(CLOUDS, self.statistics, self.what_is_wrong))
+            await server.start()
+        telling: asyncio.Task[None] | None = None
+        ending = asyncio.create_task(stopping.wait())
+        while not stopping.is_set():
+            reading = asyncio.create_task(self._reader.read())
+            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                reading.cancel()
+                break
+            reading.result()
+            self._tell()
+            if telling is None:
+                telling = asyncio.create_task(self._client.run())
+                telling.add_done_callback(lambda _: stopping.set())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), self._settings.poll_interval_s)
+        self._reader.close()
+        await self._finish(telling)
+        if server:
+            await server.stop()
+
+    def statistics(self) -> intake_pb2.CollectorStatistics:
+        """Return what the collector says of itself."""
+        reader = self._reader
+        return intake_pb2.CollectorStatistics(
+            cpu_time_ns=time.process_time_ns(),
+            resident_bytes=resident_bytes(),
+            cloud_interfaces=len(self._inventory),
+            cloud_interfaces_untracked=self._inventory.untracked,
+            cloud_reads=reader.reads,
+            cloud_failures=reader.failed,
+            cloud_scopes_failing=len(reader.failures),
+            cloud_scopes_lacking=sum(map(bool, reader.lacking.values())),
+        )
+
+    def what_is_wrong(self) -> str | None:
+        """Return what could not be read when it was last tried."""
+        wrong = [f"{scope}: {error}" for scope, error in self._reader.failures.items()]
+        if not wrong and not self._was_read:
+            wrong.append("the clouds are not read yet")
+        return "\n".join(wrong) or None
+
+    def _tell(self) -> None:
+        """Have the reducer told what has changed; a connection that begins is told all anyway."""
+        now_ns = time.time_ns()
+        changes = list(self._inventory.take_changes())
+        if not self._was_read:
+            self._was_read = True
+            _LOGGER.info("%d interfaces in %d scopes", len(self._inventory), self._reader.reads)
+        if not self._client.session.welcomed:
+            return
+        for entities in changes:
+            self._client.submit(now_ns, entities, {})
+        self._client.submit(now_ns, intake_pb2.Entities(), {}, self.statistics())
+
+    async def _finish(self, telling: asyncio.Task[None] | None) -> None:
+        if telling is None:
+            return
+        if telling.done():
+            telling.result()
+        if self._client.session.welcomed and not await self._client.finish(FINISH_TIMEOUT_S):
+            _LOGGER.warning("the reducer did not take all within %.0f s", FINISH_TIMEOUT_S)
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)

@@ -1,0 +1,112 @@
+"""What the collector wants of a cloud provider; each is a module of `cloud_collector.providers`."""
+
+from __future__ import annotations
+
+import ipaddress
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ebpf_net.v1 import intake_pb2
+
+
+class Scope(NamedTuple):
+    """What is read at once, and fails at once.
+
+    Attributes:
+        provider: aws, gcp, azure.
+        account: AWS account or role, Google project, Azure subscription; empty: that of the credentials.
+        region: empty where the provider is not asked by region.
+
+    """
+
+    provider: str
+    account: str
+    region: str
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, self))
+
+
+class Cause(Enum):
+    """Why a provider did not answer."""
+
+    CREDENTIALS = "credentials"
+    PERMISSION = "permission"
+    THROTTLED = "throttled"
+    NETWORK = "network"
+    OTHER = "other"
+
+
+class ProviderError(Exception):
+    """A provider did not tell what was asked; the message says what to do.
+
+    Attributes:
+        cause: of what kind.
+
+    """
+
+    def __init__(self, cause: Cause, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+class Found(NamedTuple):
+    """What a scope holds.
+
+    Attributes:
+        interfaces: all of its interfaces.
+        lacking: what could not be told of them, and what to do: they are told without it.
+
+    """
+
+    interfaces: list[intake_pb2.CloudInterface]
+    lacking: tuple[ProviderError, ...] = ()
+
+
+class Provider(Protocol):
+    """A provider. Its methods block, and are called in threads, `read` for several scopes at once."""
+
+    name: str
+
+    def scopes(self) -> list[Scope]:
+        """Return the scopes that there are now.
+
+        Raises:
+            ProviderError: they cannot be had.
+
+        """
+
+    def read(self, scope: Scope) -> Found:
+        """Return what a scope holds now.
+
+        Raises:
+            ProviderError: its interfaces cannot be had whole.
+
+        """
+
+
+def packed(address: str) -> bytes:
+    """Return the 16 bytes of an address as the wire has them.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    parsed = ipaddress.ip_address(address.partition("/")[0])
+    if parsed.version == 4:  # noqa: PLR2004
+        return bytes(10) + b"\xff\xff" + parsed.packed
+    return parsed.packed
+
+
+def packed_all(addresses: Iterable[str | None]) -> list[bytes]:
+    """Return those of *addresses* that are any, packed, each once, in their order."""
+    found: dict[bytes, None] = {}
+    for address in addresses:
+        try:
+            found[packed(address or "")] = None
+        except ValueError:
+            continue
+    return list(found)

@@ -1,0 +1,29 @@
+"""The providers, a module each, imported only where it is asked for: each has large libraries of its own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from daemon.errors import StartupError
+
+if TYPE_CHECKING:
+    from cloud_collector.options import Settings
+    from cloud_collector.provider import Provider
+
+PROVIDERS = ("aws", "gcp", "azure")
+
+
+def opened(name: str, settings: Settings) -> Provider:
+    """Return a provider: what the `provide` of its module makes of the settings.
+
+    Raises:
+        StartupError: its libraries are not installed.
+
+    """
+    try:
+        module = importlib.import_module(f"cloud_collector.providers.{name}")
+    except ImportError as error:
+        raise StartupError(f"{error}: install what {name} needs: pip install 'ebpf-net[cloud,{name}]'") from error
+    provider: Provider = module.provide(settings)
+    return provider

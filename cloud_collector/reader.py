@@ -1,0 +1,87 @@
+"""Reads all scopes of all providers, several at once, and keeps what each says or why it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from cloud_collector.provider import ProviderError, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cloud_collector.inventory import Inventory
+    from cloud_collector.provider import Provider
+
+_LOGGER = logging.getLogger(__name__)
+MOST_THREADS = 8
+
+
+class Reader:
+    """What goes on between providers and inventory.
+
+    Attributes:
+        failures: what failed when it was last tried, by scope; a scope without region and account is the provider.
+        lacking: what could not be told of a scope's interfaces.
+        reads: scopes that were read.
+        failed: how often one was not.
+
+    """
+
+    def __init__(self, providers: Sequence[Provider], inventory: Inventory) -> None:
+        self.failures: dict[Scope, ProviderError] = {}
+        self.lacking: dict[Scope, tuple[ProviderError, ...]] = {}
+        self.reads = self.failed = 0
+        self._providers = providers
+        self._inventory = inventory
+        self._threads = ThreadPoolExecutor(MOST_THREADS, "provider")
+
+    async def read(self) -> None:
+        """Read everything once; what fails keeps what it had."""
+        await asyncio.gather(*(self._read_provider(provider) for provider in self._providers))
+
+    def close(self) -> None:
+        """Start nothing more; what is under way ends by its time-out."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _read_provider(self, provider: Provider) -> None:
+        loop = asyncio.get_running_loop()
+        whole = Scope(provider.name, "", "")
+        try:
+            scopes = await loop.run_in_executor(self._threads, provider.scopes)
+        except ProviderError as error:
+            self._note_failure(whole, error)
+            return
+        self._note_success(whole)
+        self._inventory.keep(scopes, provider.name)
+        gone = [each for each in self.failures if each.provider == provider.name and each not in {whole, *scopes}]
+        for scope in gone:
+            self._note_success(scope)
+        await asyncio.gather(*(self._read_scope(provider, scope) for scope in scopes))
+
+    async def _read_scope(self, provider: Provider, scope: Scope) -> None:
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._threads, provider.read, scope)
+        except ProviderError as error:
+            self._note_failure(scope, error)
+            return
+        self._note_success(scope)
+        self.reads += 1
+        self._inventory.replace(scope, found.interfaces)
+        known = {str(each) for each in self.lacking.get(scope, ())}
+        for lack in found.lacking:
+            _LOGGER.log(logging.DEBUG if str(lack) in known else logging.WARNING, "some names are not told: %s", lack)
+        self.lacking[scope] = found.lacking
+
+    def _note_failure(self, scope: Scope, error: ProviderError) -> None:
+        known = self.failures.get(scope)
+        again = known is not None and known.cause is error.cause
+        self.failures[scope] = error
+        self.failed += 1
+        _LOGGER.log(logging.DEBUG if again else logging.WARNING, "%s keeps what it had: %s", scope, error)
+
+    def _note_success(self, scope: Scope) -> None:
+        if self.failures.pop(scope, None):
+            _LOGGER.info("%s is read again", scope)

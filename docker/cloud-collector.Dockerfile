@@ -1,0 +1,23 @@
+# The collector of clouds, with credentials of each account that it reads; see docs/cloud-collector.md
+ARG BASE=debian:bookworm-slim
+
+FROM ${BASE} AS build
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends clang libbpf-dev llvm python3-venv \
+ && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/ebpf-net
+WORKDIR /src
+COPY . .
+RUN /opt/ebpf-net/bin/pip install --no-cache-dir '.[cloud,aws,gcp,azure]' \
+ && /opt/ebpf-net/bin/pip uninstall --yes pip setuptools
+
+FROM ${BASE}
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
+ && rm -rf /var/lib/apt/lists/*
+COPY --from=build /opt/ebpf-net /opt/ebpf-net
+ENV PATH=/opt/ebpf-net/bin:$PATH
+USER 65534:65534
+EXPOSE 7003
+ENTRYPOINT ["cloud-collector"]
+CMD ["--log-console", "--no-log-file"]

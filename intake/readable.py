@@ -1,0 +1,37 @@
+"""Entities for people: as JSON, with addresses as text."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.json_format import MessageToDict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ebpf_net.v1 import intake_pb2
+    from google.protobuf.message import Message
+
+
+def readable(messages: Iterable[intake_pb2.Entities], kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the entities of *kinds*, fields of Entities, by kind."""
+    entities: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    for message in messages:
+        for kind, found in entities.items():
+            found.extend(_fields(entity) for entity in getattr(message, kind))
+    return entities
+
+
+def _fields(entity: Message) -> dict[str, Any]:
+    fields = MessageToDict(entity, preserving_proto_field_name=True)
+    fields["addresses"] = [_text(address) for address in entity.addresses]  # type: ignore[attr-defined]
+    if "public_addresses" in fields:
+        pairs = entity.public_addresses  # type: ignore[attr-defined]
+        fields["public_addresses"] = [{"public": _text(pair.public), "private": _text(pair.private)} for pair in pairs]
+    return fields
+
+
+def _text(address: bytes) -> str:
+    parsed = ipaddress.IPv6Address(address)
+    return str(parsed.ipv4_mapped or parsed)
