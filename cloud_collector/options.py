@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7003"  # probes and scrapers of a cluster come from outside
 DEFAULT_POLL_INTERVAL_MS = 30_000
 DEFAULT_TIMEOUT_MS = 10_000
+DEFAULT_AZURE_ENDPOINT = "https://management.azure.com"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class Settings:
         aws_external_id: that those roles ask for.
         aws_own_account: whether the account of the credentials themselves is read.
         gcp_projects: of Google; none: that of the credentials.
+        gcp_endpoint: of Google's API; empty: the public one.
         azure_subscriptions: of Azure; none: all that the credentials see.
+        azure_endpoint: of Azure's resource manager.
         internal_prometheus: `address:port` of the collector's own metrics and its health; empty: nowhere.
         once: print what would be sent, and exit.
 
@@ -51,7 +54,9 @@ class Settings:
     aws_external_id: str = ""
     aws_own_account: bool = True
     gcp_projects: tuple[str, ...] = ()
+    gcp_endpoint: str = ""
     azure_subscriptions: tuple[str, ...] = ()
+    azure_endpoint: str = DEFAULT_AZURE_ENDPOINT
     internal_prometheus: str = DEFAULT_INTERNAL_PROMETHEUS
     once: bool = False
 
@@ -82,7 +87,9 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         aws_external_id=arguments["aws_external_id"],
         aws_own_account=not arguments["aws_assumed_only"],
         gcp_projects=arguments["gcp_project"],
+        gcp_endpoint=arguments["gcp_endpoint"],
         azure_subscriptions=arguments["azure_subscription"],
+        azure_endpoint=arguments["azure_endpoint"].rstrip("/"),
         internal_prometheus=arguments["internal_prom"],
         once=arguments["once"],
     )
@@ -134,9 +141,19 @@ _OPTIONS = (
         help="Read this project; may be given several times.  [default: that of the credentials]",
     ),
     click.option(
+        "--gcp-endpoint", default="", metavar="URL", help="Google's API, where it is not reached at its public name."
+    ),
+    click.option(
         "--azure-subscription",
         multiple=True,
         help="Read this subscription; may be given several times.  [default: all that the credentials see]",
+    ),
+    click.option(
+        "--azure-endpoint",
+        default=DEFAULT_AZURE_ENDPOINT,
+        show_default=True,
+        metavar="URL",
+        help="Azure's resource manager: national clouds have others.",
     ),
     click.option(
         "--internal-prom",
