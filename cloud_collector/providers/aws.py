@@ -197,7 +197,7 @@ def _interface(described: Mapping[str, Any], region: str) -> intake_pb2.CloudInt
                 *(each.get("Ipv6Address") for each in described.get("Ipv6Addresses", ())),
             ]
         ),
-        public_addresses=_public_addresses(private),
+        public_addresses=_public_addresses(described, private),
         instance_id=attachment.get("InstanceId", ""),
         manager=manager,
         description=description,
@@ -225,11 +225,17 @@ def _manager(*parts: Mapping[str, Any]) -> str:
     return next((owner for owner in owners if owner.startswith(_MANAGERS)), "")
 
 
-def _public_addresses(private: Iterable[Mapping[str, Any]]) -> Iterator[intake_pb2.PublicAddress]:
-    for each in private:
-        public = each.get("Association", {}).get("PublicIp")
-        if public and each.get("PrivateIpAddress"):
-            yield intake_pb2.PublicAddress(public=packed(public), private=packed(each["PrivateIpAddress"]))
+def _public_addresses(
+    described: Mapping[str, Any], private: Iterable[Mapping[str, Any]]
+) -> Iterator[intake_pb2.PublicAddress]:
+    """Yield the associations of all addresses; that of the first one may be told of the interface alone."""
+    pairs: dict[str, str] = {}
+    for each in (*private, described):
+        if public := each.get("Association", {}).get("PublicIp"):
+            pairs.setdefault(each.get("PrivateIpAddress", ""), public)
+    for address, public in pairs.items():
+        if address:
+            yield intake_pb2.PublicAddress(public=packed(public), private=packed(address))
 
 
 def _dns_names(described: Mapping[str, Any], private: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -22,7 +22,7 @@ NAME = "gcp"
 _PAGE = 500
 _READ_ONLY = "https://www.googleapis.com/auth/compute.readonly"
 _CAUSES = (
-    (exceptions.Unauthenticated, Cause.CREDENTIALS),
+    (exceptions.Unauthorized, Cause.CREDENTIALS),
     (exceptions.Forbidden, Cause.PERMISSION),
     (exceptions.TooManyRequests, Cause.THROTTLED),
     (exceptions.RetryError, Cause.NETWORK),

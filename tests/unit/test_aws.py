@@ -1,0 +1,225 @@
+import json
+import os
+import re
+import urllib.request
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from cloud_collector.provider import Cause, ProviderError, Scope, packed
+from cloud_collector.providers.aws import Aws, Options
+
+REGION = "eu-west-1"
+SCOPE = Scope("aws", "", REGION)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "cloud-collector.md"
+POLICY = json.loads(re.search(r"```json\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[1])
+
+
+@pytest.fixture(scope="module")
+def moto():
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+def post(url, body=b""):
+    plain = {"Content-Type": "text/plain"}
+    urllib.request.urlopen(urllib.request.Request(url, body, plain, method="POST")).close()
+
+
+@pytest.fixture(autouse=True)
+def cloud(moto, monkeypatch):
+    """The cloud of all tests here, in which nobody is asked for permission: each looks for what it made."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    post(f"{moto}/moto-api/reset-auth", b"1000000000")
+    return moto
+
+
+def subnet(region=REGION):
+    return boto3.client("ec2", region).describe_subnets()["Subnets"][0]
+
+
+def described(description, region=REGION, **more):
+    ec2 = boto3.client("ec2", region)
+    answer = ec2.create_network_interface(SubnetId=subnet(region)["SubnetId"], Description=description, **more)
+    return answer["NetworkInterface"]
+
+
+def run(name, count=1, region=REGION):
+    tags = [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": name}]}] if name else []
+    ec2 = boto3.client("ec2", region)
+    return ec2.run_instances(ImageId="ami-12345678", MinCount=count, MaxCount=count, TagSpecifications=tags)[
+        "Instances"
+    ]
+
+
+def read(scope=SCOPE, **options):
+    """What is told, by id of the interface."""
+    return {each.id: each for each in Aws(Options(**options)).read(scope).interfaces}
+
+
+def of_instance(instance):
+    (found,) = (each for each in read().values() if each.instance_id == instance["InstanceId"])
+    return found
+
+
+def test_instances_are_named_by_their_tag_or_id():
+    (named,), (unnamed,) = run("web"), run("")
+    web = of_instance(named)
+    assert (web.role, web.type, web.provider, web.region) == ("web", "instance", "aws", REGION)
+    assert packed(named["PrivateIpAddress"]) in web.addresses
+    assert web.network == subnet()["VpcId"]
+    assert web.zone.startswith(REGION)
+    assert web.account == "123456789012"
+    assert of_instance(unnamed).role == unnamed["InstanceId"]
+
+
+def test_an_elastic_address_is_the_others_view_of_the_private_one():
+    (instance,) = run("web")
+    ec2 = boto3.client("ec2", REGION)
+    public = ec2.allocate_address(Domain="vpc")
+    ec2.associate_address(InstanceId=instance["InstanceId"], AllocationId=public["AllocationId"])
+    (pair,) = of_instance(instance).public_addresses
+    assert (pair.public, pair.private) == (packed(public["PublicIp"]), packed(instance["PrivateIpAddress"]))
+
+
+SERVED = {
+    "ELB app/shop/50dc6c495c0c9188": ("shop", "load_balancer"),
+    "ELB net/shop/50dc6c495c0c9188": ("shop", "load_balancer"),
+    "ELB classic": ("classic", "load_balancer"),
+    "Interface for NAT Gateway nat-0123456789abcdef0": ("nat-0123456789abcdef0", "nat_gateway"),
+    "VPC Endpoint Interface vpce-0123456789abcdef0": ("vpce-0123456789abcdef0", "endpoint"),
+    "AWS Lambda VPC ENI-resize-images-b2ac0b4c-7b8d-4f0c-93f6-2f6a0b0d8f11": ("resize-images", "function"),
+    "EFS mount target for fs-12345678 (fsmt-12345678)": ("fs-12345678", "file_system"),
+    "ElastiCache sessions-0001-001": ("sessions-0001-001", "cache"),
+    "Amazon EKS production": ("production", "kubernetes"),
+    "RDSNetworkInterface": ("RDSNetworkInterface", "database"),
+    "Interface for something new": ("something new", "interface"),
+}
+
+
+def test_what_an_interface_says_of_whom_it_serves():
+    made = {described(description)["NetworkInterfaceId"]: description for description in SERVED}
+    found = read()
+    assert {made[each]: (found[each].role, found[each].type) for each in made} == SERVED
+    assert {found[each].description for each in made} == SERVED.keys()
+
+
+def test_all_pages_are_read(monkeypatch):
+    monkeypatch.setattr("cloud_collector.providers.aws._PAGE", 5)
+    made = {instance["InstanceId"] for instance in run("many", count=12)}
+    found = [each for each in read().values() if each.instance_id in made]
+    assert {each.instance_id for each in found} == made
+    assert {each.role for each in found} == {"many"}
+
+
+def test_regions_are_those_of_the_account_unless_some_are_named():
+    enabled = {region["RegionName"] for region in boto3.client("ec2", REGION).describe_regions()["Regions"]}
+    assert {scope.region for scope in Aws(Options()).scopes()} == enabled
+    assert len(enabled) > 10
+    assert [scope.region for scope in Aws(Options(regions=("a", "b"))).scopes()] == ["a", "b"]
+
+
+def test_other_accounts_are_read_by_their_roles(monkeypatch):
+    run("mine")
+    other = "arn:aws:iam::210987654321:role/reader"
+    theirs = boto3.client("sts", REGION).assume_role(RoleArn=other, RoleSessionName="test")["Credentials"]
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", theirs["AccessKeyId"])
+        patch.setenv("AWS_SECRET_ACCESS_KEY", theirs["SecretAccessKey"])
+        patch.setenv("AWS_SESSION_TOKEN", theirs["SessionToken"])
+        boto3.DEFAULT_SESSION = None
+        run("theirs")
+    boto3.DEFAULT_SESSION = None
+    aws = Aws(Options(regions=(REGION,), roles=(other,)))
+    mine, of_role = aws.scopes()
+    assert ("mine", "123456789012") in {(each.role, each.account) for each in aws.read(mine).interfaces}
+    assert {(each.role, each.account) for each in aws.read(of_role).interfaces} == {("theirs", "210987654321")}
+    only = Aws(Options(regions=(REGION,), roles=(other,), own_account=False))
+    assert only.scopes() == [of_role]
+
+
+def test_a_database_is_named_where_it_is_the_only_one_of_its_network_and_zone():
+    rds = boto3.client("rds", REGION)
+    subnets = [each["SubnetId"] for each in boto3.client("ec2", REGION).describe_subnets()["Subnets"]]
+    rds.create_db_subnet_group(DBSubnetGroupName="g", DBSubnetGroupDescription="g", SubnetIds=subnets)
+    rds.create_db_instance(
+        DBInstanceIdentifier="orders",
+        DBInstanceClass="db.m5.large",
+        Engine="postgres",
+        AllocatedStorage=10,
+        MasterUsername="admin1",
+        MasterUserPassword="password1",
+        DBSubnetGroupName="g",
+        AvailabilityZone=subnet()["AvailabilityZone"],
+    )
+    made = described("RDSNetworkInterface")
+    assert read()[made["NetworkInterfaceId"]].role == "orders"
+
+
+def restricted(monkeypatch, moto, actions):
+    """Have the credentials from now on allow nothing but these actions."""
+    iam = boto3.client("iam", REGION)
+    user = f"collector-{len(actions)}-{os.urandom(4).hex()}"
+    iam.create_user(UserName=user)
+    policy = json.loads(json.dumps(POLICY))
+    policy["Statement"][0]["Action"] = actions
+    iam.put_user_policy(UserName=user, PolicyName="p", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName=user)["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    post(f"{moto}/moto-api/reset-auth", b"0")
+
+
+ACTIONS = POLICY["Statement"][0]["Action"]
+
+
+@pytest.mark.parametrize("missing", [None, *ACTIONS])
+def test_the_documented_policy_suffices_and_what_is_missing_is_named(cloud, monkeypatch, missing):
+    run("web")
+    described("RDSNetworkInterface")
+    restricted(monkeypatch, cloud, [action for action in ACTIONS if action != missing])
+    aws = Aws(Options())
+    said = []
+    try:
+        aws.scopes()
+        said += aws.read(SCOPE).lacking
+    except ProviderError as error:
+        said.append(error)
+    if missing is None:
+        assert said == []
+        return
+    (error,) = said
+    assert error.cause is Cause.PERMISSION
+    assert f"permission {missing} is missing" in str(error)
+
+
+def test_credentials_that_are_not_taken_are_told(cloud):
+    post(f"{cloud}/moto-api/reset-auth", b"0")
+    with pytest.raises(ProviderError, match="does not take the credentials") as error:
+        read()
+    assert error.value.cause is Cause.CREDENTIALS
+
+
+def test_without_credentials(monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(ProviderError, match="there are no credentials for AWS") as error:
+        read()
+    assert error.value.cause is Cause.CREDENTIALS
+
+
+def test_an_endpoint_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setattr("cloud_collector.providers.aws._MOST_ATTEMPTS", 1)
+    with pytest.raises(ProviderError, match="cannot be reached in eu-west-1") as error:
+        read(timeout_s=0.5)
+    assert error.value.cause is Cause.NETWORK

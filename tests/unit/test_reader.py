@@ -1,0 +1,95 @@
+import asyncio
+import logging
+
+from ebpf_net.v1 import intake_pb2
+
+from cloud_collector.inventory import Inventory
+from cloud_collector.provider import Cause, Found, ProviderError, Scope
+from cloud_collector.reader import Reader
+
+
+class Twin:
+    """A provider that tells what a test says."""
+
+    name = "aws"
+
+    def __init__(self, **regions):
+        self.regions = regions
+        self.refusal = None
+
+    def scopes(self):
+        if self.refusal:
+            raise self.refusal
+        return [Scope("aws", "", region) for region in self.regions]
+
+    def read(self, scope):
+        found = self.regions[scope.region]
+        if isinstance(found, ProviderError):
+            raise found
+        names, lacking = found if isinstance(found, tuple) else (found, ())
+        return Found([intake_pb2.CloudInterface(id=name) for name in names], lacking)
+
+
+def setup(**regions):
+    twin, inventory = Twin(**regions), Inventory()
+    return twin, inventory, Reader([twin], inventory)
+
+
+def read(reader, inventory):
+    asyncio.run(reader.read())
+    list(inventory.take_changes())
+    return {each.id for entities in inventory.snapshot() for each in entities.cloud_interfaces}
+
+
+DENIED = ProviderError(Cause.PERMISSION, "permission ec2:DescribeNetworkInterfaces is missing")
+THROTTLED = ProviderError(Cause.THROTTLED, "throttled")
+
+
+def test_a_failing_region_keeps_its_last_state_and_is_reported_once(caplog):
+    caplog.set_level(logging.INFO)
+    twin, inventory, reader = setup(east=["a"], west=["b"])
+    assert read(reader, inventory) == {"a", "b"}
+    twin.regions |= {"east": THROTTLED, "west": ["c"]}
+    for _ in range(3):
+        assert read(reader, inventory) == {"a", "c"}
+    assert reader.failures == {Scope("aws", "", "east"): THROTTLED}
+    assert reader.failed == 3
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "aws east keeps what it had: throttled" in caplog.text
+    twin.regions["east"] = []
+    assert read(reader, inventory) == {"c"}
+    assert not reader.failures
+    assert "aws east is read again" in caplog.text
+
+
+def test_another_cause_of_the_same_region_is_reported(caplog):
+    twin, inventory, reader = setup(east=THROTTLED)
+    read(reader, inventory)
+    twin.regions["east"] = DENIED
+    read(reader, inventory)
+    assert "DescribeNetworkInterfaces is missing" in caplog.text
+
+
+def test_where_the_regions_cannot_be_had_all_keep_what_they_have():
+    twin, inventory, reader = setup(east=["a"])
+    read(reader, inventory)
+    twin.refusal = DENIED
+    assert read(reader, inventory) == {"a"}
+    assert reader.failures == {Scope("aws", "", ""): DENIED}
+
+
+def test_a_region_that_is_gone_fails_no_more():
+    twin, inventory, reader = setup(east=["a"], west=THROTTLED)
+    read(reader, inventory)
+    del twin.regions["west"]
+    assert read(reader, inventory) == {"a"}
+    assert not reader.failures
+
+
+def test_what_lacks_names_is_told_all_the_same(caplog):
+    lack = ProviderError(Cause.PERMISSION, "permission ec2:DescribeInstances is missing")
+    _, inventory, reader = setup(east=(["a"], (lack,)))
+    assert read(reader, inventory) == {"a"}
+    read(reader, inventory)
+    assert caplog.text.count("ec2:DescribeInstances is missing") == 1
+    assert reader.lacking[Scope("aws", "", "east")] == (lack,)
