@@ -68,12 +68,13 @@ class RequestBalances:
         )
         direction, code = frame["direction"].to_numpy(), frame["code"].to_numpy()
         client, server = frame["client"].to_numpy(), frame["server"].to_numpy()
-        client = np.where(client_alone[direction], np.maximum(client, 0), client)
-        server = np.where(server_alone[direction], np.maximum(server, 0), server)
         said, witnessed = frame["said"].to_numpy() + client, frame["witnessed"].to_numpy() + server
         total = np.where(complete[direction] & (client >= 0), said, np.maximum(said, witnessed))
         amount = np.maximum(total, 0)
         client, server = said - amount, witnessed - amount
+        # What the one that is left has not told by now it will not tell.
+        client = np.where(client_alone[direction], np.maximum(client, 0), client)
+        server = np.where(server_alone[direction], np.maximum(server, 0), server)
         apart = (client != 0) | (server != 0)
         self.at = np.concatenate((self.at[~here], at[direction[apart]]))
         self.code = np.concatenate((self.code[~here], code[apart]))

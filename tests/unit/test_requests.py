@@ -111,6 +111,15 @@ def test_a_client_that_started_late_takes_over_when_the_server_is_gone(feed):
     assert series_of(feed.seal(8, heard=(0,)))["app", "named"]["http_requests"] == 10
 
 
+def test_a_server_that_comes_back_when_the_client_is_gone_tells_nothing_twice(feed):
+    feed.take(0, 3, http=(connector_row(requests=1),))
+    feed.seal(heard=(0,))
+    for index in range(1, 6):
+        feed.seal(index)
+    feed.take(1, 6 * 30 + 3, http=(acceptor_row(requests=4),))
+    assert series_of(feed.seal(6, heard=(1,)))["app", "named"]["http_requests"] == 3
+
+
 def test_a_silent_end_keeps_its_name_and_a_late_one_has_it(feed):
     feed.take(0, 3, dns=(query_row(remote_port=5353, queries=1),))
     feed.take(1, 31, dns=(answer_row(local_port=5353, queries=1),))
