@@ -69,10 +69,10 @@ def test_victoria_metrics_by_otlp_over_http(lab: Lab) -> None:
 
 def test_opentelemetry_collector_with_the_configuration_for_development(lab: Lab) -> None:
     lab.stop_sink()  # it has the port
-    points = lab.directory / "points.jsonl"
+    points, records = lab.directory / "points.jsonl", lab.directory / "records.jsonl"
     to_file = f"""
-exporters: {{file: {{path: {points}}}}}
-service: {{pipelines: {{metrics: {{exporters: [debug, prometheus, file]}}}}}}
+exporters: {{file: {{path: {points}}}, file/logs: {{path: {records}}}}}
+service: {{pipelines: {{metrics: {{exporters: [debug, prometheus, file]}}, logs: {{exporters: [debug, file/logs]}}}}}}
 """
     addition = lab.directory / "to-file.yaml"
     addition.write_text(to_file)
@@ -82,7 +82,7 @@ service: {{pipelines: {{metrics: {{exporters: [debug, prometheus, file]}}}}}}
     )
     collector.wait_for("Everything is ready", timeout_s=30)
     transfer = Transfer(lab)
-    transfer.reducer = lab.start_reducer_with_sink()
+    transfer.reducer = lab.start_reducer_with_sink("--enable-flow-logs")
     sent = run_transfer(transfer)
     lab.finish(transfer.reducer, *transfer.collectors)
 
@@ -91,6 +91,7 @@ service: {{pipelines: {{metrics: {{exporters: [debug, prometheus, file]}}}}}}
     assert collector.stop(signal.SIGTERM) == 0
     assert "tcp.bytes" in collector.output()
     assert sum_of_bytes(points, transfer.client, transfer.server) == sent
+    assert sums_of_flow_logs(records, transfer.client, transfer.server) == (sent, sent)
 
 
 def bytes_on_page(page: str, source: Host, dest: Host) -> float:
@@ -114,6 +115,22 @@ def sum_of_bytes(path: Path, source: Host, dest: Host) -> int:
                 attributes = {item["key"]: item["value"]["stringValue"] for item in point["attributes"]}
                 total += int(point["asInt"]) if wanted.items() <= attributes.items() else 0
     return total
+
+
+def sums_of_flow_logs(path: Path, source: Host, dest: Host) -> tuple[int, int]:
+    """Return the bytes from one host to another in flow logs: by their attributes, and by their bodies."""
+    by_attribute = by_body = 0
+    for line in path.read_text().splitlines():
+        resources = json.loads(line)["resourceLogs"]
+        records = [
+            record for resource in resources for scope in resource["scopeLogs"] for record in scope["logRecords"]
+        ]
+        for record in records:
+            values = {item["key"]: next(iter(item["value"].values())) for item in record["attributes"]}
+            if (values["source.ip"], values["dest.ip"]) == (source.ipv4, dest.ipv4):
+                by_attribute += int(values.get("tcp.bytes", 0))
+                by_body += int(record["body"]["stringValue"].split(" ")[4])
+    return by_attribute, by_body
 
 
 def test_prometheus_by_scraping(lab: Lab) -> None:
