@@ -45,6 +45,10 @@ _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} -
 _MOST = {"cgroups": MOST_CGROUPS, "retired_cgroups": MOST_CGROUPS}
 # Of what a message of this kind holds.
 _MOST_OF = {"Entities": MOST_ENTITIES, "CollectorStatistics": MOST_FIGURES}
+# Messages whose numbers are all figures, no ids.
+_FIGURES = {"CollectorStatistics"} | {
+    field.message_type.name for field in intake_pb2.CollectorStatistics.DESCRIPTOR.fields if field.message_type
+}
 _MAPS = {
     field.name
     for field in intake_pb2.Pod.DESCRIPTOR.fields
@@ -111,7 +115,7 @@ def cut_host(host: intake_pb2.Host) -> int:
 
 
 def cut_statistics(statistics: intake_pb2.CollectorStatistics) -> int:
-    """Cut names that are too long, and lists that are, in place; return how many were."""
+    """Cut names that are too long, lists that are, and numbers that are too large, in place; return how many were."""
     return _cut_message(statistics)
 
 
@@ -125,7 +129,7 @@ def _cut_message(message: Message) -> int:
             cut += _cut_message(value)
         elif not isinstance(value, int):
             cut += _cut_list(field, value)
-        elif value > GREATEST_NUMBER and field.name.endswith("_time_unix_ns"):
+        elif value > GREATEST_NUMBER and (field.name.endswith("_time_unix_ns") or message.DESCRIPTOR.name in _FIGURES):
             setattr(message, field.name, GREATEST_NUMBER)
             cut += 1
     return cut

@@ -127,6 +127,15 @@ def test_what_the_first_step_does_not_save_the_next_does():
         assert 1 <= len(Window(table, window).through(Budget(most))) <= most
 
 
+def test_the_most_active_are_left_alone_as_long_as_others_make_room():
+    table = EndTable()
+    apart = [(node(index, f"namespace-{index}"), SERVER, 1 + 99 * (index == 7)) for index in range(64)]
+    series = Window(table, apart).through(Budget(5))
+    assert "p7" in pods_of(series)
+    assert len(series) <= 5
+    assert pods_of(Window(table, apart).through(Budget(1))) == {None}
+
+
 def test_series_stay_as_they_are_though_activity_changes():
     table, budget = EndTable(), Budget(10)
     first = Window(table, [(node(index), SERVER, 100 + index) for index in range(20)]).through(budget)

@@ -194,4 +194,7 @@ def test_statistics_are_cut():
         statistics.programs.add(name=f"{number}" * 300)
     assert cut_statistics(statistics) == 6 + 64
     assert {len(each.name) for each in statistics.programs} == {256}
+    statistics.programs[0].runs = statistics.events_lost = 2**64 - 1  # which OTLP has no number for
+    assert cut_statistics(statistics) == 2
+    assert statistics.programs[0].runs == statistics.events_lost == 2**62
     assert cut_statistics(statistics) == 0
