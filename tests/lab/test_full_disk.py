@@ -1,0 +1,91 @@
+"""A disk that is really full: what the queue and the files of flows do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from reducer.outputs.disk_store import DiskStore
+from reducer.outputs.flow_files import FlowWriter, JsonLines, ParquetFiles
+from reducer.outputs.flow_records import FlowRecords
+from reducer.outputs.otlp import Request
+from reducer.outputs.store import WindowExport
+from reducer.series import EndTable
+from tests.windows import sealed_window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SESSION = b"s" * 16
+SIZE = 2 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 2 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; return the file that takes it."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        while shutil.disk_usage(disk).free:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_windows_wait_in_memory_and_are_acknowledged_once_there_is_room(disk: Path) -> None:
+    def window(number: int) -> WindowExport:
+        return WindowExport(number, [Request(1, bytes([number]) * 100_000)], {SESSION: number}, b"%d" % number)
+
+    store = DiskStore(disk)
+    assert store.put(window(1)) == {SESSION: 1}
+    ballast = fill(disk)
+    assert store.put(window(2)) == {}
+    assert store.put(window(3)) == {}
+    assert store.statistics().windows_unwritten == 2
+    ballast.unlink()
+    assert store.retry() == {SESSION: 3}
+    store.close()
+    store = DiskStore(disk)
+    assert (store.acknowledged, store.balances) == ({SESSION: 3}, b"3")
+    found = []
+    while request := store.next():
+        found.append(request.body[0])
+        store.done(request.id)
+    assert found == [1, 2, 3]
+    store.close()
+
+
+@pytest.mark.parametrize("kind", ["json", "parquet"])
+def test_flows_are_written_whole_or_later(disk: Path, kind: str) -> None:
+    rows = [({"workload.name": "a"}, {"workload.name": f"b{row}"}, {"bytes": 1}) for row in range(500)]
+    flows = FlowRecords().table(sealed_window(EndTable(), {"id_id": rows}))
+    files = JsonLines(disk / "flows") if kind == "json" else ParquetFiles(str(disk / "flows"))
+
+    async def main() -> None:
+        ballast = fill(disk)
+        writer = FlowWriter(files)
+        writer.put(flows)
+        running = asyncio.create_task(writer.run())
+        await asyncio.sleep(0.2)
+        assert writer.statistics.windows_waiting == 1
+        left = [path for path in (disk / "flows").rglob("*") if path.is_file()] if kind == "parquet" else []
+        assert left == []
+        assert kind == "parquet" or not (disk / "flows").stat().st_size
+        ballast.unlink()
+        writer.finish()
+        await running
+        assert writer.statistics.flows_written == 500
+
+    asyncio.run(main())
