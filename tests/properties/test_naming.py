@@ -9,8 +9,9 @@ from ebpf_net.v1 import intake_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intake.limits import cut_entities
 from tests.flow_rows import POLL_NS, Feed, connector_row
-from tests.strategies import CLUSTERS, SECOND_NS, exchanges, pod_lives
+from tests.strategies import CLUSTERS, POD_ADDRESSES, SECOND_NS, exchanges, packed, pod_lives, session_id
 
 if TYPE_CHECKING:
     from tests.strategies import Exchange, PodLife
@@ -24,8 +25,8 @@ K8S = intake_pb2.COLLECTOR_KIND_K8S
 class World:
     """A window of clusters, each with a machine (sessions 0, 1, …) and a k8s collector (sessions 10, 11, …)."""
 
-    def __init__(self):
-        self.feed = Feed()
+    def __init__(self, feed: Feed | None = None):
+        self.feed = feed or Feed()
         for index, cluster in enumerate(CLUSTERS):
             self.feed.session(index, "client", host=intake_pb2.Host(name=f"machine-{index}", environment=cluster))
             self.start_collector(10 + index, cluster)
@@ -181,3 +182,65 @@ class Restarted:
 
     def exchange(self, told: Exchange) -> None:
         self.world.exchange(told)
+
+
+def texts():
+    return st.text(max_size=5) | st.sampled_from(("", "uid", "node", "aws"))
+
+
+def described(message):
+    """Return a strategy for messages of a kind, whatever they say."""
+    fields = {}
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            fields[field.name] = st.dictionaries(texts(), texts(), max_size=2)
+        elif field.message_type is not None:
+            fields[field.name] = st.lists(described(field.message_type._concrete_class), max_size=2)
+        elif field.type == field.TYPE_BYTES:
+            one = st.binary(max_size=17) | st.sampled_from([packed(address) for address in POD_ADDRESSES])
+            fields[field.name] = st.lists(one, max_size=3) if message is not intake_pb2.PublicAddress else one
+        elif field.type == field.TYPE_STRING:
+            fields[field.name] = st.lists(texts(), max_size=2) if field.name == "dns_names" else texts()
+        elif field.type == field.TYPE_BOOL:
+            fields[field.name] = st.booleans()
+        else:
+            most = 2**64 - 1 if field.type == field.TYPE_FIXED64 else 2**32 - 1
+            fields[field.name] = st.integers(0, most) | st.integers(0, 90)
+    return st.builds(message, **fields)
+
+
+@st.composite
+def hostile_entities(draw):
+    """Entities of Kubernetes, clouds and the DNS, whatever they say."""
+    kinds = {
+        "pods": intake_pb2.Pod,
+        "services": intake_pb2.KubernetesService,
+        "nodes": intake_pb2.KubernetesNode,
+        "cloud_interfaces": intake_pb2.CloudInterface,
+        "dns_names": intake_pb2.DnsName,
+    }
+    told = {name: draw(st.lists(described(kind), max_size=2)) for name, kind in kinds.items() if draw(st.booleans())}
+    retired = ("retired_pods", "retired_services", "retired_nodes", "retired_cloud_interfaces")
+    return intake_pb2.Entities(**told, **{name: draw(st.lists(texts(), max_size=2)) for name in retired})
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(hostile_entities(), st.sampled_from("tsrc")), min_size=1, max_size=6), exchanges())
+def test_whatever_is_told_every_byte_is_counted(words, told):
+    """Hostile entities harm neither the reducer nor the sums; who tells, and in what way, does not matter."""
+    feed = Feed(("az_az", "id_id"), use_interfaces=True)
+    world = World(feed)
+    for index, (entities, way) in enumerate(words):
+        cut_entities(entities)
+        session = session_id(10 + index % 2)
+        if way == "t":
+            world.feed.take(10, 5 + index, entities=entities)
+        elif way == "c":
+            world.feed.close(11, 5 + index)
+        else:
+            world.feed.pipeline.snapshot(session, entities, (5 + index) * SECOND_NS, partial=way == "s")
+    for each in told:
+        world.exchange(each)
+    window = world.feed.seal()
+    for level in window.levels:
+        assert level.values["bytes"].sum() + level.values["udp_bytes"].sum() == sum(each.amount for each in told)

@@ -193,10 +193,12 @@ def test_a_snapshot_in_parts_ends_what_none_of_them_names(told):
     assert alive(told, *"abcde") == ["b", "d"]
 
 
-def test_a_snapshot_that_was_cut_off_ends_nothing(told):
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_snapshot_that_was_cut_off_ends_nothing(told, noticed):
     told.snapshot(0, 100, pods=pods("abc"))
     told.snapshot(0, 200, partial=True, pods=pods("b"))
-    told.closed(0, 210)
+    if noticed:
+        told.closed(0, 210)
     assert alive(told, *"abc") == ["a", "b", "c"]
     told.hello(0)
     told.snapshot(0, 220, partial=True, pods=pods("a"))

@@ -270,3 +270,16 @@ def test_they_are_sent_while_the_receiver_is_there_and_else_left_out() -> None:
         asyncio.run(main(sink))
         assert sink.total("ebpf_net.intake.messages") == 5 * len(sink.requests)
         assert len(sink.requests) == sink.seen - 1
+
+
+def test_why_ends_are_unknown_is_told_by_reason() -> None:
+    fields = {field.name: 0 for field in dataclasses.fields(PipelineStatistics)}
+    fields |= {"ends_unknown": {"no_collector": 3, "not_then": 2}}
+    text = render(Snapshot({"pipeline": PipelineStatistics(**fields)}, []))
+    found = {
+        sample.labels["reason"]: sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+        if sample.name == "ebpf_net_pipeline_ends_unknown_total"
+    }
+    assert found == {"no_collector": 3, "not_then": 2}

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from reducer import cli
+from daemon.errors import StartupError
+from reducer import cli, service
 from reducer.options import OPTIONS, Settings
 from reducer.service import Reducer
 
@@ -23,6 +24,8 @@ OF_THE_REFERENCE = [
     (["--metrics-tsdb-format", "prometheus"], {}),
     (["--enable-id-id"], {"enable_id_id": True}),
     (["--enable-az-id"], {"enable_az_id": True}),
+    (["--enable-aws-enrichment"], {"enable_aws_enrichment": True}),
+    (["--enable-autonomous-system-ip"], {"enable_autonomous_system_ip": True}),
     (["--disable-node-ip-field"], {"disable_node_ip_field": True}),
     (["--num-ingest-shards", "2"], None),
     (["--num-matching-shards", "2"], None),
@@ -128,6 +131,7 @@ def test_keys_of_the_reference_in_a_file(asked, tmp_path):
 def test_variables(asked, tmp_path):
     assert asked(EBPF_NET_DATA_DIR=str(tmp_path)).data_directory == tmp_path
     assert asked(EBPF_NET_REDUCER_ENABLE_ID_ID="true").enable_id_id
+    assert asked(GEOIP_PATH="/asn.mmdb").geoip_path == Path("/asn.mmdb")
     settings = asked("--enable-otlp-grpc-metrics", OTEL_EXPORTER_OTLP_ENDPOINT="https://there:1")
     assert settings.otlp_grpc_endpoint == "https://there:1"
 
@@ -189,3 +193,25 @@ def test_documentation_has_the_table():
 )
 def test_levels(asked_for, levels):
     assert Settings(**asked_for).levels == levels
+
+
+def test_a_database_that_is_not_there_is_one_clear_error(tmp_path):
+    with pytest.raises(StartupError, match="GEOIP_PATH"):
+        Reducer(Settings(geoip_path=tmp_path / "asn.mmdb"))
+
+
+def test_naming_is_as_asked_for(monkeypatch):
+    """What the settings say reaches the pipeline."""
+    made = {}
+    monkeypatch.setattr(service, "Pipeline", lambda *arguments, **options: made.update(options, levels=arguments[3]))
+    monkeypatch.setattr(service, "AutonomousSystems", lambda path: path)
+    asked_for = {"enable_aws_enrichment": True, "enable_autonomous_system_ip": True, "disable_node_ip_field": True}
+
+    async def make(settings):
+        Reducer(settings)
+
+    asyncio.run(make(Settings(**asked_for, geoip_path=Path("/asn"), enable_az_id=True)))
+    named = (made["use_interfaces"], made["system_ip"], made["node_ip"], made["systems"], made["levels"])
+    assert named == (True, True, False, Path("/asn"), ("az_az", "az_id", "id_az"))
+    asyncio.run(make(Settings()))
+    assert (made["use_interfaces"], made["system_ip"], made["node_ip"], made["systems"]) == (False, False, True, None)
