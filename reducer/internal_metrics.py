@@ -209,6 +209,12 @@ COLLECTOR_TABLE = (
         "collector", "drops_of_other_flows", "{packet}", "Dropped packets told without their flow: there were too many."
     ),
     _counter("collector", "drops_untracked", "{packet}", "Dropped packets not told since there was no room."),
+    _gauge("collector", "cloud_interfaces", "{interface}", "Interfaces of clouds that are told."),
+    _gauge("collector", "cloud_interfaces_untracked", "{interface}", "Interfaces not told since there were too many."),
+    _counter("collector", "cloud_reads", "{read}", "Accounts in regions that were read."),
+    _counter("collector", "cloud_failures", "{read}", "Accounts in regions that could not be read."),
+    _gauge("collector", "cloud_scopes_failing", "{scope}", "Accounts in regions that could not be read lately."),
+    _gauge("collector", "cloud_scopes_lacking", "{scope}", "Accounts in regions told without some of their names."),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics that each collector tells of itself, with the attributes `host` and `kind`."""
