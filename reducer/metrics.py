@@ -287,9 +287,11 @@ there.
 OTLP: a counter is a monotonic sum, a histogram an exponential one of scale 3, both with delta temporality; the window
 is the time of every point, also of gauges. A series that a window no more has gets one point of 0 for each counter and
 gauge that it had in the window before (histograms, percentiles, and counters by exact code or reason of a drop have
-none), and no points after that. Prometheus: counters and histograms run since the reducer's start, or since the series
-was last forgotten (10 windows without data); gauges are those of the last window. Buckets are bounded by powers of two,
-from 2^-16 s to 32 s.
+none), and no points after that. With `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=cumulative`, for receivers that
+take no deltas, counters and histograms run as they do for Prometheus, and are told in each window.
+
+Prometheus: counters and histograms run since the reducer's start, or since the series was last forgotten (10 windows
+without data); gauges are those of the last window. Buckets are bounded by powers of two, from 2^-16 s to 32 s.
 
 | metric | in Prometheus | type | unit | what it is |
 |---|---|---|---|---|

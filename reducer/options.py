@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from daemon.errors import StartupError
 from daemon.logs import LEVELS as LOG_LEVELS
 from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DATA_DIRECTORY_VARIABLE = "EBPF_NET_DATA_DIR"
+TEMPORALITY_VARIABLE = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+# Whether it is cumulative; the reference's is delta.
+_TEMPORALITIES = {"": False, "delta": False, "lowmemory": False, "cumulative": True}
 # With the key of an option in upper case the variable that stands for it.
 VARIABLE_PREFIX = "EBPF_NET_REDUCER_"
 # Beyond the window's end and a poll interval: for delays of the network, and clocks that differ.
@@ -48,6 +52,7 @@ class Settings:
         series_limit: series that a level has in a window at most.
         otlp_grpc_endpoint: URL of the OTLP receiver over gRPC, `http` or `https`; None for none.
         otlp_http: send OTLP over HTTP as OTEL_EXPORTER_OTLP_* says.
+        otlp_cumulative: send counters and histograms with cumulative temporality, not with delta.
         otlp_batch_size: points or log records that a request holds at most; None: as many as fit.
         flow_logs: send flows as log records by OTLP.
         flow_logs_file: file of flows as lines of JSON; None for none.
@@ -80,6 +85,7 @@ class Settings:
     series_limit: int = MOST_SERIES
     otlp_grpc_endpoint: str | None = None
     otlp_http: bool = False
+    otlp_cumulative: bool = False
     otlp_batch_size: int | None = None
     flow_logs: bool = False
     flow_logs_file: Path | None = None
@@ -138,6 +144,7 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         series_limit=arguments["series_limit"],
         otlp_grpc_endpoint=_otlp_grpc_endpoint(arguments),
         otlp_http=arguments["enable_otlp_http_metrics"],
+        otlp_cumulative=_otlp_cumulative(),
         otlp_batch_size=arguments["otlp_grpc_batch_size"],
         flow_logs=arguments["enable_flow_logs"],
         flow_logs_file=arguments["flow_logs_file"],
@@ -156,6 +163,19 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         ignored=tuple(OPTIONS.ignored(arguments)),
     )
     return settings, log_arguments
+
+
+def _otlp_cumulative() -> bool:
+    """Return whether TEMPORALITY_VARIABLE asks for cumulative temporality.
+
+    Raises:
+        StartupError: it is none of the values that OpenTelemetry has.
+
+    """
+    preference = os.environ.get(TEMPORALITY_VARIABLE, "").lower()
+    if preference not in _TEMPORALITIES:
+        raise StartupError(f"{TEMPORALITY_VARIABLE} is {preference!r}: cumulative, delta and lowmemory are known")
+    return _TEMPORALITIES[preference]
 
 
 def _otlp_grpc_endpoint(arguments: dict[str, Any]) -> str | None:

@@ -104,7 +104,12 @@ class Reducer:
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
         self._own_transport = _transport(settings)
-        self._encoder = OtlpEncoder(metrics, most_points=settings.otlp_batch_size, conventions=conventions)
+        self._encoder = OtlpEncoder(
+            metrics,
+            most_points=settings.otlp_batch_size,
+            conventions=conventions,
+            cumulative=settings.otlp_cumulative,
+        )
         self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
         self._flow_records = FlowRecords()
         self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]

@@ -22,6 +22,7 @@ from reducer.metric import Codes, Instrument, Quantile
 from reducer.metrics import ENABLED_METRICS
 from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.otlp_histograms import HistogramEncoder
+from reducer.outputs.running_totals import RunningTotals
 from reducer.outputs.store import Signal
 from reducer.series import Rows
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from reducer.conventions import Attribute, Conventions
-    from reducer.metric import Attributes, Metric, Points, SparsePoints
+    from reducer.metric import Attributes, Metric, Points
     from reducer.series import EndTable, Labels, Level, SealedWindow
 
 SERVICE_NAME = "ebpf-net-reducer"
@@ -42,13 +43,11 @@ ENVELOPE_BYTES = 64
 _VALUE_TAG = {"int": bytes([6 << 3 | FIXED64]), "double": bytes([4 << 3 | FIXED64])}
 _VALUE_BYTES = 8
 _DTYPE = {"int": np.dtype("<i8"), "double": np.dtype("<f8")}
-# The field of Metric that holds the points, and what follows these: aggregation_temporality =
-# AGGREGATION_TEMPORALITY_DELTA, of a sum is_monotonic = true.
-_DATA = {
-    Instrument.GAUGE: (5, b""),
-    Instrument.COUNTER: (7, bytes([2 << 3, 1, 3 << 3, 1])),
-    Instrument.HISTOGRAM: (10, bytes([2 << 3, 1])),
-}
+# The field of Metric that holds the points.
+_DATA = {Instrument.GAUGE: 5, Instrument.COUNTER: 7, Instrument.HISTOGRAM: 10}
+_DELTA, _CUMULATIVE = 1, 2
+# Where the start time of a point is, counted from its end.
+_START_AT = -(_VALUE_BYTES + 1 + 9 + 8)
 
 
 class Request(NamedTuple):
@@ -75,10 +74,26 @@ class _Before(NamedTuple):
     existed: list[np.ndarray]
 
 
+class _Parts(NamedTuple):
+    """Metrics by how they are encoded; those in a layout have points of the same series with the same attributes."""
+
+    layouts: list[list[tuple[Metric, Points]]]
+    sparse: list[Metric]
+    histograms: HistogramEncoder
+
+
+def _parts(metrics: Sequence[Metric], conventions: Conventions) -> _Parts:
+    points = [(metric, points) for metric in metrics for points in metric.points]
+    layouts = [list(group) for _, group in groupby(points, lambda pair: (pair[1].exists, pair[1].attributes))]
+    sparse = [metric for metric in metrics if isinstance(metric.sparse, (Codes, Quantile))]
+    return _Parts(layouts, sparse, HistogramEncoder(metrics, conventions))
+
+
 class OtlpEncoder:
     """Encodes windows; keeps the encoded attributes of ends, and which series there were, from one to the next.
 
-    A series that is in a window no more has, once, a point of 0 for each counter and gauge that it had a point of.
+    A series that is in a window no more has, once, a point of 0 for each counter and gauge that it had a point of. With
+    *cumulative* temporality counters and histograms run since their series began, and so are told in each window.
     """
 
     def __init__(
@@ -87,6 +102,8 @@ class OtlpEncoder:
         most_request_bytes: int = MOST_REQUEST_BYTES,
         most_points: int | None = None,
         conventions: Conventions = REFERENCE,
+        *,
+        cumulative: bool = False,
     ) -> None:
         metrics = conventions.metrics(metrics)
         self._scope = SCOPE + field(3, conventions.schema_url.encode())
@@ -96,34 +113,52 @@ class OtlpEncoder:
         # What stands before the point of each length; ends' labels are bounded, so lengths are.
         self._point_prefixes: list[bytes] = []
         self._headers = {metric.name: _metric_header(metric) for metric in metrics}
-        # Points of the same attributes and the same series are laid out once.
-        points = [(metric, points) for metric in metrics for points in metric.points]
-        self._layouts = [list(group) for _, group in groupby(points, lambda pair: (pair[1].exists, pair[1].attributes))]
-        self._sparse = [metric for metric in metrics if isinstance(metric.sparse, (Codes, Quantile))]
-        self._histograms = HistogramEncoder(metrics, conventions)
+        running = [metric for metric in metrics if cumulative and metric.instrument is not Instrument.GAUGE]
+        self._of_window = _parts([metric for metric in metrics if metric not in running], conventions)
+        self._running = _parts(running, conventions)
+        self._totals = RunningTotals() if cumulative else None
+        self._temporality = _CUMULATIVE if cumulative else _DELTA
         self._before: dict[str, _Before] = {}
         self._labels: list[Labels] = []
 
     def encode(self, window: SealedWindow) -> list[Request]:
         """Return the requests that hold the points of *window*, in order; none where there are no points."""
+        totals = self._totals.add(window) if self._totals else []
         if self._ends.update(window.ends):
             self._follow(window.ends)
         self._labels = window.ends.labels
-        packer = _Packer(self._scope, self._most_request_bytes, self._most_points)
+        packer = _Packer(self._scope, self._most_request_bytes, self._most_points, self._temporality)
         for level in window.levels:
+            began_ns = np.full(len(level.source), window.start_ns)
             self._encode_columns(packer, window, level)
-            for metric in self._sparse:
-                for points in metric.sparse_points(level.bins, window.drop_reasons):
-                    self._encode_sparse(packer, window, level, metric, points)
-            for metric, encoded, ends in self._histograms.encode(window, level):
-                packer.add(metric, self._headers[metric.name], encoded, ends)
+            self._encode_bins(packer, window, level, self._of_window, began_ns)
+        for level, began_ns, _ in totals:
+            for layout in self._running.layouts:
+                rows = np.flatnonzero(layout[0][1].exists(level.values))
+                if len(rows):
+                    tail = _tail(window, level, layout[0][1].attributes)
+                    laid_out = self._lay_out(level.source[rows], level.dest[rows], tail, began_ns[rows])
+                    self._encode_layout(packer, layout, laid_out, Rows(level.values, rows))
+            self._encode_bins(packer, window, level, self._running, began_ns)
         return packer.finish()
+
+    def _encode_bins(
+        self, packer: _Packer, window: SealedWindow, level: Level, parts: _Parts, began_ns: np.ndarray
+    ) -> None:
+        for metric in parts.sparse:
+            for points in metric.sparse_points(level.bins, window.drop_reasons):
+                tail = _tail(window, level, points.attributes)
+                source, dest = level.source[points.rows], level.dest[points.rows]
+                laid_out = self._lay_out(source, dest, tail, began_ns[points.rows])
+                self._add(packer, metric, laid_out, points.values.astype(_DTYPE[metric.number]))
+        for metric, encoded, ends in parts.histograms.encode(window, level, began_ns):
+            packer.add(metric, self._headers[metric.name], encoded, ends)
 
     def _encode_columns(self, packer: _Packer, window: SealedWindow, level: Level) -> None:
         before = self._before.get(level.name)
         ended = _ended(level, before)
-        existing = [layout[0][1].exists(level.values) for layout in self._layouts]
-        for number, (layout, exists) in enumerate(zip(self._layouts, existing, strict=True)):
+        existing = [layout[0][1].exists(level.values) for layout in self._of_window.layouts]
+        for number, (layout, exists) in enumerate(zip(self._of_window.layouts, existing, strict=True)):
             rows = np.flatnonzero(exists)
             source, dest = level.source[rows], level.dest[rows]
             if before is not None and len(ended):
@@ -149,13 +184,6 @@ class OtlpEncoder:
             numbers[: len(told)] = told
             self._add(packer, metric, laid_out, numbers)
 
-    def _encode_sparse(
-        self, packer: _Packer, window: SealedWindow, level: Level, metric: Metric, points: SparsePoints
-    ) -> None:
-        source, dest = level.source[points.rows], level.dest[points.rows]
-        laid_out = self._lay_out(source, dest, _tail(window, level, points.attributes))
-        self._add(packer, metric, laid_out, points.values.astype(_DTYPE[metric.number]))
-
     def _add(
         self, packer: _Packer, metric: Metric, laid_out: tuple[np.ndarray, np.ndarray], numbers: np.ndarray
     ) -> None:
@@ -164,8 +192,13 @@ class OtlpEncoder:
         template[ends[:, None] + np.arange(-_VALUE_BYTES, 0)] = numbers.view(np.uint8).reshape(-1, _VALUE_BYTES)
         packer.add(metric, self._headers[metric.name], template.data, ends)
 
-    def _lay_out(self, source: np.ndarray, dest: np.ndarray, tail: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """Return the bytes of a point for each pair of ends, writable, and where each point ends, int64."""
+    def _lay_out(
+        self, source: np.ndarray, dest: np.ndarray, tail: bytes, began_ns: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the bytes of a point for each pair of ends, writable, and where each point ends, int64.
+
+        Their start time is that in the *tail*, or else *began_ns*.
+        """
         az_equal = self._ends.az_equal(source, dest)
         pieces: list[bytes] = [tail] * (5 * len(source))
         pieces[1::5] = map(self._ends.source.__getitem__, source.tolist())
@@ -177,7 +210,11 @@ class OtlpEncoder:
             self._point_prefixes.append(head(1, length))
         pieces[0::5] = map(self._point_prefixes.__getitem__, lengths.tolist())
         lengths += np.fromiter(map(len, pieces[0::5]), np.int64, len(lengths))
-        return np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(lengths)
+        template, ends = np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(lengths)
+        if began_ns is not None:
+            start_at = ends[:, None] + np.arange(_START_AT, _START_AT + 8)
+            template[start_at] = began_ns.astype("<i8").view(np.uint8).reshape(-1, 8)
+        return template, ends
 
     def _follow(self, ends: EndTable) -> None:
         """Know the series of the window before by the indexes that their ends have now, seldom as that is."""
@@ -221,7 +258,11 @@ def _metric_header(metric: Metric) -> bytes:
 class _Packer:
     """Fills requests up to a size and a number with the points of one metric after the other."""
 
-    def __init__(self, scope: bytes, most_bytes: int, most_points: int | None) -> None:
+    def __init__(self, scope: bytes, most_bytes: int, most_points: int | None, temporality: int) -> None:
+        # What follows the points: aggregation_temporality, of a sum is_monotonic = true.
+        histogram = bytes([2 << 3, temporality])
+        self._settings = {Instrument.GAUGE: b"", Instrument.COUNTER: histogram + bytes([3 << 3, 1])}
+        self._settings[Instrument.HISTOGRAM] = histogram
         self._scope = scope
         self._most_bytes = most_bytes
         self._most_points = most_points or sys.maxsize
@@ -252,7 +293,7 @@ class _Packer:
         return self._requests
 
     def _append(self, metric: Metric, header: bytes, points: bytes) -> None:
-        number, settings = _DATA[metric.instrument]
+        number, settings = _DATA[metric.instrument], self._settings[metric.instrument]
         data_head = head(number, len(points) + len(settings))
         metric_head = head(2, len(header) + len(data_head) + len(points) + len(settings))
         parts = (metric_head, header, data_head, points, settings)

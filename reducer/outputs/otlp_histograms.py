@@ -6,7 +6,6 @@ points at once and cut; the rest is joined from pieces.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +59,9 @@ _TAGS = {"count_tag": 4 << 3 | FIXED64, "sum_tag": 5 << 3 | FIXED64, "scale_tag"
 _TAGS |= {"min_tag": 12 << 3 | FIXED64, "max_tag": 13 << 3 | FIXED64}
 
 
+_TIMES = np.dtype([("start_tag", "u1"), ("start", "<u8"), ("end_tag", "u1"), ("end", "<u8")])
+
+
 class HistogramEncoder:
     """Encodes the points of those *metrics* that are a `Distribution`."""
 
@@ -69,12 +71,22 @@ class HistogramEncoder:
         # What stands before as many bytes, as the field of each of these numbers.
         self._heads: dict[int, list[bytes]] = {1: [], 2: [], 8: []}
 
-    def encode(self, window: SealedWindow, level: Level) -> Iterator[tuple[Metric, memoryview, np.ndarray]]:
-        """Yield points of a metric, and where each of them ends, int64."""
+    def encode(
+        self, window: SealedWindow, level: Level, began_ns: np.ndarray
+    ) -> Iterator[tuple[Metric, memoryview, np.ndarray]]:
+        """Yield points of a metric, and where each of them ends, int64.
+
+        Args:
+            window: whose time the points have.
+            level: the series.
+            began_ns: by series, int64: when what it counts began.
+
+        """
         if self._metrics:
             self._ends.update(window.ends)
-        tail = _point_attributes((("aggregation", level.name),))
-        tail += struct.pack("<BQBQ", 2 << 3 | FIXED64, window.start_ns, 3 << 3 | FIXED64, window.end_ns)
+        times = np.empty(len(level.source), _TIMES)
+        times["start_tag"], times["end_tag"] = 2 << 3 | FIXED64, 3 << 3 | FIXED64
+        times["start"], times["end"] = began_ns, window.end_ns
         for metric, source in self._metrics:
             bins = level.bins.get(source.kind)
             if bins is None:
@@ -83,10 +95,11 @@ class HistogramEncoder:
             for begin in range(0, len(by_series.place), _POINTS):
                 part = Distributions(*(column[begin : begin + _POINTS] for column in by_series))
                 total_s = level.values[source.total_us][part.place] * MICROSECOND
-                yield metric, *self._points(level, tail, part, total_s, bins)
+                numbers = _numbers(part, total_s, bins)
+                yield metric, *self._points(level, times[part.place], part, numbers, bins)
 
     def _points(
-        self, level: Level, tail: bytes, part: Distributions, total_s: np.ndarray, bins: Bins
+        self, level: Level, times: np.ndarray, part: Distributions, numbers: np.ndarray, bins: Bins
     ) -> tuple[memoryview, np.ndarray]:
         source, dest = level.source[part.place], level.dest[part.place]
         counts, counts_end = _bucket_counts(part, bins)
@@ -94,20 +107,21 @@ class HistogramEncoder:
         counts_bytes = np.diff(counts_end, prepend=0)
         counts_heads = self._heads_of(2, counts_bytes)
         buckets_bytes = counts_bytes + _lengths(offsets) + _lengths(counts_heads)
-        numbers = _numbers(part, total_s, bins)
-        pieces: list[bytes] = [tail] * (10 * len(source))
-        pieces[0::10] = [b""] * len(source)
-        pieces[1::10] = map(self._ends.source.__getitem__, source.tolist())
-        pieces[2::10] = map(self._ends.dest.__getitem__, dest.tolist())
-        pieces[3::10] = map(self._ends.zones.__getitem__, self._ends.az_equal(source, dest).tolist())
-        pieces[5::10] = _cut(numbers.tobytes(), np.arange(1, len(numbers) + 1) * _NUMBERS.itemsize)
-        pieces[6::10] = self._heads_of(8, buckets_bytes)
-        pieces[7::10] = offsets
-        pieces[8::10] = counts_heads
-        pieces[9::10] = _cut(counts, counts_end)
-        lengths = _lengths(pieces).reshape(-1, 10).sum(axis=1)
-        pieces[0::10] = self._heads_of(1, lengths)
-        lengths += _lengths(pieces[0::10])
+        of_level = _point_attributes((("aggregation", level.name),))
+        pieces: list[bytes] = [of_level] * (11 * len(source))
+        pieces[0::11] = [b""] * len(source)
+        pieces[1::11] = map(self._ends.source.__getitem__, source.tolist())
+        pieces[2::11] = map(self._ends.dest.__getitem__, dest.tolist())
+        pieces[3::11] = map(self._ends.zones.__getitem__, self._ends.az_equal(source, dest).tolist())
+        pieces[5::11] = _cut(numbers.tobytes(), np.arange(1, len(numbers) + 1) * _NUMBERS.itemsize)
+        pieces[6::11] = self._heads_of(8, buckets_bytes)
+        pieces[7::11] = offsets
+        pieces[8::11] = counts_heads
+        pieces[9::11] = _cut(counts, counts_end)
+        pieces[10::11] = _cut(times.tobytes(), np.arange(1, len(times) + 1) * _TIMES.itemsize)
+        lengths = _lengths(pieces).reshape(-1, 11).sum(axis=1)
+        pieces[0::11] = self._heads_of(1, lengths)
+        lengths += _lengths(pieces[0::11])
         return memoryview(b"".join(pieces)), np.cumsum(lengths)
 
     def _heads_of(self, number: int, lengths: np.ndarray) -> list[bytes]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, AGGREGATION_TEMPORALITY_DELTA
 
 from daemon.version import VERSION
 from reducer.cells import CellKind
@@ -235,6 +235,35 @@ def test_histograms_of_many_series(monkeypatch: pytest.MonkeyPatch, most_bytes: 
         for name, each in histograms(requests, "http.server.duration").items()
     }
     assert found == expected
+
+
+def test_cumulative_counters_run_since_their_series_began_and_gauges_do_not() -> None:
+    encoder, ends = OtlpEncoder(METRICS, cumulative=True), EndTable()
+    cells = {(CellKind.TCP_RTT, 100): 1, (CellKind.TCP_RTT, 120): 2, (CellKind.HTTP_STATUS, 404): 3}
+    told = cells | {"bytes": 5, "active": 2, "srtt_sum_us": 7, "srtt_count": 3}
+    windows = [
+        [(WEB, DATABASE, told)],
+        [(CACHE, WEB, {"bytes": 1}), (WEB, DATABASE, told)],
+        [(CACHE, WEB, {"bytes": 1})],
+    ]
+    found = []
+    for number, rows in enumerate(windows):
+        requests = encoder.encode(sealed_window(ends, {"az_az": rows}, number))
+        points = {(p.attributes["source.workload.name"], p.metric): p for p in decode(requests)}
+        found.append(points)
+        assert {p.time_ns for p in points.values()} == {START_NS + (number + 1) * WINDOW_NS}
+        assert {p.temporality for p in points.values() if p.kind != "gauge"} == {AGGREGATION_TEMPORALITY_CUMULATIVE}
+        if number == 1:
+            ends.clear()
+    assert [each["web", "tcp.bytes"].value for each in found] == [5, 10, 10]
+    assert {each["web", "tcp.bytes"].start_ns for each in found} == {START_NS}
+    assert [each["cache", "tcp.bytes"].value for each in found[1:]] == [1, 2]
+    assert {each["cache", "tcp.bytes"].start_ns for each in found[1:]} == {START_NS + WINDOW_NS}
+    assert [each["web", "http.responses"].value for each in found] == [3, 6, 6]
+    assert [each["web", "tcp.rtt"].value for each in found] == pytest.approx([7e-6, 14e-6, 14e-6])
+    assert {each["web", "tcp.rtt"].start_ns for each in found} == {START_NS}
+    assert [each["web", "tcp.active"].value for each in found] == [2, 2, 0]
+    assert found[1]["web", "tcp.active"].start_ns == START_NS + WINDOW_NS
 
 
 def test_codes_and_reasons_have_their_attribute() -> None:

@@ -43,6 +43,9 @@ OF_THE_REFERENCE = [
     (["--enable-otlp-grpc-metric-descriptions"], None),
     (["--otlp-grpc-batch-size", "1000"], {"otlp_batch_size": 1000}),
     (["--enable-flow-logs"], {"flow_logs": True}),
+    (["--disable-metrics", "tcp.all"], {"disable_metrics": "tcp.all"}),
+    (["--enable-metrics", "http.responses"], {"enable_metrics": "http.responses"}),
+    (["--enable-percentile-latencies"], {"enable_percentile_latencies": True}),
     (["--internal-prom", "127.0.0.1:1"], {"internal_prometheus": "127.0.0.1:1"}),
     (["--stats-scrape-size-limit-bytes", "1000000"], None),
     (["--index-dump-interval", "60"], None),
@@ -102,6 +105,7 @@ def test_log_flags(asked, flag):
         (["--parquet-dir", "s3://a/b"], {"parquet_directory": "s3://a/b"}),
         (["--parquet-limit-bytes", "5000"], {"parquet_limit_bytes": 5000}),
         (["--parquet-hours", "5"], {"parquet_hours": 5}),
+        (["--metric-names", "otel"], {"metric_names": "otel"}),
         (["--data-dir", "/data"], {"data_directory": Path("/data")}),
     ],
 )
@@ -134,6 +138,17 @@ def test_variables(asked, tmp_path):
     assert asked(GEOIP_PATH="/asn.mmdb").geoip_path == Path("/asn.mmdb")
     settings = asked("--enable-otlp-grpc-metrics", OTEL_EXPORTER_OTLP_ENDPOINT="https://there:1")
     assert settings.otlp_grpc_endpoint == "https://there:1"
+
+
+@pytest.mark.parametrize(("preference", "cumulative"), [("cumulative", True), ("DELTA", False), ("lowmemory", False)])
+def test_temporality(asked, preference, cumulative):
+    settings = asked(OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=preference)
+    assert settings.otlp_cumulative is cumulative
+
+
+def test_temporality_that_is_none(asked):
+    output = asked(OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="daily", exit_code=1)
+    assert "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE is 'daily': cumulative, delta and lowmemory" in output
 
 
 def test_port_that_a_service_of_kubernetes_puts_into_the_environment_is_not_taken(asked):
