@@ -124,3 +124,18 @@ def test_series_are_within_the_limit(sink):
     assert 0 < len(by_node) <= 10
     assert sum(point.value for point in by_node) == 99 * 1050
     assert "\nebpf_net_pipeline_series_rolled_up_total 19" in page
+
+
+def exported_metrics(sink):
+    """Return the names of the metrics that were sent, the reducer's own left out, with their temporalities."""
+    return {(point.metric, point.temporality) for point in sink.points() if not point.metric.startswith("ebpf_net.")}
+
+
+def test_metrics_are_those_chosen_by_the_names_chosen(sink):
+    asyncio.run(run(settings_for(sink, disable_metrics="tcp.all", enable_metrics="tcp.bytes", metric_names="otel")))
+    assert exported_metrics(sink) == {("network.flow.io", 1)}
+
+
+def test_totals_are_sent_where_they_are_asked_for(sink):
+    asyncio.run(run(settings_for(sink, disable_metrics="tcp.all", enable_metrics="tcp.bytes", otlp_cumulative=True)))
+    assert exported_metrics(sink) == {("tcp.bytes", 2)}
