@@ -38,7 +38,9 @@ def make_objects() -> None:
         raise SystemExit("clang is needed to compile bpf/*.bpf.c: apt-get install clang llvm libbpf-dev")
     for source in sorted((ROOT / "bpf").glob("*.bpf.c")):
         target = OBJECTS / f"{source.name.removesuffix('.c')}.o"
-        run(["clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-c", str(source), "-o", str(target)], ROOT)
+        # The third version of the instruction set has what takes a counter and clears it at once; Linux 5.12 knows it.
+        options = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-mcpu=v3"]
+        run(["clang", *options, "-c", str(source), "-o", str(target)], ROOT)
         run(["llvm-strip", "-g", str(target)], ROOT)
 
 

@@ -316,7 +316,7 @@ __attribute__((noinline)) int dns_tell_piece(struct __sk_buff *skb, struct dns_t
 		read = dns_read(skb, telling->held, at, at + sizeof(piece->bytes), piece->bytes, sizeof(piece->bytes));
 	else
 		read = size &&
-		       !bpf_skb_load_bytes(skb, at, piece->bytes, dns_from_one_to(sizeof(piece->bytes), size));
+		       !bpf_skb_load_bytes(skb, at, piece->bytes, from_one_to(sizeof(piece->bytes), size));
 	if (!read) {
 		bpf_ringbuf_discard(piece, BPF_RB_NO_WAKEUP);
 		return 0;

@@ -72,13 +72,6 @@ static __always_inline u64 dns_mix(u64 hash, u64 word)
 	return hash ^ hash >> 32;
 }
 
-/* Returns `size`, from 1 to `most`, a power of two, so that the verifier sees that it is. */
-static __always_inline u64 dns_from_one_to(const u64 most, u64 size)
-{
-	barrier_var(size);
-	return ((size - 1) & (most - 1)) + 1;
-}
-
 /* Reads `size` bytes at `at` of the packet, or of what is held as `held`; `end` is where the message ends. */
 static __always_inline bool dns_read(struct __sk_buff *skb, u64 held, u64 at, u64 end, void *to, const u64 size)
 {

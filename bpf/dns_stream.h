@@ -94,7 +94,7 @@ static __always_inline u64 dns_hold(struct __sk_buff *skb, u64 key, struct dns_s
 		size = left;
 	if (held >= DNS_MOST_HELD_BYTES || !size)
 		return 0;
-	if (bpf_skb_load_bytes(skb, at, pieces->bytes + held, dns_from_one_to(DNS_MOST_HELD_BYTES, size)))
+	if (bpf_skb_load_bytes(skb, at, pieces->bytes + held, from_one_to(DNS_MOST_HELD_BYTES, size)))
 		return 0;
 	stream->held = held + size;
 	if (!whole || held + size < wanted)
@@ -211,7 +211,8 @@ static __always_inline void take_dns(struct packet *packet)
 {
 	struct __sk_buff *skb = packet->skb;
 	struct bpf_sock *sk = skb->sk;
-	u16 local, remote, ports[2];
+	u16 local, remote;
+	u32 ports; /* the destination's in its upper half */
 
 	if (!sk)
 		return;
@@ -222,9 +223,9 @@ static __always_inline void take_dns(struct packet *packet)
 			dns_take_segment(skb, packet->transport, packet->sent);
 	} else if (packet->protocol == IPPROTO_UDP) {
 		if (!remote && local != DNS_PORT) {
-			if (bpf_skb_load_bytes(skb, packet->transport, ports, sizeof(ports)))
+			if (bpf_skb_load_bytes(skb, packet->transport, &ports, sizeof(ports)))
 				return;
-			remote = bpf_ntohs(ports[packet->sent ? 1 : 0]);
+			remote = bpf_ntohs((u16)(packet->sent ? ports >> 16 : ports));
 		}
 		if (local == DNS_PORT || remote == DNS_PORT)
 			dns_take_datagram(skb, packet->transport, packet->sent);

@@ -29,12 +29,14 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum {
 	BPF_NOEXIST = 1, /* of an update */
 	BPF_F_NO_PREALLOC = 1, /* of a map */
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
 };
 
 enum {
@@ -225,7 +227,11 @@ struct trace_event_raw_kfree_skb {
 	void *rx_sk; /* Linux 6.11 */
 };
 
-struct seq_file;
+struct seq_file {
+	unsigned long size;
+	unsigned long count;
+};
+
 struct file;
 struct linux_binprm;
 
@@ -239,6 +245,7 @@ struct bpf_sock {
 	__be16 dst_port;
 	u32 dst_ip4;
 	u32 dst_ip6[4];
+	u32 state;
 };
 
 struct __sk_buff {
@@ -265,6 +272,11 @@ struct bpf_iter__task_file {
 	struct bpf_iter_meta *meta;
 	struct task_struct *task;
 	struct file *file;
+};
+
+struct bpf_iter__bpf_sk_storage_map {
+	struct bpf_iter_meta *meta;
+	struct sock *sk;
 };
 
 struct bpf_iter__tcp {

@@ -3,6 +3,28 @@
 
 #include "extension_headers.h"
 
+#define TCP_SYN 2 /* of the flags */
+
+/* RFC 9293, 3.1 */
+struct tcp_header {
+	__be16 source;
+	__be16 destination;
+	__be32 sequence;
+	__be32 acknowledged;
+	u8 data_offset; /* in its upper half, in words */
+	u8 flags;
+	__be16 window;
+	__be16 checksum;
+	__be16 urgent;
+};
+
+/* Returns `size`, from 1 to `most`, a power of two, so that the verifier sees that it is. */
+static __always_inline u64 from_one_to(const u64 most, u64 size)
+{
+	barrier_var(size);
+	return ((size - 1) & (most - 1)) + 1;
+}
+
 struct packet {
 	struct __sk_buff *skb;
 	u8 *header;    /* of IP: what every packet of that version has of it can be read */

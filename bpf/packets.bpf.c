@@ -6,6 +6,10 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+/* Set before load; the verifier removes what is not watched. */
+const volatile bool udp_watched = 0;
+const volatile bool http_watched = 0;
+
 #include "records.h"
 #include "sockets.h"
 #include "packet.h"
@@ -16,11 +20,10 @@
 #include "dns_message.h"
 #include "dns.h"
 #include "dns_stream.h"
+#include "http.h"
+#include "http_report.h"
 
 char LICENSE[] SEC("license") = "GPL";
-
-/* Set before load; the verifier removes what is not watched. */
-const volatile bool udp_watched = 0;
 
 static __always_inline void inspect(struct __sk_buff *skb, bool sent)
 {
@@ -31,6 +34,9 @@ static __always_inline void inspect(struct __sk_buff *skb, bool sent)
 	if (packet.protocol == IPPROTO_UDP) {
 		if (udp_watched)
 			count_udp_packet(skb, sent);
+	} else if (packet.protocol == IPPROTO_TCP) {
+		if (http_watched)
+			http_take_segment(skb, packet.transport, sent);
 	}
 	if (dns_watched)
 		take_dns(&packet);

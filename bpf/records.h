@@ -168,6 +168,33 @@ struct dns_answer {
 	u8 bytes[512];
 };
 
+enum http_pair_kind {
+	HTTP_PAIR_LATENCY = 1, /* bin as of BIN_KIND_HTTP_LATENCY */
+	HTTP_PAIR_STATUS = 2,  /* the status */
+	HTTP_PAIR_CLASS = 3,   /* the first digit of a status that is not told */
+};
+
+#define HTTP_PAIRS 8
+
+/* What a socket asked or answered by HTTP since the record before; several where there are more pairs than one holds. */
+struct http_record {
+	u64 cookie;
+	u64 cgroup; /* as in tcp_record */
+	u64 latency_sum_ns;
+	u32 network_namespace;
+	u32 requests;
+	u32 counts[HTTP_PAIRS]; /* how often a bin occurred */
+	u16 bins[HTTP_PAIRS];
+	u8 kinds[HTTP_PAIRS]; /* meaningless beyond the pairs that there are, as the two above */
+	u16 local_port;
+	u16 remote_port;
+	u8 pairs;
+	u8 client; /* 1: it asks, 0: it answers */
+	u8 padding[2];
+	u8 local_address[16];
+	u8 remote_address[16];
+};
+
 struct cgroup_record {
 	u64 id;
 	char path[512]; /* from the root of the hierarchy; cut at the end */

@@ -206,7 +206,8 @@ class KernelCollector:
 
     def _drain(self) -> None:
         """Make room in a ring that fills between two polls."""
-        self._submit(self._take([]))
+        self._concerns.drain()
+        self._submit(self._take([]) | self._concerns.early())
 
     def _take_cgroups(self) -> None:
         self._cgroups.created(self._cgroup_events.drain())

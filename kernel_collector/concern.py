@@ -32,7 +32,11 @@ class Concern:
     wakeup_fd: int | None = None
 
     def drain(self) -> None:
-        """Take what would not find room until the next poll."""
+        """Take what would not find room until the next poll; also called before events of TCP are read."""
+
+    def early(self) -> Tables:
+        """Return the rows that need not wait for the poll, of what `drain` has taken."""
+        return {}
 
     def gather(self) -> None:
         """Take what the kernel has of sockets, before their ends are read: then `read` finds their owners."""

@@ -13,6 +13,7 @@ from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.concern import Concern, Kind
 from kernel_collector.drops_concern import DropsConcern
+from kernel_collector.http_concern import HttpConcern
 from kernel_collector.nat_concern import NatConcern
 from kernel_collector.packets import Packets
 from kernel_collector.udp_concern import UdpConcern
@@ -53,6 +54,14 @@ KINDS = (
         UdpConcern,
         partial(_tried_on_packets, "udp"),
         "udp",
+    ),
+    Kind(
+        "HTTP",
+        f"{_PACKETS_NEED}, or say --disable-http-metrics",
+        lambda settings: settings.http_metrics,
+        HttpConcern,
+        partial(_tried_on_packets, "http"),
+        "http",
     ),
     Kind(
         "drops",
@@ -98,6 +107,15 @@ class Concerns:
 
     def __iter__(self) -> Iterator[Concern]:
         return iter(self._open)
+
+    def drain(self) -> None:
+        """Take what would not find room until the next poll."""
+        for concern in self._open:
+            concern.drain()
+
+    def early(self) -> Tables:
+        """Return the rows that need not wait for the poll."""
+        return joined(concern.early() for concern in self._open)
 
     def gather(self) -> None:
         """Take what the kernel has, before the ends of sockets are read."""

@@ -44,6 +44,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (_I, [_P, ctypes.c_bool]),
     "bpf_program__attach": (_P, [_P]),
     "bpf_program__attach_cgroup": (_P, [_P, _I]),
+    "bpf_program__attach_iter": (_P, [_P, _P]),
     "bpf_program__fd": (_I, [_P]),
     "bpf_link__fd": (_I, [_P]),
     "bpf_link__destroy": (_I, [_P]),
@@ -206,6 +207,20 @@ class BpfObject:
             link = _call(what, self._lib.bpf_program__attach, self._program(program))
         else:
             link = _call(what, self._lib.bpf_program__attach_cgroup, self._program(program), cgroup)
+        self._links.append(link)
+        return _call(what, self._lib.bpf_link__fd, link)
+
+    def attach_to_map(self, program: str, name: str) -> int:
+        """Attach an iterator over the elements of a map; return the link's file descriptor, which this object owns.
+
+        Raises:
+            LibbpfError: the kernel refused, or there is no such program or map.
+
+        """
+        what = f"cannot attach {program} of {self._name}"
+        map_fd = ctypes.c_uint32(self.map_fd(name))
+        options = _IteratorOptions(ctypes.sizeof(_IteratorOptions), ctypes.addressof(map_fd), ctypes.sizeof(map_fd))
+        link = _call(what, self._lib.bpf_program__attach_iter, self._program(program), ctypes.byref(options))
         self._links.append(link)
         return _call(what, self._lib.bpf_link__fd, link)
 
@@ -448,6 +463,12 @@ class _ProgramInfo(ctypes.Structure):
         ("run_time_ns", ctypes.c_uint64),
         ("run_cnt", ctypes.c_uint64),
     )
+
+
+class _IteratorOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts (bpf/libbpf.h)."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("link_info", _P), ("link_info_size", _U32))
 
 
 def _keep(level: int, form: int, arguments: int) -> int:

@@ -42,6 +42,7 @@ class Settings:
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
         drop_metrics: whether packets that the kernel drops are counted.
+        http_metrics: whether HTTP is counted.
         disable_nat: leave the endpoints of translated connections as their sockets have them.
         dns_metrics: whether the DNS is watched.
 
@@ -60,6 +61,7 @@ class Settings:
     bpf_stats: bool = False
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
+    http_metrics: bool = True
     disable_nat: bool = False
     drop_metrics: bool = True
     dns_metrics: bool = True
@@ -102,6 +104,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         bpf_stats=arguments["enable_bpf_stats"],
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
+        http_metrics=not arguments["disable_http_metrics"],
         disable_nat=arguments["disable_nat"],
         drop_metrics=not arguments["disable_drop_metrics"],
         dns_metrics=not arguments["disable_dns_metrics"],
@@ -180,6 +183,13 @@ _OPTIONS = (
         envvar="EBPF_NET_DISABLE_DNS_METRICS",
         show_envvar=True,
         help="Do not watch the DNS, neither its answers' codes and latencies nor what names mean.",
+    ),
+    click.option(
+        "--disable-http-metrics",
+        is_flag=True,
+        envvar="EBPF_NET_DISABLE_HTTP_METRICS",
+        show_envvar=True,
+        help="Do not count HTTP; for it a program looks at each packet.",
     ),
     click.option(
         "--docker-ns-label",

@@ -28,8 +28,9 @@ UDP_FUNCTIONS = ("udp_sent_ipv4", "udp_sent_ipv6", "udp_received")
 UDP_SOCKETS = "udp_sockets"
 UDP_CREATED = "udp_created"
 UDP_PROCESSES = "udp_of_processes"
+HTTP_CLOSED = "http_socket_closed"
 # How the names of each concern's maps and programs begin; all others are always made and loaded.
-PREFIXES = {"udp": ("udp_",), "dns": ("dns_", UDP_SOCKETS, UDP_CREATED, UDP_PROCESSES)}
+PREFIXES = {"udp": ("udp_",), "dns": ("dns_", UDP_SOCKETS, UDP_CREATED, UDP_PROCESSES), "http": ("http_",)}
 
 
 class Packets:
@@ -157,6 +158,8 @@ def _attach(opened: BpfObject, cgroup: Path, watched: Collection[str]) -> None:
     try:
         if {"udp", "dns"} & set(watched):
             _attach_udp(opened, directory)
+        if "http" in watched:
+            opened.attach(HTTP_CLOSED)
         for program in PACKETS:
             opened.attach(program, directory)
     finally:

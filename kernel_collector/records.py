@@ -30,6 +30,14 @@ class TcpRecordKind(IntEnum):
     RESET_SENT = 5
 
 
+class HttpPairKind(IntEnum):
+    """What a pair of bin and count of an `http_record` counts: `enum http_pair_kind`."""
+
+    LATENCY = 1
+    STATUS = 2
+    CLASS = 3
+
+
 TCP_FIELDS = (
     *("cookie", "time_ns", "network_namespace", "kind", "state", "old_state", "error", "fin_received"),
     *("local_address", "remote_address", "local_port", "remote_port"),
@@ -65,6 +73,19 @@ DNS_FIELDS = {
     "dns_query": ("time_ns", "cgroup", "peer", "owner"),
     "dns_answer": ("answer", "offset", "length", "bytes"),
 }
+HTTP_FIELDS = (
+    *(
+        "cookie",
+        "cgroup",
+        "network_namespace",
+        "client",
+        "local_address",
+        "remote_address",
+        "local_port",
+        "remote_port",
+    ),
+    *("requests", "latency_sum_ns", "pairs", "counts", "bins", "kinds"),
+)
 CGROUP_FIELDS = ("id", "path")
 EXEC_FIELDS = ("process_start_ns", "pid", "parent_pid", "arguments_length", "comm", "arguments")
 
@@ -76,12 +97,8 @@ def tcp_record_dtype(btf: Btf) -> np.dtype:
         BtfError: the object lacks one of `TCP_FIELDS`, or a `TcpRecordKind` has another number in it.
 
     """
-    dtype = _record_dtype(btf, "tcp_record", TCP_FIELDS)
-    numbers = btf.enum("tcp_record_kind")
-    for kind in TcpRecordKind:
-        if numbers.get(f"TCP_RECORD_{kind.name}") != kind:
-            raise BtfError(f"the object's TCP_RECORD_{kind.name} is not {kind.value}: {_ANOTHER_VERSION}")
-    return dtype
+    _check_enum(btf, "tcp_record_kind", "TCP_RECORD_", TcpRecordKind)
+    return _record_dtype(btf, "tcp_record", TCP_FIELDS)
 
 
 def udp_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
@@ -114,6 +131,17 @@ def dns_dtypes(btf: Btf) -> dict[str, np.dtype]:
     return {struct: _record_dtype(btf, struct, needed) for struct, needed in DNS_FIELDS.items()}
 
 
+def http_record_dtype(btf: Btf) -> np.dtype:
+    """Return the dtype of `struct http_record`: integers, addresses as V16, and three arrays that are one V each.
+
+    Raises:
+        BtfError: the object lacks one of `HTTP_FIELDS`, or an `HttpPairKind` has another number in it.
+
+    """
+    _check_enum(btf, "http_pair_kind", "HTTP_PAIR_", HttpPairKind)
+    return _record_dtype(btf, "http_record", HTTP_FIELDS)
+
+
 def exec_record_dtype(btf: Btf) -> np.dtype:
     """Return the dtype of `struct exec_record`: integers, comm as S16, arguments as S256.
 
@@ -135,6 +163,13 @@ def cgroup_record_dtype(btf: Btf) -> np.dtype:
 
 
 _ANOTHER_VERSION = "it was built from another version of bpf/records.h; build the package again"
+
+
+def _check_enum(btf: Btf, name: str, prefix: str, expected: type[IntEnum]) -> None:
+    numbers = btf.enum(name)
+    for member in expected:
+        if numbers.get(f"{prefix}{member.name}") != member:
+            raise BtfError(f"the object's {prefix}{member.name} is not {member.value}: {_ANOTHER_VERSION}")
 
 
 def _record_dtype(btf: Btf, struct: str, needed: Iterable[str]) -> np.dtype:

@@ -132,6 +132,10 @@ class SocketTable:
         """Return the ids of the processes that own a socket or listener, sorted, each once."""
         return np.unique(np.append(self._sockets["process"][self._index.slots], self._listeners.processes()))
 
+    def listener_owners(self, namespaces: np.ndarray, addresses: np.ndarray, ports: np.ndarray) -> np.ndarray:
+        """Return the id of the process that listens where sockets with these local ends were accepted, uint32."""
+        return self._listeners.owners(namespaces, addresses, ports)[1]
+
     def cgroups(self) -> np.ndarray:
         """Return the ids of the cgroups of sockets, sorted, each once."""
         return np.unique(self._sockets["cgroup"][self._index.slots])

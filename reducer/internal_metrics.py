@@ -186,6 +186,11 @@ COLLECTOR_TABLE = (
     _counter(
         "collector", "dns_addresses_forgotten", "{address}", "DNS names forgotten before their time, being too many."
     ),
+    _counter("collector", "http_sockets_untracked", "{packet}", "HTTP packets not counted for want of memory."),
+    _counter("collector", "http_heads_unknown", "{head}", "Other things where an HTTP message was expected."),
+    _counter("collector", "http_requests_untimed", "{request}", "HTTP requests without latency: too many unanswered."),
+    _counter("collector", "http_packets_cut", "{packet}", "Packets with too many HTTP messages to follow them all."),
+    _counter("collector", "http_statuses_untold", "{response}", "HTTP responses whose status is told by class alone."),
     _gauge("collector", "translations_tracked", "{connection}", "Translated connections tracked."),
     _counter(
         "collector",

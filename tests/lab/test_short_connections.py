@@ -31,6 +31,8 @@ def test_each_of_20000_connections_to_nginx_is_counted(lab: Lab) -> None:
     assert exported.total("tcp.closed_sockets", **there) == counted.accepted
     assert exported.total("tcp.bytes", **there) == counted.request_bytes
     assert exported.total("tcp.bytes", **back) == counted.response_bytes
+    assert exported.total("http.requests", **there) == exported.total("http.requests") == REQUESTS
+    assert exported.total("http.status_code", status_code="200", **there) == REQUESTS
     # Each connection once, on the series from the connecting end; and no byte under another name.
     assert exported.total("tcp.new_sockets", **back) == 0
     for source, dest, expected in ((client, server, counted.request_bytes), (server, client, counted.response_bytes)):

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tests.lab.waiting import wait_until
 from tests.packages import debian_program
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.lab.network import Host
@@ -33,7 +35,7 @@ pid nginx.pid;
 error_log stderr;
 events {{ worker_connections 4096; }}
 http {{
-  log_format exact '$request_length $bytes_sent';
+  log_format exact '$request_length $bytes_sent $status';
   access_log access.log exact;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
   uwsgi_temp_path uwsgi; scgi_temp_path scgi;
@@ -41,6 +43,10 @@ http {{
   server {{
     listen {port} backlog=4096 reuseport; listen [::]:{port} backlog=4096 reuseport;
     location / {{ return 200 '{body}'; }}
+    location = /204 {{ return 204; }}
+    location = /301 {{ return 301 /; }}
+    location = /404 {{ return 404 'none'; }}
+    location = /503 {{ return 503 'busy'; }}
     location /status {{ stub_status; access_log off; }}
   }}
 }}
@@ -48,8 +54,15 @@ http {{
 
 # A thread of wrk ends by time alone: once its share of requests is sent, each of its connections waits without a word.
 WRK_SCRIPT = """
-local begun = 0
-function init(arguments) share = tonumber(arguments[1]) end
+local begun, asked, paths = 0, 0, {}
+function init(arguments)
+  share = tonumber(arguments[1])
+  for i = 2, #arguments do paths[i - 1] = arguments[i] end
+end
+function request()
+  asked = asked + 1
+  return wrk.format("GET", paths[asked % #paths + 1])
+end
 function delay()
   begun = begun + 1
   if begun <= share then return 0 else return 3600000 end
@@ -152,30 +165,45 @@ class Nginx:
         """Return how many requests it has answered so far."""
         return self._access_log.read_bytes().count(b"\n")
 
+    def statuses(self) -> Counter[int]:
+        """Return how often it has answered with each status so far."""
+        return Counter(int(line.split()[2]) for line in self._access_log.read_text().splitlines())
+
     def counts(self) -> NginxCounts:
         """Return its counts so far; the connections made to ask are left out."""
         self._own_connections += 1
         status = self.host.get(f"http://127.0.0.1:{HTTP_PORT}/status")
         accepted = int(re.search(r"accepts handled requests\s+(\d+)", status)[1])
         lines = [tuple(map(int, line.split())) for line in self._access_log.read_text().splitlines()]
-        requests, responses = zip(*lines, strict=True) if lines else ((), ())
+        requests, responses, _ = zip(*lines, strict=True) if lines else ((), (), ())
         return NginxCounts(accepted - self._own_connections, len(lines), sum(requests), sum(responses))
 
 
 class Wrk:
-    """wrk that sends *requests* requests in all, each on a connection of its own, to an Nginx."""
+    """wrk that sends *requests* requests in all to an Nginx, for *paths* in turn; *connection* is the header."""
 
     THREADS = 2
 
-    def __init__(self, programs: Programs, nginx: Nginx, client: Host, *, requests: int, connections: int) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        nginx: Nginx,
+        client: Host,
+        *,
+        requests: int,
+        connections: int,
+        connection: str = "close",
+        paths: Sequence[str] = ("/",),
+    ) -> None:
         self._nginx = nginx
         self._requests = requests
         script = programs.directory / "wrk.lua"
         script.write_text(WRK_SCRIPT)
         command = ("wrk", "--threads", f"{self.THREADS}", "--connections", f"{connections}", "--duration", "10m")
         url = f"http://{nginx.host.ipv4}:{HTTP_PORT}/"
-        header, share = "Connection: close", str(requests // self.THREADS)
-        self._wrk = programs.start("wrk", *command, "-s", str(script), "-H", header, url, "--", share, host=client)
+        header, share = f"Connection: {connection}", str(requests // self.THREADS)
+        arguments = ("-s", str(script), "-H", header, url, "--", share, *paths)
+        self._wrk = programs.start("wrk", *command, *arguments, host=client)
 
     def finish(self, timeout_s: float = 120.0) -> int:
         """Wait until all requests are answered; return the bytes of the responses as the client counted them."""

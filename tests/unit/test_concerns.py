@@ -22,6 +22,9 @@ class One(Concern):
     def read(self):
         return {"bins": empty_columns(2, "bins")}
 
+    def early(self):
+        return {"bins": empty_columns(1, "bins")}
+
     def processes(self):
         return np.array([3, 1], np.uint32)
 
@@ -75,6 +78,7 @@ def test_what_they_give_is_added_up(opened):
     all_ = opened(kind("One", One), kind("Other", Other))
     tables = all_.read()
     assert {name: len(columns["socket"]) for name, columns in tables.items()} == {"bins": 5, "drops": 1}
+    assert {name: len(columns["socket"]) for name, columns in all_.early().items()} == {"bins": 1}
     assert np.concatenate(list(all_.processes())).tolist() == [3, 1]
     statistics = intake_pb2.CollectorStatistics(events_lost=2)
     all_.fill(statistics)

@@ -160,6 +160,14 @@ def test_the_dns_is_watched_unless_it_is_switched_off(asked):
     assert not asked(EBPF_NET_DISABLE_DNS_METRICS="true").dns_metrics
 
 
+def test_http_is_counted_unless_disabled(asked):
+    assert asked().http_metrics
+    assert not asked("--disable-http-metrics").http_metrics
+    for value in ("true", "yes", "1"):
+        assert not asked(EBPF_NET_DISABLE_HTTP_METRICS=value).http_metrics
+    assert asked(EBPF_NET_DISABLE_HTTP_METRICS="false").http_metrics
+
+
 def test_options_about_docker(asked):
     assert asked("--docker-ns-label", "option", DOCKER_NS_LABEL="variable").docker_ns_label == "option"
     assert asked(DOCKER_NS_LABEL="variable").docker_ns_label == "variable"

@@ -14,10 +14,12 @@ from kernel_collector.objects import OBJECTS
 from kernel_collector.records import (
     CGROUP_FIELDS,
     EXEC_FIELDS,
+    HTTP_FIELDS,
     TCP_FIELDS,
     TcpRecordKind,
     cgroup_record_dtype,
     exec_record_dtype,
+    http_record_dtype,
     tcp_record_dtype,
 )
 
@@ -37,14 +39,16 @@ def members(struct):
     sizes = {"u64": 8, "u32": 4, "u16": 2, "u8": 1, "char": 1}
     source = Path("bpf/records.h").read_text()
     body = re.search(rf"struct {struct} {{(.*?)\n}};", source, re.DOTALL)[1]
-    found = re.findall(r"^\s*(\w+) (\w+)(?:\[(\d+)\])?;", body, re.MULTILINE)
-    return {name: sizes[kind] * int(length or 1) for kind, name, length in found}
+    found = re.findall(r"^\s*(\w+) (\w+)(?:\[(\w+)\])?;", body, re.MULTILINE)
+    lengths = {"": "1"} | dict(re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE))
+    return {name: sizes[kind] * int(lengths.get(length, length)) for kind, name, length in found}
 
 
 @pytest.mark.parametrize(
     ("file", "struct", "derive", "needed"),
     [
         ("tcp.bpf.o", "tcp_record", tcp_record_dtype, TCP_FIELDS),
+        ("packets.bpf.o", "http_record", http_record_dtype, HTTP_FIELDS),
         ("process.bpf.o", "exec_record", exec_record_dtype, EXEC_FIELDS),
         ("cgroup.bpf.o", "cgroup_record", cgroup_record_dtype, CGROUP_FIELDS),
     ],

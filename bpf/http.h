@@ -1,0 +1,417 @@
+/* HTTP/1: requests, statuses and latencies of sockets that speak it.
+ *
+ * Only those have an entry. Requests are followed from head to head, so that neither what a body holds nor what is sent
+ * again counts. Where a response begins the request says: its acknowledgement number is where the server goes on. What
+ * follows the head of a response is looked at only on sockets that pipeline. */
+#pragma once
+
+#include "http_heads.h"
+#include "http_socket.h"
+
+#define MOST_HEADERS 0x3fff /* bytes before the TCP header */
+#define MOST_STEPS 256 /* heads and bodies of one packet */
+#define MOST_CHUNKS 256 /* of HTTP_CHUNK bytes: as much of a packet is searched for the ends of heads */
+
+u64 http_sockets_untracked; /* no memory for an entry */
+u64 http_heads_unknown; /* something else stood where a head was expected */
+u64 http_requests_untimed; /* too many were unanswered */
+u64 http_packets_cut; /* held more than MOST_STEPS or MOST_CHUNKS */
+
+/* A packet on its way through the steps. */
+struct http_packet {
+	u32 begin; /* of the payload, in the packet */
+	u32 offset; /* where it goes on */
+	u32 end;
+	u32 base; /* sequence number of offset 0 */
+	u32 acknowledged;
+	u32 chunks_left;
+	bool asks;
+};
+
+static __always_inline void expect(struct http_stream *stream, u32 position)
+{
+	stream->position = position;
+	stream->mode = HTTP_HEAD;
+	stream->skip = 0;
+	stream->first_length = 0;
+}
+
+static __always_inline void request_begins(struct http_socket *http, struct http_packet *packet, u32 method, u64 now)
+{
+	u32 unanswered = http->asked - http->answered;
+
+	if (unanswered)
+		http->pipelines = 1;
+	else if (!http->pipelines || http->answers.mode == HTTP_UNKNOWN)
+		expect(&http->answers, packet->acknowledged);
+	if (unanswered < PIPELINED) {
+		now &= ~(u64)ASKED;
+		if (method == METHOD_HEAD)
+			now |= ASKED_HEAD;
+		else if (method == METHOD_CONNECT)
+			now |= ASKED_CONNECT;
+		http->times[http->asked % PIPELINED] = now;
+	} else {
+		__sync_fetch_and_add(&http_requests_untimed, 1);
+	}
+	http->asked++;
+	__sync_fetch_and_add(&http->requests, 1);
+	mark_changed(http, REQUESTS_CHANGED);
+	http->asks.bodyless = method != METHOD_WITH_BODY;
+}
+
+static __always_inline void response_begins(struct http_socket *http, u32 code, u64 now)
+{
+	struct http_stream *answers = &http->answers;
+	u64 *slot, asked;
+
+	answers->bodyless = 1;
+	if (http->asked == http->answered || (code / 100 == 1 && code != 101))
+		return;
+	slot = &http->times[http->answered % PIPELINED];
+	asked = *slot;
+	*slot = 0;
+	http->answered++;
+	if (asked)
+		count_latency(http, now - (asked & ~(u64)ASKED));
+	count_status(http, code);
+	if (code == 101 || (code / 100 == 2 && asked & ASKED_CONNECT))
+		http->over = 1;
+	answers->bodyless = code == 204 || code == 304 || asked & ASKED_HEAD;
+}
+
+static __always_inline bool looks_on(struct http_socket *http, u32 code)
+{
+	return http->pipelines || code / 100 == 1;
+}
+
+/* Reads how a head begins, and of a request what follows as well, since it is to be searched; returns how many bytes. */
+static __always_inline u32 read_first(struct __sk_buff *skb, struct http_packet *packet, struct http_first *first,
+				      struct http_search *search)
+{
+	if (!packet->asks)
+		return load_first(skb, packet->offset, packet->end, HTTP_FIRST, first);
+	search->offset = packet->offset;
+	search->end = packet->end;
+	if (!load_chunk(skb, search))
+		return 0;
+	first->low = search->words[0];
+	first->high = (u32)search->words[1];
+	return search->loaded < HTTP_FIRST ? search->loaded : HTTP_FIRST;
+}
+
+/* Adds the bytes at `offset` to those of a head that began in a packet before; returns how many there are then. */
+static __always_inline u32 read_more(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
+				     struct http_first *first)
+{
+	u32 have = stream->first_length, more;
+	u64 low, high;
+
+	if (have >= HTTP_FIRST)
+		return 0;
+	more = load_first(skb, packet->offset, packet->end, HTTP_FIRST - have, first);
+	packet->offset += more;
+	low = first->low;
+	high = first->high;
+	first->low = stream->first[0] | (u64)stream->first[1] << 32;
+	first->high = stream->first[2];
+	if (have >= 8) {
+		first->high |= low << (have - 8) * 8;
+	} else {
+		first->low |= low << have * 8;
+		first->high |= low >> (8 - have) * 8 | high << have * 8;
+	}
+	return have + more;
+}
+
+/* Goes on where a head is expected; returns whether there is more to do in this packet. */
+static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *http, struct http_stream *stream,
+				     struct http_packet *packet, struct http_search *search)
+{
+	u32 left = packet->end - packet->offset, length, what;
+	struct http_first first;
+	u64 now;
+
+	if (stream->skip) {
+		if (left > stream->skip)
+			left = stream->skip;
+		stream->skip -= left;
+		packet->offset += left;
+		stream->position = packet->base + packet->offset;
+		return packet->offset < packet->end;
+	}
+	length = stream->first_length ? read_more(skb, stream, packet, &first) : read_first(skb, packet, &first, search);
+	what = packet->asks ? request_of(&first, length) : response_of(&first, length);
+	if (!what) {
+		__sync_fetch_and_add(&http_heads_unknown, 1);
+		stream->mode = HTTP_UNKNOWN;
+		stream->first_length = 0;
+		stream->position = packet->base + packet->end;
+		if (!packet->asks) /* the request came while another response was on its way */
+			http->pipelines = 1;
+		else if (!http->asked) /* it looked like HTTP for some bytes only */
+			http->over = 1;
+		return 0;
+	}
+	now = stream->first_length ? stream->first_ns : bpf_ktime_get_ns();
+	if (length < HTTP_FIRST) {
+		stream->first[0] = first.low;
+		stream->first[1] = first.low >> 32;
+		stream->first[2] = first.high;
+		stream->first_length = length;
+		stream->first_ns = now;
+		stream->position = packet->base + packet->end;
+		return 0;
+	}
+	stream->first_length = 0;
+	stream->fields = 0;
+	stream->newline = packet->base + packet->offset - HTTP_FIRST;
+	stream->carried = 0;
+	if (packet->asks) {
+		request_begins(http, packet, what, now);
+	} else {
+		response_begins(http, what, now);
+		if (http->over)
+			return 0;
+		if (!looks_on(http, what)) {
+			stream->mode = HTTP_UNKNOWN;
+			stream->position = packet->base + packet->end;
+			return 0;
+		}
+	}
+	stream->mode = HTTP_INSIDE;
+	return 1;
+}
+
+/* Keeps how the last line of a packet begins, if it may be a field that counts. */
+static __always_inline void carry_line(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
+				       struct http_search *search)
+{
+	u32 length = packet->end - search->newline - 1, carried = search->carried, more = length - carried;
+
+	if (length > LONGEST_FIELD || carried > LONGEST_FIELD || more > LONGEST_FIELD)
+		return;
+	if (more && bpf_skb_load_bytes(skb, packet->end - more, (u8 *)stream->line + carried,
+				       from_one_to(MOST_CARRIED, more)))
+		return;
+	stream->carried = length;
+}
+
+/* Searches for the next blank line; returns whether it was found. */
+static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_stream *stream,
+					    struct http_packet *packet, struct http_search *search)
+{
+	u32 i;
+
+	search->offset = packet->offset;
+	search->end = packet->end;
+	search->newline = stream->newline - packet->base;
+	search->before = stream->before - packet->base;
+	search->carried = stream->carried;
+	if (search->carried)
+		__builtin_memcpy(search->line, stream->line, sizeof(search->line));
+	search->length = stream->skip;
+	search->fields = stream->fields;
+	search->wants_fields = stream->mode == HTTP_INSIDE && !stream->bodyless;
+	for (i = 0; i < MOST_CHUNKS && packet->chunks_left; i++) {
+		packet->chunks_left--;
+		if (http_search_chunk(skb, search))
+			break;
+	}
+	stream->newline = search->newline + packet->base;
+	stream->before = search->before + packet->base;
+	stream->carried = 0;
+	if (!search->found && search->wants_fields)
+		carry_line(skb, stream, packet, search);
+	stream->skip = search->length;
+	stream->fields = search->fields;
+	packet->offset = search->offset;
+	if (!search->found && packet->offset < packet->end) {
+		__sync_fetch_and_add(&http_packets_cut, 1);
+		stream->mode = HTTP_UNKNOWN;
+		packet->offset = packet->end;
+	}
+	stream->position = packet->base + packet->offset;
+	return search->found;
+}
+
+/* Goes on in a head. */
+static __always_inline int step_inside(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
+				       struct http_search *search)
+{
+	if (!find_blank_line(skb, stream, packet, search))
+		return 0;
+	if (stream->bodyless) {
+		stream->mode = HTTP_HEAD;
+		stream->skip = 0;
+	} else if (stream->fields == HTTP_HAS_LENGTH) {
+		stream->mode = HTTP_HEAD;
+	} else {
+		stream->mode = !packet->asks && stream->fields & HTTP_HAS_CODING ? HTTP_CHUNKED : HTTP_UNKNOWN;
+		if (stream->mode == HTTP_UNKNOWN)
+			stream->position = packet->base + packet->end;
+		stream->skip = 0;
+	}
+	return packet->offset < packet->end && stream->mode != HTTP_UNKNOWN;
+}
+
+static __always_inline int step_chunked(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
+					struct http_search *search)
+{
+	if (!find_blank_line(skb, stream, packet, search))
+		return 0;
+	if (is_last_chunk(skb, packet->begin, search)) {
+		stream->mode = HTTP_HEAD;
+		stream->skip = 0;
+	}
+	return packet->offset < packet->end;
+}
+
+/* Not inlined: the verifier looks at it once, however often it is called. Returns whether there is more to do. */
+__attribute__((noinline)) int http_step(struct __sk_buff *skb, struct http_socket *http, struct http_packet *packet)
+{
+	struct http_search search = {};
+	struct http_stream *stream;
+
+	if (!http_watched || !http || !packet)
+		return 0;
+	stream = packet->asks ? &http->asks : &http->answers;
+	if (stream->mode == HTTP_HEAD && !step_head(skb, http, stream, packet, &search))
+		return 0;
+	if (stream->mode == HTTP_INSIDE)
+		return step_inside(skb, stream, packet, &search);
+	if (stream->mode == HTTP_CHUNKED)
+		return step_chunked(skb, stream, packet, &search);
+	return stream->mode == HTTP_HEAD;
+}
+
+/* Returns whether the socket has received what is missing before this packet: then it was not followed. */
+static __always_inline bool has_passed(struct bpf_sock *sk, bool sent, u32 position)
+{
+	struct bpf_tcp_sock *tcp;
+
+	if (sent) /* what is sent first comes in order */
+		return 1;
+	sk = bpf_sk_fullsock(sk);
+	tcp = sk ? bpf_tcp_sock(sk) : NULL;
+	return !tcp || (s32)(tcp->rcv_nxt - position) > 0;
+}
+
+/* Finds where in this packet the stream goes on; returns whether it does. */
+static __always_inline bool find_position(struct __sk_buff *skb, struct bpf_sock *sk, struct http_socket *http,
+					  struct http_stream *stream, struct http_packet *packet)
+{
+	u32 sequence = packet->base + packet->begin, end = packet->base + packet->end, gap;
+	bool waits = http->asked != http->answered;
+
+	if ((s32)(end - stream->position) <= 0)
+		return 0; /* sent again */
+	gap = sequence - stream->position;
+	if (stream->mode != HTTP_UNKNOWN && (s32)gap > 0) {
+		if (stream->mode == HTTP_HEAD && stream->skip >= gap) {
+			stream->skip -= gap;
+			stream->position = sequence;
+		} else if (has_passed(sk, packet->asks == http->client, stream->position)) {
+			stream->mode = HTTP_UNKNOWN;
+		} else {
+			return 0; /* what is missing will come */
+		}
+	}
+	if (stream->mode == HTTP_UNKNOWN || stream->mode == HTTP_CHUNKED) {
+		if ((s32)(sequence - stream->position) >= 0 && waits != packet->asks &&
+		    http_begins(skb, packet->offset, packet->end, packet->asks))
+			expect(stream, sequence);
+		else if (stream->mode == HTTP_UNKNOWN)
+			stream->position = end;
+	}
+	packet->offset = stream->position - packet->base;
+	return stream->mode != HTTP_UNKNOWN;
+}
+
+static __always_inline bool is_watched_socket(struct bpf_sock *sk)
+{
+	struct tcp_sock *tcp;
+
+	if (!network_namespaces_named)
+		return 1;
+	tcp = bpf_skc_to_tcp_sock(sk);
+	return tcp && is_watched(((struct sock *)tcp)->__sk_common.skc_net.net->ns.inum);
+}
+
+/* Makes an entry for a socket on which something that looks like a head begins with this packet. */
+static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, struct bpf_sock *sk, bool sent,
+						      struct http_packet *packet)
+{
+	struct http_socket *http;
+	u32 what = what_begins(skb, packet->offset, packet->end);
+
+	if (!what)
+		return NULL;
+	sk = bpf_sk_fullsock(sk);
+	if (!sk || sk->state == TCP_LISTEN || !is_watched_socket(sk))
+		return NULL;
+	http = bpf_sk_storage_get(&http_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!http) {
+		__sync_fetch_and_add(&http_sockets_untracked, 1);
+		return NULL;
+	}
+	http->client = sent == (what == BEGINS_REQUEST);
+	if (what == BEGINS_REQUEST) {
+		expect(&http->asks, packet->base + packet->begin);
+	} else { /* its request was before our time, or in the packet that opened the connection, which has no socket */
+		expect(&http->asks, packet->acknowledged);
+		expect(&http->answers, packet->base + packet->begin);
+		http->asked = 1;
+		http->requests = 1;
+		http->changed = REQUESTS_CHANGED;
+	}
+	return http;
+}
+
+/* Follows a TCP segment, whose header begins at *transport*, in bytes of the packet. Not inlined: see http_step(). */
+__attribute__((noinline)) int http_take_segment(struct __sk_buff *skb, u32 transport, u32 sent)
+{
+	struct http_packet packet = {};
+	struct http_stream *stream;
+	struct http_socket *http;
+	struct tcp_header *tcp;
+	struct bpf_sock *sk;
+	u32 i;
+
+	if (!http_watched || transport > MOST_HEADERS)
+		return 0;
+	tcp = (struct tcp_header *)((u8 *)(long)skb->data + transport);
+	if ((u8 *)(tcp + 1) > (u8 *)(long)skb->data_end)
+		return 0;
+	packet.begin = packet.offset = transport + (tcp->data_offset >> 4) * 4;
+	packet.end = skb->len;
+	if (packet.begin >= packet.end || tcp->flags & TCP_SYN)
+		return 0;
+	sk = skb->sk;
+	if (!sk)
+		return 0;
+	packet.base = bpf_ntohl(tcp->sequence) - packet.begin;
+	packet.acknowledged = bpf_ntohl(tcp->acknowledged);
+	packet.chunks_left = MOST_CHUNKS;
+	http = bpf_sk_storage_get(&http_sockets, sk, 0, 0);
+	if (!http) {
+		http = begin_http(skb, sk, sent, &packet);
+		if (!http)
+			return 0;
+	}
+	if (http->over)
+		return 0;
+	packet.asks = sent == http->client;
+	stream = packet.asks ? &http->asks : &http->answers;
+	if (!packet.asks && !http->pipelines && http->asked == http->answered)
+		return 0; /* the body of a response */
+	if (!find_position(skb, sk, http, stream, &packet))
+		return 0;
+	for (i = 0; i < MOST_STEPS; i++)
+		if (!http_step(skb, http, &packet))
+			return 0;
+	__sync_fetch_and_add(&http_packets_cut, 1);
+	stream->mode = HTTP_UNKNOWN;
+	stream->position = packet.base + packet.end;
+	return 0;
+}
