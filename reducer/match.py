@@ -101,6 +101,12 @@ class Ends:
         return np.zeros(len(self.owner), np.int64) if found is None else found
 
 
+def in_loopback(rows: Columns) -> np.ndarray:
+    """Return which rows have a loopback address: at one end alone where a machine redirects to a port of its own."""
+    local, remote = (is_loopback(rows[name].view(np.uint64)) for name in ("local_address", "remote_address"))
+    return local | remote
+
+
 def is_loopback(address: np.ndarray) -> np.ndarray:
     """Return which of these addresses, pairs of uint64, are 127.0.0.0/8 or ::1."""
     first, second = address[0::2], address[1::2]
@@ -146,7 +152,7 @@ def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
     keys[PORTS] = np.where(high, remote_port << shift | local_port, local_port << shift | remote_port)
     keys[PORTS] |= rows["protocol"].astype(np.uint64) << np.uint64(32)
     keys[SCOPE] = 0
-    loopback = np.flatnonzero(is_loopback(local))
+    loopback = np.flatnonzero(in_loopback(rows))
     if len(loopback):
         scope = owners.scope[owners.session[rows["process"][loopback]]]
         keys[SCOPE, loopback] = scope ^ rows["network_namespace"][loopback]

@@ -21,7 +21,7 @@ from reducer.docker_proxy import DockerProxies
 from reducer.drops import DropReasons
 from reducer.flows import MOST_FLOWS, other
 from reducer.handover import handover_in
-from reducer.match import is_loopback
+from reducer.match import in_loopback
 from reducer.memory import Matched, Matcher
 from reducer.name import Names
 from reducer.owners import Owners, OwnersView
@@ -319,7 +319,7 @@ class Pipeline:
             rows["reason"] = self._drop_reasons.of(session, told["reason"])
         if self._keep_loopback:
             return rows
-        loopback = is_loopback(rows["local_address"].view(np.uint64))
+        loopback = in_loopback(rows)
         if not loopback.any():
             return rows
         self._loopback_rows += int(np.count_nonzero(loopback))

@@ -189,3 +189,29 @@ def test_translated_before_the_start_and_forgotten_by_the_kernel_before_the_end(
         ends = {"source__ip": dial.flow[0], "dest__ip": dial.flow[1]}
         assert exported.total("tcp.bytes", **ends) == 1000 * number
         assert exported.total("tcp.closed_sockets", **ends) == 1
+
+
+def test_what_a_machine_redirects_to_a_port_of_its_own(lab: Lab) -> None:
+    host, service = lab.host("host"), "10.96.0.1"
+    rules = (
+        f"chain output {{ type nat hook output priority -100;\nip daddr {service} tcp dport 80 redirect to :8080\n}}"
+    )
+    host.run("nft", "-f", "-", input=f"table ip services {{\n{rules}\n}}\n")
+    host.run("ip", "route", "add", f"{service}/32", "via", lab.centre.ipv4)
+    reducer = lab.start_reducer_with_sink("--keep-loopback")
+    collector = lab.start_collector(host)
+    with host.entered():
+        listener = socket.create_server(("0.0.0.0", 8080))
+        client = socket.create_connection((service, 80))
+    with listener, client, listener.accept()[0] as server:
+        assert server.getsockname() == ("127.0.0.1", 8080)
+        client.sendall(b"x" * 7000)
+        client.shutdown(socket.SHUT_WR)
+        while server.recv(1 << 16):
+            pass
+    time.sleep(0.5)
+    lab.finish(reducer, collector)
+    exported = Exported(lab.sink.points())
+    assert exported.total("tcp.bytes", source__ip=host.ipv4, dest__ip="127.0.0.1") == 7000
+    assert exported.total("tcp.new_sockets", dest__ip="127.0.0.1") == 1
+    assert not exported.points("tcp.bytes", dest__ip=service)

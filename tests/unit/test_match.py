@@ -69,6 +69,15 @@ def test_loopback_flows_belong_to_their_session_and_namespace(owners):
     assert len(group([owned(owners, 0, row), owned(owners, 1, row)], owners.view(), SEED)) == 1
 
 
+def test_what_a_machine_redirects_to_itself_is_its_own(owners):
+    """The client keeps its address; the server that is reached has a loopback address."""
+    ends = {"local_address": CLIENT, "remote_address": "127.0.0.1"}
+    answer = {"local_address": "127.0.0.1", "remote_address": CLIENT}
+    tables = [owned(owners, session, connector_row(**ends), acceptor_row(**answer)) for session in (0, 1)]
+    assert len(group(tables, owners.view(), SEED)) == 2
+    assert len(group(tables[:1], owners.view(), SEED)) == 1
+
+
 @pytest.mark.parametrize(
     ("address", "loopback"),
     [
