@@ -10,6 +10,8 @@ import contextlib
 import ctypes
 import itertools
 import os
+import socket
+import struct
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -185,6 +187,16 @@ def run(*command: str, **options: object) -> str:
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout
+
+
+def forget_connections(host: Host) -> None:
+    """Have the kernel forget all connections that it tracks on a host, as `conntrack -F` does."""
+    delete, request_and_answer = 0x102, 5  # linux/netfilter/nfnetlink_conntrack.h, linux/netlink.h
+    with host.entered(), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netlink:
+        netlink.send(struct.pack("<IHHIIBBH", 20, delete, request_and_answer, 1, 0, socket.AF_UNSPEC, 0, 0))
+        number = -struct.unpack_from("<i", netlink.recv(4096), 16)[0]
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def wait_for_listener(host: Host, port: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from kernel_collector.concern import Surroundings
 from kernel_collector.conntrack import Conntrack
 from kernel_collector.nat_concern import NatConcern, tried
 from kernel_collector.options import Settings
-from tests.lab.network import Network
+from tests.lab.network import Network, forget_connections
 from tests.tcp_records import address
 
 SERVICE = "10.96.0.1"
@@ -45,14 +46,17 @@ def open_conntrack(host):
         yield opened
 
 
+_ports = itertools.cycle(range(20_000, 60_000))
+
+
 def send(host, count, to=SERVICE):
     """Open connections: a datagram each; return their local ports."""
-    ports = []
-    with host.entered(), contextlib.ExitStack() as stack:
-        for _ in range(count):
-            one = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            one.sendto(b"x", (to, 53))
-            ports.append(one.getsockname()[1])
+    ports = list(itertools.islice(_ports, count))
+    with host.entered():
+        for port in ports:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+                one.bind(("10.203.0.1", port))
+                one.sendto(b"x", (to, 53))
     return ports
 
 
@@ -68,7 +72,7 @@ def test_events_are_of_translated_connections_alone(host, open_conntrack):
     assert ports_of(new) == sorted(ports)
     assert not new["ended"].any()
     assert new["translated"]["remote_port"].tolist() == [5353] * 3
-    host.run("conntrack", "-F")
+    forget_connections(host)
     ended = conntrack.drain()
     assert ports_of(ended[ended["ended"]]) == sorted(ports)
     assert (conntrack.overruns, conntrack.unread) == (0, 0)
@@ -97,7 +101,7 @@ def test_more_events_than_the_buffer_holds_are_counted_and_a_dump_has_them(host,
 def test_the_collector_reads_all_again_where_events_were_lost(host, monkeypatch):
     monkeypatch.setattr(Conntrack.__init__, "__defaults__", (None, 4096))
     settings = Settings(network_namespaces=(host.namespace,))
-    with contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None))) as concern:
+    with contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None, None))) as concern:
         ports = send(host, 500)
         rows = empty_columns(500, "udp")
         rows["local_port"], rows["remote_port"][:] = ports, 53

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.lab.daemons import Exported
+from tests.lab.network import forget_connections
 from tests.lab.sockets import ClosedSockets, payload
 from tests.lab.traffic import IPERF_COOKIE_BYTES, IPERF_PORT, Iperf
 from tests.lab.waiting import wait_until
@@ -180,7 +181,7 @@ def test_translated_before_the_start_and_forgotten_by_the_kernel_before_the_end(
             server.recv(1 << 20)
         time.sleep(1)
         for host in (cluster.node, cluster.one):
-            host.run("conntrack", "-F")
+            forget_connections(host)
             host.run("nft", "flush", "ruleset")
     time.sleep(0.5)
     lab.finish(reducer, *collectors)
