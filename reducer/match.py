@@ -104,7 +104,8 @@ class Ends:
 def in_loopback(rows: Columns) -> np.ndarray:
     """Return which rows have a loopback address: at one end alone where a machine redirects to a port of its own."""
     local, remote = (is_loopback(rows[name].view(np.uint64)) for name in ("local_address", "remote_address"))
-    return local | remote
+    either: np.ndarray = local | remote
+    return either
 
 
 def is_loopback(address: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +17,11 @@ from kernel_collector.drops_concern import DropsConcern, tried
 from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.objects import OBJECTS
 from kernel_collector.options import Settings
-from tests.lab.daemons import Exported
 from tests.lab.network import Network
 from tests.lab.waiting import wait_until
 from tests.tcp_records import address
 
 if TYPE_CHECKING:
-    from tests.lab.daemons import Lab
     from tests.lab.network import Host
 
 PORT, SENT, SIZE = 5300, 25, 700
@@ -231,35 +228,6 @@ def test_rows_and_the_names_of_their_reasons(hosts):
     assert names[int(rows["reason"][row])] == "NETFILTER_DROP"
     assert not again.drop_reasons
     assert all_ == entities
-
-
-def test_exported_by_reason_with_the_ends_of_the_flow(lab: Lab) -> None:
-    """A client whose packets a machine on the way translates, and the server's firewall drops one in ten."""
-    client, server = lab.host("client"), lab.host("server")
-    rule = f"chain prerouting {{ type nat hook prerouting priority -100; tcp dport 80 redirect to :{PORT}\n}}"
-    server.run("nft", "-f", "-", input=f"table ip services {{\n{rule}\n}}\n")
-    server.firewall("loss", input_rules=f"tcp dport {PORT} numgen inc mod 10 < 1 counter drop")
-    reducer = lab.start_reducer_with_sink()
-    collectors = [lab.start_collector(host) for host in (client, server)]
-    with server.entered():
-        listener = socket.create_server((server.ipv4, PORT))
-    with listener, client.entered():
-        one = socket.create_connection((server.ipv4, 80))
-        with one, listener.accept()[0] as accepted:
-            for _ in range(60):
-                one.sendall(b"x" * 100)
-                accepted.recv(100)
-    time.sleep(0.5)
-    lab.finish(reducer, *collectors)
-    exported = Exported(lab.sink.points())
-    packets, size = counter(server, "loss")
-    assert packets > 5
-    ends = {"source__ip": client.ipv4, "dest__ip": server.ipv4, "reason": "NETFILTER_DROP"}
-    assert exported.total("drops.packets", **ends) == packets
-    assert exported.total("drops.bytes", **ends) == size
-    names = {"source__process__name": "python", "dest__process__name": "python"}
-    # The first is the SYN: a connection that has not begun is nobody's.
-    assert exported.total("drops.packets", **ends, **names) == packets - 1
 
 
 def test_preflight_tells_that_it_can():
