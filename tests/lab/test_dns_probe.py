@@ -371,8 +371,8 @@ def test_tcp_a_message_of_many_packets(host, probe):
     with Tcp(host) as tcp:
         addresses = [f"192.0.{number // 256}.{number % 256}" for number in range(1500)]
         first, second = query("a.example."), query("b.example.")
-        send(tcp.client, tcp.server, framed(first) + framed(second))
         answers = response(first, ("a.example.", 60, "A", *addresses)), response(second, rcode="REFUSED")
+        send(tcp.client, tcp.server, framed(first) + framed(second))
         assert len(answers[0]) > 24_000
         send(tcp.server, tcp.client, b"".join(map(framed, answers)), *[1000] * 30)
         traffic = probe.drain()
