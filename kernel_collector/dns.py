@@ -79,12 +79,19 @@ class DnsProbe:
         """Return a counter of the programs: `dns_messages_malformed`, `dns_messages_untracked`, …."""
         return int(self._variables[name][0])
 
+    def nothing(self) -> tuple[DnsTraffic, np.ndarray]:
+        """Return what `drain` and `expire` do where nothing happened."""
+        peer, counts, dns_bin, query = (
+            np.empty(0, self._dtypes[name]) for name in ("dns_peer", "dns_counts", "dns_bin", "dns_query")
+        )
+        return DnsTraffic(peer, counts, dns_bin, np.empty(0, np.uint32)), query
+
     def drain(self) -> DnsTraffic:
         """Return the traffic since the call before."""
-        dtypes = [self._dtypes[name] for name in ("dns_peer", "dns_counts", "dns_bin")]
         added = self.counter("dns_entries_added")
         if added == self._entries_added:
-            return DnsTraffic(*(np.empty(0, dtype) for dtype in (*dtypes, np.uint32)))
+            return self.nothing()[0]
+        dtypes = [self._dtypes[name] for name in ("dns_peer", "dns_counts", "dns_bin")]
         self._entries_added = added
         idle = self.counter("dns_generation") & 1
         self._variables["dns_generation"][0] += 1

@@ -39,12 +39,11 @@ class DnsConcern(Concern):
         self._names = NamedAddresses()
         self._malformed = self._unread = 0
         self._read_ns = self._forgot_ns = time.monotonic_ns()
-        self._traffic = self._probe.drain()
-        self._expired = self._probe.expire()
+        self._gathered = self._probe.drain(), self._probe.expire()
 
     def gather(self) -> None:
         """Take what the kernel counted, the queries that had no answer in time, and new answers."""
-        self._traffic, self._expired = self._probe.drain(), self._probe.expire()
+        self._gathered = self._probe.drain(), self._probe.expire()
         now_ns = time.monotonic_ns()
         budget_ns = max(_LEAST_READING_NS, (now_ns - self._read_ns) // READING_BUDGET)
         self._read_ns = now_ns
@@ -55,7 +54,8 @@ class DnsConcern(Concern):
 
     def read(self) -> Tables:
         """Return the rows of what was gathered."""
-        traffic, expired = self._traffic, self._expired
+        traffic, expired = self._gathered
+        self._gathered = self._probe.nothing()
         ends = self._owned(described(traffic.peers, traffic.counts, self._processes.identify(traffic.counts["owner"])))
         late = self._owned(described(expired["peer"], expired, self._processes.identify(expired["owner"])))
         tables = {table: self._watched(rows) for table, rows in traffic_rows(traffic, ends).items()}
