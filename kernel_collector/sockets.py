@@ -199,6 +199,7 @@ class SocketTable:
         closed = records["kind"] == TcpRecordKind.CLOSED
         state = np.where(closed, records["old_state"], records["state"])
         taken = (state != TcpState.LISTEN) & ~(closed & (state == TcpState.CLOSE))
+        taken &= (records["kind"] < len(TcpRecordKind)) & (state < _STATES)  # those that kernels to come may add
         taken = np.flatnonzero(taken & (records["kind"] != TcpRecordKind.RESET_SENT))
         taken = taken[np.lexsort((records["time_ns"][taken], records["cookie"][taken]))]
         records, processes, kinds = records.take(taken), processes[taken], records["kind"][taken]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -34,9 +35,10 @@ def flow_metrics_page(series: PrometheusSeries) -> Page:
             response.enable_compression()
             await response.prepare(request)
             parts = series.render(openmetrics=openmetrics)
-            while part := await asyncio.to_thread(_next_part, parts):
-                await response.write(part)
-            await response.write_eof()
+            with contextlib.suppress(ConnectionResetError):  # who asked has left
+                while part := await asyncio.to_thread(_next_part, parts):
+                    await response.write(part)
+                await response.write_eof()
             return response
 
     return page
