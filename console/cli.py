@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
 from console.query import FORMATS, query
+from console.replay import replay
 from console.run import run_and_show
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
@@ -57,3 +61,23 @@ def query_command(sql: str, parquet_dir: str, output: str) -> None:
                     from flows where date = date '2026-01-31' group by 1, 2 order by bytes desc limit 10"
     """
     click.echo(query(sql, parquet_dir, output), nl=False)
+
+
+@main.command("replay")
+@click.argument("recordings", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@reducer_options
+@log_options
+@exits_on_startup_error
+def replay_(recordings: tuple[Path, ...], **arguments: Any) -> None:
+    """Play RECORDINGS of kernel-collector --record through a reducer, and print the metrics as OTLP's JSON.
+
+    Nothing is waited for: the time is that of the recordings. The options are the reducer's; those of its
+    connections do nothing.
+    """
+    settings, log_arguments = settings_from(arguments)
+    configure_logs(**log_arguments | {"no_log_file": True})
+    to_errors = logging.StreamHandler(sys.stderr)  # the lines alone are the output
+    to_errors.setLevel(logging.WARNING)
+    logging.getLogger().addHandler(to_errors)
+    for line in replay(recordings, settings):
+        click.echo(line)

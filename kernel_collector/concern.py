@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from intake.columns import Tables
     from kernel_collector.options import Settings
     from kernel_collector.packets import Packets
-    from kernel_collector.processes import ProcessTable
     from kernel_collector.sockets import SocketTable
 
 
@@ -70,6 +69,13 @@ class Concern:
         """Let go of what it holds in the kernel."""
 
 
+class Identifier(Protocol):
+    """What a concern asks of processes."""
+
+    def identify(self, records: np.ndarray) -> np.ndarray:
+        """Return the id of each record's process; see `ProcessTable`."""
+
+
 class Surroundings(NamedTuple):
     """What a concern is given when it is opened.
 
@@ -85,7 +91,7 @@ class Surroundings(NamedTuple):
     settings: Settings
     network_namespaces: frozenset[int]
     packets: Packets
-    processes: ProcessTable
+    processes: Identifier
     sockets: SocketTable
 
 

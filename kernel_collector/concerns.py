@@ -132,13 +132,17 @@ class Concerns:
             tables = concern.rewrite(tables)
         return tables
 
-    def processes(self) -> Iterator[np.ndarray]:
-        """Yield the ids of the processes that later rows may refer to."""
-        return (concern.processes() for concern in self._open)
+    def drain_one(self, number: int) -> None:
+        """Have one, by its place, take what would not find room until the next poll."""
+        self._open[number].drain()
 
-    def cgroups(self) -> Iterator[np.ndarray]:
-        """Yield the ids of the cgroups that later rows may refer to."""
-        return (concern.cgroups() for concern in self._open)
+    def processes(self) -> list[np.ndarray]:
+        """Return the ids of the processes that later rows may refer to."""
+        return [concern.processes() for concern in self._open]
+
+    def cgroups(self) -> list[np.ndarray]:
+        """Return the ids of the cgroups that later rows may refer to."""
+        return [concern.cgroups() for concern in self._open]
 
     def fill(self, statistics: intake_pb2.CollectorStatistics) -> None:
         """Complete the statistics of the collector."""

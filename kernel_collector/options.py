@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 DEFAULT_ENCODER = "intake"
 # The reference's word for its default.
 _ENCODERS = {DEFAULT_ENCODER: DEFAULT_ENCODER, "binary": DEFAULT_ENCODER, "otlp_log": "otlp_log"}
+RECORD_LIMIT_MB = 1024
 MOUNTED_HOST_DIRECTORY = Path("/hostfs")
 
 
@@ -39,6 +40,8 @@ class Settings:
         disable_nomad_metadata: do not look at the variables of Nomad in what Docker says.
         command_line_length: characters of a process's command line that are told; 0: none.
         bpf_stats: whether the kernel is asked to count what BPF programs cost.
+        record: file to which what the kernel gives is recorded; None: it is not.
+        record_limit: of that file, bytes.
         credentials: what the collector shows to the reducer, and asks of it.
         udp_metrics: whether UDP is counted.
         drop_metrics: whether packets that the kernel drops are counted.
@@ -59,6 +62,8 @@ class Settings:
     disable_nomad_metadata: bool = False
     command_line_length: int = LONGEST_COMMAND_LINE
     bpf_stats: bool = False
+    record: Path | None = None
+    record_limit: int = RECORD_LIMIT_MB << 20
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
     udp_metrics: bool = False
     http_metrics: bool = True
@@ -102,6 +107,8 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         disable_nomad_metadata=arguments["disable_nomad_metadata"],
         command_line_length=arguments["command_line_length"],
         bpf_stats=arguments["enable_bpf_stats"],
+        record=arguments["record"],
+        record_limit=arguments["record_limit"] << 20,
         credentials=intake.credentials,
         udp_metrics=arguments["enable_udp_metrics"],
         http_metrics=not arguments["disable_http_metrics"],
@@ -190,6 +197,18 @@ _OPTIONS = (
         envvar="EBPF_NET_DISABLE_HTTP_METRICS",
         show_envvar=True,
         help="Do not count HTTP; for it a program looks at each packet.",
+    ),
+    click.option(
+        "--record",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Record what the kernel gives to this file, for `ebpf-net replay`; it holds addresses and command lines.",
+    ),
+    click.option(
+        "--record-limit",
+        type=click.IntRange(1),
+        default=RECORD_LIMIT_MB,
+        show_default=True,
+        help="MiB that the recording may have; it ends then, the collector goes on.",
     ),
     click.option(
         "--docker-ns-label",

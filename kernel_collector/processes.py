@@ -43,7 +43,7 @@ class ProcessTable:
     """The incarnations that rows refer to, at most *most*; one beyond that gets the id 0 and is counted.
 
     Args:
-        proc: the host's /proc.
+        origin_of: gives what is known of a pid, start (nanoseconds since boot) and name, as `read_origin` does.
         boot_time_unix_ns: when the machine started.
         cgroup_of: gives `Process.cgroup` of a pid.
         service_of: gives `Process.service` of a pid.
@@ -57,7 +57,7 @@ class ProcessTable:
 
     def __init__(
         self,
-        proc: Path,
+        origin_of: Callable[[int, int, bytes], Origin],
         boot_time_unix_ns: int,
         cgroup_of: Callable[[int], int] = lambda _: 0,
         service_of: Callable[[int], str] = lambda _: "",
@@ -66,7 +66,7 @@ class ProcessTable:
         most: int = MOST_PROCESSES,
     ) -> None:
         self.untracked = 0
-        self._proc = proc
+        self._origin_of = origin_of
         self._boot_time_unix_ns = boot_time_unix_ns
         self._cgroup_of = cgroup_of
         self._service_of = service_of
@@ -99,10 +99,11 @@ class ProcessTable:
         marks[records["pid"] == 0] = 0
         known, first, which = np.unique(marks, return_index=True, return_inverse=True)
         ids = np.zeros(len(known), np.uint32)
-        for i, (fingerprint, row) in enumerate(zip(known.tolist(), first.tolist(), strict=True)):
+        for i in np.argsort(first).tolist():  # fingerprints have another order in each run
+            fingerprint = int(known[i])
             current = self._current.get(fingerprint)
             if current is None and fingerprint:
-                current = self._add(fingerprint, records[row])
+                current = self._add(fingerprint, records[first[i]])
             ids[i] = current.id if current else 0
         return ids[which]
 
@@ -132,7 +133,7 @@ class ProcessTable:
             self.untracked += 1
             return None
         pid, start_ns, name = int(record["pid"]), int(record["process_start_ns"]), bytes(record["comm"])
-        origin = self._execs.get(fingerprint) or read_origin(self._proc, pid, start_ns, name)
+        origin = self._execs.get(fingerprint) or self._origin_of(pid, start_ns, name)
         self._last_id += 1
         message = intake_pb2.Process(
             id=self._last_id,

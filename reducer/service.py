@@ -37,6 +37,7 @@ from reducer.sessions import ReducerSessions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from reducer.metrics import Metric
     from reducer.options import Settings
     from reducer.series import SealedWindow
 
@@ -80,36 +81,17 @@ class Reducer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.pipeline = Pipeline(
-            settings.window_ns,
-            GRACE_NS,
-            settings.poll_interval_ns,
-            settings.levels_needed,
-            keep_loopback=settings.keep_loopback,
-            node_ip=not settings.disable_node_ip_field,
-            system_ip=settings.enable_autonomous_system_ip,
-            systems=AutonomousSystems(settings.geoip_path) if settings.geoip_path else None,
-            use_interfaces=settings.enable_aws_enrichment,
-            most_series=settings.series_limit,
-        )
+        self.pipeline = pipeline(settings)
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
-        metrics = chosen_metrics(
-            settings.disable_metrics, settings.enable_metrics, percentiles=settings.enable_percentile_latencies
-        )
-        conventions = CONVENTIONS[settings.metric_names]
+        metrics, conventions = metrics_of(settings), CONVENTIONS[settings.metric_names]
         self._prometheus = PrometheusSeries(metrics, conventions=conventions) if settings.prometheus else None
         self._own_metrics = InternalMetrics(self._statistics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
         self._own_transport = _transport(settings)
-        self._encoder = OtlpEncoder(
-            metrics,
-            most_points=settings.otlp_batch_size,
-            conventions=conventions,
-            cumulative=settings.otlp_cumulative,
-        )
+        self._encoder = otlp_encoder(settings, metrics)
         self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
         self._flow_records = FlowRecords()
         self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]
@@ -192,7 +174,7 @@ class Reducer:
         await self._intake.stop(_GRACE_AT_END_S)
 
     async def _publish(self, window: SealedWindow) -> None:
-        of_metrics = replace(window, levels=[level for level in window.levels if level.name in self._settings.levels])
+        of_metrics = with_levels(window, self._settings)
         requests = await asyncio.to_thread(self._encoder.encode, of_metrics) if self._exporter else []
         if self._flow_logs:
             requests += await asyncio.to_thread(self._flow_logs.encode, window)
@@ -262,6 +244,44 @@ class Reducer:
         if self._prometheus:
             groups["prometheus"] = self._prometheus.statistics()
         return Snapshot(groups, list(self._sessions.connected()), time.time_ns())
+
+
+def pipeline(settings: Settings) -> Pipeline:
+    """Return the pipeline that the settings ask for."""
+    return Pipeline(
+        settings.window_ns,
+        GRACE_NS,
+        settings.poll_interval_ns,
+        settings.levels_needed,
+        keep_loopback=settings.keep_loopback,
+        node_ip=not settings.disable_node_ip_field,
+        system_ip=settings.enable_autonomous_system_ip,
+        systems=AutonomousSystems(settings.geoip_path) if settings.geoip_path else None,
+        use_interfaces=settings.enable_aws_enrichment,
+        most_series=settings.series_limit,
+    )
+
+
+def metrics_of(settings: Settings) -> tuple[Metric, ...]:
+    """Return the metrics that the settings ask for; what they name in vain is logged."""
+    return chosen_metrics(
+        settings.disable_metrics, settings.enable_metrics, percentiles=settings.enable_percentile_latencies
+    )
+
+
+def otlp_encoder(settings: Settings, metrics: tuple[Metric, ...]) -> OtlpEncoder:
+    """Return an encoder of *metrics* as the settings name them."""
+    return OtlpEncoder(
+        metrics,
+        most_points=settings.otlp_batch_size,
+        conventions=CONVENTIONS[settings.metric_names],
+        cumulative=settings.otlp_cumulative,
+    )
+
+
+def with_levels(window: SealedWindow, settings: Settings) -> SealedWindow:
+    """Return a window with those levels alone of which metrics are wanted."""
+    return replace(window, levels=[level for level in window.levels if level.name in settings.levels])
 
 
 def _transport(settings: Settings) -> Transport | None:

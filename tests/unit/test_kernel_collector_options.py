@@ -56,6 +56,12 @@ def test_encoders(asked):
     assert "'json' is not one of" in asked(EBPF_NET_INTAKE_ENCODER="json", exit_code=2)
 
 
+def test_recording(asked, tmp_path):
+    assert (asked().record, asked().record_limit) == (None, 1 << 30)
+    settings = asked("--record", str(tmp_path / "file"), "--record-limit", "3")
+    assert (settings.record, settings.record_limit) == (tmp_path / "file", 3 << 20)
+
+
 def test_bpf_stats(asked):
     assert not asked().bpf_stats
     assert asked("--enable-bpf-stats").bpf_stats

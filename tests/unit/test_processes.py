@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def proc(tmp_path):
 
 @pytest.fixture
 def table(proc):
-    return ProcessTable(proc.root, BOOT)
+    return ProcessTable(partial(read_origin, proc.root), BOOT)
 
 
 def identify(table, *processes):
@@ -62,6 +63,11 @@ def test_an_id_a_process(table):
     assert sorted({first, second}) == [1, 2]
     assert again == first
     assert identify(table, (10, SECOND, b"nginx")) == [first]
+
+
+def test_ids_are_given_in_the_order_of_the_records(table):
+    pids = [40, 7, 33, 12, 25, 90, 1, 64, 58, 3]
+    assert identify(table, *((pid, SECOND, b"x") for pid in pids)) == list(range(1, 11))
 
 
 def test_what_is_told_of_a_process(table, proc):
@@ -125,7 +131,7 @@ def test_the_parent_is_that_of_the_exec_else_what_proc_says(table, proc):
 
 @pytest.mark.parametrize(("length", "expected"), [(0, ""), (9, "curl http"), (256, "curl http://example?token=secret")])
 def test_a_command_line_is_as_long_as_the_operator_wants(proc, length, expected):
-    table = ProcessTable(proc.root, BOOT, longest_command_line=length)
+    table = ProcessTable(partial(read_origin, proc.root), BOOT, longest_command_line=length)
     arguments = b"curl\0http://example?token=secret\0"
     execute(table, 10, SECOND, b"curl", arguments)
     proc.put(11, SECOND, b"curl", arguments)
@@ -213,7 +219,7 @@ def test_retired_when_neither_sockets_nor_unacknowledged_batches_refer_to_it(tab
 
 
 def test_no_more_than_the_bound(proc):
-    table = ProcessTable(proc.root, BOOT, most=1)
+    table = ProcessTable(partial(read_origin, proc.root), BOOT, most=1)
     assert sorted(identify(table, (10, SECOND, b"a"), (11, SECOND, b"b"))) == [0, 1]
     assert table.untracked == 1
     table.take_changes()

@@ -1,0 +1,130 @@
+"""A recorded collector, played again, gives the series that it gave."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from tests.lab.daemons import POLL_INTERVAL_S, WINDOW_S, script
+from tests.lab.transfer import Transfer
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.lab.daemons import Lab
+
+SIZE = 50 << 20
+SETTINGS = ("--window", f"{WINDOW_S}", "--poll-interval", f"{POLL_INTERVAL_S}", "--enable-id-id")
+Series = dict[tuple[Any, ...], float]
+
+
+def played(*recordings: Path) -> str:
+    done = subprocess.run(
+        [script("ebpf-net"), "replay", *map(str, recordings), *SETTINGS],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def series(lines: str) -> Series:
+    """Return the values by metric, start and attributes; the last window's end is not that of the live run."""
+    found: Series = {}
+    for line in lines.splitlines():
+        [resource] = json.loads(line)["resourceMetrics"]
+        [metric] = resource["scopeMetrics"][0]["metrics"]
+        [data] = (value for value in metric.values() if isinstance(value, dict))
+        for point in data["dataPoints"]:
+            if "asInt" in point or "asDouble" in point:
+                attributes = {item["key"]: item["value"]["stringValue"] for item in point["attributes"]}
+                key = (metric["name"], int(point["startTimeUnixNano"]), *sorted(attributes.items()))
+                assert key not in found
+                found[key] = float(point["asInt"] if "asInt" in point else point["asDouble"])
+    return found
+
+
+def exported(lab: Lab) -> Series:
+    return {
+        (point.metric, point.start_ns, *sorted(point.attributes.items())): float(point.value)
+        for point in lab.sink.points()
+        if isinstance(point.value, int | float)
+    }
+
+
+def test_one_collector(lab: Lab, tmp_path: Path) -> None:
+    recording = tmp_path / "recording"
+    transfer = Transfer(lab)
+    transfer.reducer = lab.start_reducer_with_sink()
+    options = ("--record", str(recording), "--enable-udp-metrics")
+    transfer.collectors = [lab.start_collector(lab.centre, transfer.client, transfer.server, options=options)]
+    transfer.begin(SIZE, "100M")
+    transfer.check(transfer.finish())
+    lines = played(recording)
+    assert played(recording) == lines
+    replayed, live = series(lines), exported(lab)
+    assert len({start for _, start, *_ in live}) > 1, "several windows"
+    assert replayed == live
+
+
+def test_two_collectors_together(lab: Lab, tmp_path: Path) -> None:
+    """Each byte counts once, as it did then.
+
+    Of segments the ends tell different numbers, and which of them counts depends on who came when.
+    """
+    recordings = [tmp_path / name for name in ("client", "server")]
+    transfer = Transfer(lab)
+    transfer.reducer = lab.start_reducer_with_sink()
+    transfer.collectors = [
+        lab.start_collector(host, options=("--record", str(recording)))
+        for host, recording in zip((transfer.client, transfer.server), recordings, strict=True)
+    ]
+    transfer.begin(SIZE, "100M")
+    transfer.check(transfer.finish())
+    lines = played(*recordings)
+    assert played(*recordings) == lines
+    replayed, live = series(lines), exported(lab)
+
+    def totals(found: Series) -> dict[Any, float]:
+        added: dict[Any, float] = {}
+        for (metric, _, *attributes), value in found.items():
+            if metric in {"tcp.bytes", "tcp.new_sockets", "tcp.closed_sockets"}:
+                added[metric, tuple(attributes)] = added.get((metric, tuple(attributes)), 0) + value
+        return added
+
+    first, second = totals(replayed), totals(live)
+    assert {
+        k: (first.get(k), second.get(k)) for k in first.keys() | second.keys() if first.get(k) != second.get(k)
+    } == {}
+
+
+def test_a_collector_that_was_killed_is_played_until_then(lab: Lab, tmp_path: Path) -> None:
+    recording = tmp_path / "recording"
+    host = lab.host("node")
+    lab.start_reducer()
+    collector = lab.start_collector(host, options=("--record", str(recording)))
+    begun = recording.stat().st_size
+    wait_until(lambda: recording.stat().st_size > begun, 10, "the first poll")
+    collector.stop(signal.SIGKILL)
+    whole = recording.read_bytes()
+    recording.write_bytes(whole[:-5])
+    done = subprocess.run(
+        [script("ebpf-net"), "replay", str(recording)], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "cut off" in done.stderr
+
+
+def test_what_is_no_recording(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("something else")
+    done = subprocess.run(
+        [script("ebpf-net"), "replay", str(tmp_path / "file")], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
