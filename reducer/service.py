@@ -37,7 +37,7 @@ from reducer.sessions import ReducerSessions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reducer.metrics import Metric
+    from reducer.metric import Metric
     from reducer.options import Settings
     from reducer.series import SealedWindow
 

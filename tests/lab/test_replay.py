@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf import json_format
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
 from tests.lab.daemons import POLL_INTERVAL_S, WINDOW_S, script
 from tests.lab.transfer import Transfer
 from tests.lab.waiting import wait_until
+from tests.otlp_sink import points_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.lab.daemons import Lab
+    from tests.otlp_sink import Point
 
 SIZE = 50 << 20
 SETTINGS = ("--window", f"{WINDOW_S}", "--poll-interval", f"{POLL_INTERVAL_S}", "--enable-id-id")
@@ -33,28 +38,24 @@ def played(*recordings: Path) -> str:
     return done.stdout
 
 
-def series(lines: str) -> Series:
+def series(points: Iterable[Point]) -> Series:
     """Return the values by metric, start and attributes; the last window's end is not that of the live run."""
     found: Series = {}
-    for line in lines.splitlines():
-        [resource] = json.loads(line)["resourceMetrics"]
-        [metric] = resource["scopeMetrics"][0]["metrics"]
-        [data] = (value for value in metric.values() if isinstance(value, dict))
-        for point in data["dataPoints"]:
-            if "asInt" in point or "asDouble" in point:
-                attributes = {item["key"]: item["value"]["stringValue"] for item in point["attributes"]}
-                key = (metric["name"], int(point["startTimeUnixNano"]), *sorted(attributes.items()))
-                assert key not in found
-                found[key] = float(point["asInt"] if "asInt" in point else point["asDouble"])
+    for point in points:
+        key = (point.metric, point.start_ns, *sorted(point.attributes.items()))
+        assert found.setdefault(key, point.value) == point.value
     return found
 
 
-def exported(lab: Lab) -> Series:
-    return {
-        (point.metric, point.start_ns, *sorted(point.attributes.items())): float(point.value)
-        for point in lab.sink.points()
-        if isinstance(point.value, int | float)
-    }
+def points(lines: str) -> list[Point]:
+    """Return the points of lines of OTLP's JSON, none of which comes twice."""
+    found = [
+        point
+        for line in lines.splitlines()
+        for point in points_of(json_format.Parse(line, ExportMetricsServiceRequest()))
+    ]
+    assert len(series(found)) == len(found)
+    return found
 
 
 def test_one_collector(lab: Lab, tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_one_collector(lab: Lab, tmp_path: Path) -> None:
     transfer.check(transfer.finish())
     lines = played(recording)
     assert played(recording) == lines
-    replayed, live = series(lines), exported(lab)
+    replayed, live = series(points(lines)), series(lab.sink.points())
     assert len({start for _, start, *_ in live}) > 1, "several windows"
     assert replayed == live
 
@@ -88,7 +89,7 @@ def test_two_collectors_together(lab: Lab, tmp_path: Path) -> None:
     transfer.check(transfer.finish())
     lines = played(*recordings)
     assert played(*recordings) == lines
-    replayed, live = series(lines), exported(lab)
+    replayed, live = series(points(lines)), series(lab.sink.points())
 
     def totals(found: Series) -> dict[Any, float]:
         added: dict[Any, float] = {}
