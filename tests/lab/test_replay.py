@@ -58,6 +58,11 @@ def points(lines: str) -> list[Point]:
     return found
 
 
+def of_flows(lab: Lab) -> list[Point]:
+    """Return what was exported live, without what the reducer says of itself."""
+    return [point for point in lab.sink.points() if not point.metric.startswith("ebpf_net.")]
+
+
 def test_one_collector(lab: Lab, tmp_path: Path) -> None:
     recording = tmp_path / "recording"
     transfer = Transfer(lab)
@@ -68,7 +73,7 @@ def test_one_collector(lab: Lab, tmp_path: Path) -> None:
     transfer.check(transfer.finish())
     lines = played(recording)
     assert played(recording) == lines
-    replayed, live = series(points(lines)), series(lab.sink.points())
+    replayed, live = series(points(lines)), series(of_flows(lab))
     assert len({start for _, start, *_ in live}) > 1, "several windows"
     assert replayed == live
 
@@ -89,7 +94,7 @@ def test_two_collectors_together(lab: Lab, tmp_path: Path) -> None:
     transfer.check(transfer.finish())
     lines = played(*recordings)
     assert played(*recordings) == lines
-    replayed, live = series(points(lines)), series(lab.sink.points())
+    replayed, live = series(points(lines)), series(of_flows(lab))
 
     def totals(found: Series) -> dict[Any, float]:
         added: dict[Any, float] = {}
