@@ -1,6 +1,6 @@
 """What the collector costs the node's other programs.
 
-- ns a run of each BPF program, and a connection's whole life, by kernel.bpf_stats_enabled;
+- ns a run of each BPF program, a connection's whole life, and an HTTP request, by kernel.bpf_stats_enabled;
 - iperf3, and wrk against nginx with and without keep-alive, between two network namespaces, in pairs of rounds with the
   collector on and off, in turn. The collector sees both ends of each connection. It talks to a sink that only
   acknowledges, so that no reducer takes part of the two cores.
@@ -15,11 +15,13 @@ import re
 import socket
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.conditions import conditions, usage
 from benchmarks.rig import start_collector, start_intake_sink
+from kernel_collector.http import HttpProbe
 from kernel_collector.libbpf import ProgramCost
 from kernel_collector.packets import Packets
 from kernel_collector.tcp import TcpProbe
@@ -29,7 +31,7 @@ from tests.lab.network import wait_for_listener
 from tests.lab.traffic import HTTP_PORT, IPERF_PORT, Nginx
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.lab.network import Host
 
@@ -89,6 +91,20 @@ def cost_of_packets(packets: int) -> None:
         )
 
 
+def cost_of_http(client: Host, server: Host, seconds: int) -> None:
+    """Print what HTTP costs a request of wrk with keep-alive: both ends, two packets each."""
+    with (
+        bpf_statistics(),
+        Packets(Path("/proc"), ("http",)) as watched,
+        contextlib.closing(HttpProbe(watched)) as probe,
+    ):
+        requests = wrk(client, server, seconds, "keep-alive")["requests/s"] * seconds
+        costs = probe.cost()
+    print(f"\n## HTTP: wrk, keep-alive, {requests / seconds:.0f} requests/s while the kernel times every program")
+    print_cost(costs)
+    print(f"a request, both ends: {sum(cost.run_time_ns for cost in costs.values()) / requests:.0f} ns")
+
+
 def print_cost(costs: dict[str, ProgramCost]) -> None:
     for program, cost in costs.items():
         if cost.run_count:
@@ -110,18 +126,20 @@ def wrk(client: Host, server: Host, seconds: int, connection: str) -> Figures:
     return {"requests/s": requests, "p99 ms": float(p99) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]}
 
 
-def pairs(lab: Lab, hosts: list[Host], name: str, load: Callable[[], Figures], rounds: int) -> None:
-    """Run a load in turns with the collector off and on, and print the medians."""
+def pairs(
+    lab: Lab, hosts: list[Host], name: str, load: Callable[[], Figures], rounds: int, *, options: Sequence[str] = ()
+) -> None:
+    """Run a load in turns with the collector off and on, with *options*, and print the medians."""
     off: list[Figures] = []
     on: list[Figures] = []
     for number in range(rounds):
         for with_collector in (False, True) if number % 2 else (True, False):
-            collector = start_collector(lab, hosts) if with_collector else None
+            collector = start_collector(lab, hosts, options) if with_collector else None
             (on if with_collector else off).append(load())
             if collector:
                 used = usage(collector.pid)
                 collector.stop()
-    print(f"\n## {name}: {rounds} pairs of rounds")
+    print(f"\n## {' '.join((name, *options))}: {rounds} pairs of rounds")
     print(f"{'':12} {'off':>12} {'on':>12} {'on/off':>8} {'lowest':>8} {'highest':>8}")
     for figure in off[0]:
         medians = [statistics.median(round_[figure] for round_ in rounds_) for rounds_ in (off, on)]
@@ -152,7 +170,10 @@ def main() -> None:
         Nginx(lab.programs, server, lab.directory / "nginx")
         seconds = arguments.seconds
         pairs(lab, hosts, "iperf3, one stream", lambda: iperf3(client, server, seconds), arguments.rounds)
-        pairs(lab, hosts, "wrk, keep-alive", lambda: wrk(client, server, seconds, "keep-alive"), arguments.rounds)
+        cost_of_http(client, server, seconds)
+        for options in ((), ("--disable-http-metrics",), ("--disable-http-metrics", "--disable-dns-metrics")):
+            keep_alive = partial(wrk, client, server, seconds, "keep-alive")
+            pairs(lab, hosts, "wrk, keep-alive", keep_alive, arguments.rounds, options=options)
         pairs(lab, hosts, "wrk, Connection: close", lambda: wrk(client, server, seconds, "close"), arguments.rounds)
 
 

@@ -23,6 +23,6 @@ def start_intake_sink(lab: Lab) -> None:
     lab.programs.start("intake-sink", *command, host=lab.centre).wait_for("listening")
 
 
-def start_collector(lab: Lab, hosts: Sequence[Host]) -> Program:
+def start_collector(lab: Lab, hosts: Sequence[Host], options: Sequence[str] = ()) -> Program:
     """Start a collector in the centre that sees all *hosts*, and wait until it is connected."""
-    return lab.start_collector(lab.centre, *hosts)
+    return lab.start_collector(lab.centre, *hosts, options=options)
