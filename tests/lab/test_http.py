@@ -61,7 +61,8 @@ def test_keep_alive_with_errors(lab: Lab, ends: str) -> None:
 def test_pipelining_by_ipv6(lab: Lab) -> None:
     client, server = lab.host("client"), lab.host("server")
     reducer = lab.start_reducer_with_sink()
-    collectors = [lab.start_collector(host) for host in (client, server)]
+    # On a busy machine packets overtake each other on their way to the client, which then may miss responses.
+    collectors = [lab.start_collector(server)]
     nginx = Nginx(lab.programs, server, lab.directory / "nginx")
     with client.entered(), socket.create_connection((server.ipv6, HTTP_PORT)) as asking:
         asking.settimeout(20)
