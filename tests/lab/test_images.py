@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
-    """Build both; skipped where no Docker engine answers."""
+    """Build them; skipped where no Docker engine answers."""
     if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
         pytest.skip("no Docker engine answers")
     run("./build.sh", "docker", "--network", "host", cwd=ROOT)
@@ -71,7 +71,16 @@ def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
         assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container).strip() == "0"
 
 
+def test_the_collector_of_kubernetes_needs_no_root() -> None:
+    assert run("docker", "run", "--rm", "--read-only", "k8s-collector", "--version")
+    done = subprocess.run(
+        ["docker", "run", "--rm", "k8s-collector", "--once"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "no credentials for a cluster" in done.stderr
+
+
 def test_the_images_hold_no_compiler() -> None:
-    for image in ("kernel-collector", "reducer"):
+    for image in ("kernel-collector", "k8s-collector", "reducer"):
         found = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v clang gcc cc pip; true")
         assert not found

@@ -1,0 +1,119 @@
+"""What the collector of Kubernetes uses with thousands of pods of a real control plane, idle and while they change."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.conditions import conditions, usage
+from tests.entity_sink import EntitySink
+from tests.lab.k8s_collector import start_collector
+from tests.lab.kubernetes import ControlPlane, Object
+from tests.lab.programs import Programs
+from tests.lab.waiting import wait_until
+
+CREATORS = 16
+PODS_A_WORKLOAD = 20
+
+
+def make_pods(control_plane: ControlPlane, nodes: int, pods: int) -> None:
+    """Have ReplicaSets of a controller of its own kind make pods, and wait until these are there."""
+    control_plane.add_nodes(f"node-{i}" for i in range(nodes))
+
+    def make(workload: int) -> None:
+        above = {"apiVersion": "example/v1", "kind": "Rollout", "name": f"web-{workload}", "uid": f"rollout-{workload}"}
+        labels = {"app": f"web-{workload}"}
+        metadata = {"name": f"web-{workload}-1", "ownerReferences": [above | {"controller": True}]}
+        spec = {
+            "replicas": min(PODS_A_WORKLOAD, pods - workload * PODS_A_WORKLOAD),
+            "selector": {"matchLabels": labels},
+            "template": template(labels, f"node-{workload % nodes}"),
+        }
+        control_plane.create({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": metadata, "spec": spec})
+
+    with ThreadPoolExecutor(CREATORS) as creators:
+        list(creators.map(make, range(-(-pods // PODS_A_WORKLOAD))))
+
+    def made() -> int:
+        return 1 + control_plane.request("GET", "/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0)
+
+    while (count := made()) < pods:
+        print(f"{count} pods are made", file=sys.stderr)
+        time.sleep(5)
+
+
+def template(labels: dict[str, str], node: str) -> Object:
+    """Return the template of pods with two containers and what they commonly have."""
+    variables = [{"name": f"VARIABLE_{i}", "value": "x" * 40} for i in range(10)]
+    containers = [
+        {"name": name, "image": f"registry.example/{name}:1.2.3", "env": variables, "ports": [{"containerPort": 8080}]}
+        for name in ("main", "sidecar")
+    ]
+    spec = {"containers": containers, "terminationGracePeriodSeconds": 1, "nodeName": node}
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def change_pods(control_plane: ControlPlane, rate: int, seconds: float) -> int:
+    """Change a label of pods at a rate; return how many changes were made."""
+    pods = [pod["metadata"]["name"] for pod in control_plane.list("Pod")[:1_000]]
+    changes, begin = 0, time.monotonic()
+    with ThreadPoolExecutor(CREATORS) as changers:
+        while (now := time.monotonic() - begin) < seconds:
+            while changes < rate * now:
+                change = {"metadata": {"labels": {"change": f"{changes}"}}}
+                changers.submit(control_plane.patch, "Pod", pods[changes % len(pods)], change)
+                changes += 1
+            time.sleep(0.01)
+    return changes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pods", type=int, default=20_000)
+    parser.add_argument("--nodes", type=int, default=200)
+    parser.add_argument("--rate", type=int, default=50, help="changes of pods a second")
+    parser.add_argument("--seconds", type=float, default=30, help="of each measurement")
+    arguments = parser.parse_args()
+    print(f"# What the collector of Kubernetes uses\n{conditions()}; {arguments.pods} pods on {arguments.nodes} nodes")
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
+        sink = EntitySink()
+        stack.callback(sink.close)
+        programs = Programs(Path(directory))
+        stack.callback(programs.close)
+        control_plane = ControlPlane(programs, Path(directory) / "kubernetes")
+        begin = time.monotonic()
+        make_pods(control_plane, arguments.nodes, arguments.pods)
+        print(f"{'made in':40} {time.monotonic() - begin:6.1f} s", flush=True)
+        begin = time.monotonic()
+        collector = start_collector(programs, sink, control_plane.admin, "--pod-label", "change")
+        wait_until(lambda: len(sink.view.pods) >= arguments.pods, 300, "all pods")
+        used = usage(collector.pid)
+        print(
+            f"{'synchronised, from its start on, in':40} {time.monotonic() - begin:6.1f} s, {used.cpu_s:.1f} s of CPU"
+        )
+        print(f"{'resident memory':40} {used.resident_mib:6.0f} MiB, at most {used.peak_mib:.0f}")
+        running = lambda: all(pod.phase == "Running" for pod in sink.view.pods.values())  # noqa: E731
+        wait_until(running, 1_200, "all pods to run")
+        for title, rate in (("nothing changes", 0), (f"{arguments.rate} changes/s", arguments.rate)):
+            time.sleep(5)
+            before, batches = usage(collector.pid), sink.batches
+            changes = change_pods(control_plane, rate, arguments.seconds)
+            after = usage(collector.pid)
+            share = 100 * (after.cpu_s - before.cpu_s) / arguments.seconds
+            print(
+                f"{title:40} {share:6.2f}% of a core, {changes} changes, {sink.batches - batches} batches, "
+                f"RSS {after.resident_mib:.0f} MiB, at most {after.peak_mib:.0f}",
+                flush=True,
+            )
+        told = sum("change" in pod.labels for pod in sink.view.pods.values())
+        print(f"{'pods told with their change':40} {told:6}")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
