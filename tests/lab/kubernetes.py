@@ -84,7 +84,6 @@ class ControlPlane:
             "controller-manager",
             *(str(self._servers / "kube-controller-manager"), *kubeconfig, "--leader-elect=false", "--secure-port=0"),
             *(f"--service-account-private-key-file={self._key}", "--kube-api-qps=500", "--kube-api-burst=1000"),
-            "--controllers=*,-node-lifecycle-controller",  # on a busy machine it would find kwok's nodes dead
         )
         kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16")
         programs.start("kwok", str(self._servers / "kwok"), *kubeconfig, *kwok)
