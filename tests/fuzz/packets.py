@@ -26,7 +26,7 @@ from kernel_collector.http_rows import http_rows
 from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
-from tests.fuzz.kernel_inputs import Mutator, answers
+from tests.fuzz.kernel_inputs import Mutator
 from tests.lab.network import Network
 
 if TYPE_CHECKING:
@@ -81,8 +81,10 @@ def fuzz_http(host: Host, inputs: int, seed: int) -> dict[str, int]:
 
 def fuzz_dns(host: Host, inputs: int, seed: int) -> dict[str, int]:
     """Send *inputs* datagrams to and from port 53; return what the probe made of them."""
-    asking = Mutator(seed, [query("www.example.com"), query("www.example.com", "AAAA")])
-    answering = Mutator(seed + 1, answers())
+    queries = [query("www.example.com", number=number) for number in range(8)]
+    alias = ("www.example.com.", 60, "CNAME", "cdn.example.net.")
+    answers = [response(each, alias, ("cdn.example.net.", 60, "A", "192.0.2.1")) for each in queries]
+    asking, answering = Mutator(seed, queries), Mutator(seed + 1, answers)
     outcome = {"inputs": 0, "queries": 0, "answers told": 0, "answers malformed": 0}
     with (
         watched(host, "dns") as packets,
