@@ -49,7 +49,7 @@ _PACKETS_NEED = "see to cgroup v2 and CAP_NET_ADMIN"
 KINDS = (
     Kind(
         "UDP",
-        f"{_PACKETS_NEED}, or leave out --enable-udp-metrics",
+        f"{_PACKETS_NEED}, or give --disable-udp-metrics",
         lambda settings: settings.udp_metrics,
         UdpConcern,
         partial(_tried_on_packets, "udp"),

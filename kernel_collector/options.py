@@ -65,7 +65,7 @@ class Settings:
     record: Path | None = None
     record_limit: int = RECORD_LIMIT_MB << 20
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
-    udp_metrics: bool = False
+    udp_metrics: bool = True
     http_metrics: bool = True
     disable_nat: bool = False
     drop_metrics: bool = True
@@ -110,7 +110,7 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         record=arguments["record"],
         record_limit=arguments["record_limit"] << 20,
         credentials=intake.credentials,
-        udp_metrics=arguments["enable_udp_metrics"],
+        udp_metrics=not arguments["disable_udp_metrics"],
         http_metrics=not arguments["disable_http_metrics"],
         disable_nat=arguments["disable_nat"],
         drop_metrics=not arguments["disable_drop_metrics"],
@@ -148,11 +148,11 @@ _OPTIONS = (
         help="Watch this network namespace, e.g. /run/netns/NAME, and no other; may be given several times.",
     ),
     click.option(
-        "--enable-udp-metrics",
+        "--disable-udp-metrics",
         is_flag=True,
-        envvar="EBPF_NET_ENABLE_UDP_METRICS",
+        envvar="EBPF_NET_DISABLE_UDP_METRICS",
         show_envvar=True,
-        help="Count UDP as well; for it a program looks at each packet, which no other does.",
+        help="Do not count what UDP sockets exchange.",
     ),
     click.option(
         "--disable-drop-metrics",

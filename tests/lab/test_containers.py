@@ -93,7 +93,7 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
             one,
             one,
             two,
-            options=("--enable-udp-metrics", "--host-dir", str(host_directory), "--docker-ns-label", "team"),
+            options=("--host-dir", str(host_directory), "--docker-ns-label", "team"),
         )
         web = unified.make("system.slice/web.service")
         lab.programs.start("server", *inside(web, sys.executable, "-c", SERVER), host=two)

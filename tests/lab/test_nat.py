@@ -129,7 +129,7 @@ def test_tcp_in_every_form_of_translation(lab: Lab, family: str) -> None:
 def test_udp_in_every_form_of_translation(lab: Lab, family: str) -> None:
     cluster = Cluster(lab, family)
     reducer = lab.start_reducer_with_sink()
-    collectors = cluster.start_collectors(lab, "--enable-udp-metrics")
+    collectors = cluster.start_collectors(lab)
     for dial in cluster.dials.values():
         exchange_datagrams(dial.client, dial.address, dial.server)
     time.sleep(0.5)

@@ -182,7 +182,7 @@ def check_entities(found: list[Record], host: Host) -> None:
 def test_every_field_of_udp(lab: Lab) -> None:
     host = lab.host("node")
     receiver, path = start_receiver(lab)
-    collector = start_collector(lab, host, "--enable-udp-metrics")
+    collector = start_collector(lab, host)
     with host.entered():
         client, server = (socket.socket(type=socket.SOCK_DGRAM) for _ in range(2))
     with client, server:

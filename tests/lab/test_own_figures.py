@@ -75,7 +75,7 @@ def ratios(sink: LogSink) -> dict[str, float]:
 
 def test_it_agrees_with_the_kernel_where_it_sees_all(lab: Lab) -> None:
     host = lab.host("node")
-    with watched(lab, host, "--enable-udp-metrics") as (sink, collector):
+    with watched(lab, host) as (sink, collector):
         with connections(host, 20):
             datagrams(host, 100)
             assert collector.stop(signal.SIGTERM) == 0
@@ -100,7 +100,7 @@ def test_it_disagrees_where_sockets_are_hidden(lab: Lab) -> None:
 
 def test_rings_maps_and_programs(lab: Lab) -> None:
     host = lab.host("node")
-    with watched(lab, host, "--enable-udp-metrics", "--enable-bpf-stats") as (sink, collector):
+    with watched(lab, host, "--enable-bpf-stats") as (sink, collector):
         datagrams(host, 50)
         with connections(host, 5):
             pass

@@ -67,7 +67,7 @@ def test_one_collector(lab: Lab, tmp_path: Path) -> None:
     recording = tmp_path / "recording"
     transfer = Transfer(lab)
     transfer.reducer = lab.start_reducer_with_sink()
-    options = ("--record", str(recording), "--enable-udp-metrics")
+    options = ("--record", str(recording))
     transfer.collectors = [lab.start_collector(lab.centre, transfer.client, transfer.server, options=options)]
     transfer.begin(SIZE, "100M")
     transfer.check(transfer.finish())

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # iperf3 begins with a datagram of 4 bytes each way (iperf_udp_connect).
 GREETING_BYTES = 4
 BLOCK_BYTES = 1200
-WITH_UDP = ("--enable-udp-metrics",)
 
 
 def datagrams(host: Host) -> dict[str, int]:
@@ -55,7 +54,7 @@ def test_iperf3_with_a_collector_on_each_host(lab: Lab, family: str) -> None:
     client, server = lab.host("client"), lab.host("server")
     ips = {host: getattr(host, family) for host in (client, server)}
     reducer = lab.start_reducer_with_sink()
-    collectors = [lab.start_collector(host, options=WITH_UDP) for host in (client, server)]
+    collectors = [lab.start_collector(host) for host in (client, server)]
     listening = lab.programs.start("iperf3-server", "iperf3", "--server", "--one-off", "--json", host=server)
     wait_for_listener(server, IPERF_PORT)
     block = ("--length", f"{BLOCK_BYTES}", "--bytes", f"{BLOCK_BYTES * 10_000}", "--bitrate", "40M")
@@ -89,7 +88,7 @@ def test_iperf3_with_a_collector_on_each_host(lab: Lab, family: str) -> None:
 def test_a_server_of_many_peers_and_one_that_drops(lab: Lab) -> None:
     client, server = lab.host("client"), lab.host("server")
     reducer = lab.start_reducer_with_sink()
-    collectors = [lab.start_collector(host, options=WITH_UDP) for host in (client, server)]
+    collectors = [lab.start_collector(host) for host in (client, server)]
     answer = 3
     with contextlib.ExitStack() as stack:
         serving = stack.enter_context(udp_socket(server, "0.0.0.0"))
@@ -116,10 +115,10 @@ def test_a_server_of_many_peers_and_one_that_drops(lab: Lab) -> None:
     assert exported.total("udp.active", source__ip=server.ipv4, dest__ip=client.ipv4) >= 200
 
 
-def test_without_udp_no_program_looks_at_packets(lab: Lab) -> None:
+def test_udp_that_is_switched_off_is_not_counted(lab: Lab) -> None:
     host = lab.host("host")
     reducer = lab.start_reducer_with_sink()
-    collector = lab.start_collector(host)
+    collector = lab.start_collector(host, options=["--disable-udp-metrics"])
     with udp_socket(host, host.ipv4) as one:
         one.sendto(b"x", (lab.centre.ipv4, 9))
     lab.finish(reducer, collector)
@@ -139,7 +138,7 @@ def test_where_udp_is_refused_it_is_told_once_and_tcp_is_counted(lab: Lab) -> No
         "-c",
         'umount --all --lazy --types cgroup2; exec "$0" "$@"',
     )
-    collector = lab.start_collector(host, options=WITH_UDP, within=without_cgroups)
+    collector = lab.start_collector(host, within=without_cgroups)
     with (
         lab.centre.entered(),
         socket.create_server((lab.centre.ipv4, 0)) as listener,

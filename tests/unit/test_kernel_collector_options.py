@@ -154,10 +154,10 @@ def test_preflight_does_not_start_the_daemon(asked):
     assert "libbpf" in result.output
 
 
-def test_udp_is_counted_where_it_is_asked_for(asked):
-    assert not asked().udp_metrics
-    assert asked("--enable-udp-metrics").udp_metrics
-    assert asked(EBPF_NET_ENABLE_UDP_METRICS="true").udp_metrics
+def test_udp_is_counted_unless_it_is_switched_off(asked):
+    assert asked().udp_metrics
+    assert not asked("--disable-udp-metrics").udp_metrics
+    assert not asked(EBPF_NET_DISABLE_UDP_METRICS="true").udp_metrics
 
 
 def test_the_dns_is_watched_unless_it_is_switched_off(asked):

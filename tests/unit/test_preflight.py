@@ -140,4 +140,4 @@ def test_without_cgroup_v2_udp_alone_is_not_counted(proc, monkeypatch):
     assert not udp.required
     if udp.result is Result.NO:  # as root
         assert "cgroup v2 is not mounted" in udp.detail
-        assert "--enable-udp-metrics" in udp.remedy
+        assert "--disable-udp-metrics" in udp.remedy
