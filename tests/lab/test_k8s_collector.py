@@ -406,8 +406,8 @@ def test_a_token_that_expires_is_read_again(
     control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
 ) -> None:
     proxy.accepted = "first"
-    # Watches are cut so that there are new requests.
-    proxy.fault_for = lambda path: Fault(cut_after=1) if "watch=1" in path else None
+    # Watches end at once, so that there are new requests.
+    proxy.fault_for = lambda path: Fault(cut_after=0) if "watch=1" in path else None
     kubeconfig = control_plane.kubeconfig("proxy", "first", server=proxy.url)
     collector = start_collector(programs, sink, kubeconfig)
     wait_until_equal(sink, control_plane)
