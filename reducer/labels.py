@@ -184,7 +184,10 @@ def _owner_labels(party: Party) -> dict[str, str]:
     owner = party.owner
     assert owner is not None
     host = owner.host
-    labels = {"availability_zone": host.zone, "environment": host.environment, "namespace.name": host.namespace}
+    zone, environment = host.zone, host.environment
+    if isinstance(party.entity, Pod):  # as where no collector is
+        zone, environment = zone or party.entity.zone, environment or party.entity.environment
+    labels = {"availability_zone": zone, "environment": environment, "namespace.name": host.namespace}
     labels["process.name"] = owner.process
     labels |= next(found for rule in RULES if (found := rule(party)) is not None)
     if owner.process == KUBELET:
