@@ -16,6 +16,7 @@ from intake.client import IntakeClient
 from intake.clock import read_clocks
 from k8s_collector.cluster import Choice, Cluster
 from k8s_collector.resources import WATCHED
+from tests.intake_ends import until
 
 _RESOURCES = {resource.plural: resource for resource in WATCHED}
 
@@ -39,8 +40,7 @@ async def tell(host: str, port: int, pipe: Path) -> None:
                 running, messages = asyncio.create_task(client.run()), []
             for entities in messages:
                 client.submit(now.unix_ns, entities, {})
-            while not client.session.all_sent:
-                await asyncio.sleep(0.01)
+            await until(lambda: client.session.all_sent)
             sys.stdout.write(f"told {len(changed) + len(deleted)}\n")
             sys.stdout.flush()
     await client.finish(10)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.k8s_objects import controller, owned, pod, status
 from tests.lab.cgroups import hierarchy, inside
-from tests.lab.daemons import INTAKE_PORT, Exported
+from tests.lab.daemons import INTAKE_PORT, POLL_INTERVAL_S, Exported
 from tests.lab.network import run
 
 if TYPE_CHECKING:
@@ -173,7 +173,11 @@ class Cluster:
         self._pipe = self._stack.enter_context(pipe.open("w"))
         nodes = [
             {
-                "metadata": {"name": name, "uid": f"n-{name}", "labels": {"topology.kubernetes.io/zone": f"zone-{name}"}},
+                "metadata": {
+                    "name": name,
+                    "uid": f"n-{name}",
+                    "labels": {"topology.kubernetes.io/zone": f"zone-{name}"},
+                },
                 "status": {"addresses": [{"type": "InternalIP", "address": host.ipv4}]},
             }
             for name, host in self.nodes.items()
@@ -226,7 +230,11 @@ def cluster(lab: Lab) -> Iterator[Cluster]:
 
 
 def test_pods_services_and_the_dns(lab: Lab, cluster: Cluster) -> None:
-    shop, web, far = cluster.pod("shop-1", "shop", "one"), cluster.pod("web-1", "web", "two"), cluster.pod("far-1", "far", "three")
+    shop, web, far = (
+        cluster.pod("shop-1", "shop", "one"),
+        cluster.pod("web-1", "web", "two"),
+        cluster.pod("far-1", "far", "three"),
+    )
     resolver = cluster.pod("resolver-1", "resolver", "two")
     outside = cluster.nodes["three"]
     run("ip", "-n", outside.namespace.name, "address", "add", f"{OUTSIDE}/32", "dev", "lo")
@@ -256,7 +264,11 @@ def test_pods_services_and_the_dns(lab: Lab, cluster: Cluster) -> None:
         assert exported.total("tcp.bytes", **back) == ANSWER
         assert exported.total("tcp.bytes", "az_az", **shop.identity("source"), **server.identity("dest")) == REQUEST
         assert exported.total("tcp.bytes", "az_az", **server.identity("source"), **shop.identity("dest")) == ANSWER
-    service = {"dest__workload__name": "outside", "dest__resolution_type": "K8S_SERVICE", "dest__namespace__name": "shop"}
+    service = {
+        "dest__workload__name": "outside",
+        "dest__resolution_type": "K8S_SERVICE",
+        "dest__namespace__name": "shop",
+    }
     assert exported.total("tcp.bytes", **shop.labels("source"), **service, dest__ip=OUTSIDE) == REQUEST
     dns = resolver.labels("dest") | {"dest__workload__name": "DNS"}
     assert exported.total("udp.bytes", **shop.labels("source"), **dns) == len(QUERY)
@@ -280,12 +292,13 @@ def test_an_address_that_another_pod_takes_over_within_a_window(lab: Lab, cluste
     reducer = lab.start_reducer_with_sink("--window", f"{WINDOW_S}")
     collectors = cluster.start_collectors()
     cluster.start_telling(client, before, services=(("web", WEB, PORT),))
-    time.sleep(max(0, -time.time() % WINDOW_S) if time.time() % WINDOW_S > 1 else 0)
+    time.sleep(-time.time() % WINDOW_S)
     window = time.time() // WINDOW_S
 
     cluster.exchange(client, before, WEB)
     ended = before.object(ended=True)
     run("ip", "-n", before.host.namespace.name, "link", "set", "eth0", "down")
+    time.sleep(POLL_INTERVAL_S + 0.2)  # when a flow began is known by the poll that told of it first
     time.sleep(1.01 - time.time() % 1)  # the API tells seconds
     on, own = after.host.namespace.name, after.host.ipv4
     run("ip", "-n", on, "address", "delete", f"{own}/24", "dev", "eth0")

@@ -3,7 +3,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from reducer.addresses import address_text
-from reducer.entities import image_version
+from reducer.entities import Pod, image_version
 from reducer.labels import identity_labels, node_labels
 from reducer.live import _Known as Known
 from reducer.match import Special
@@ -244,6 +244,14 @@ def test_what_is_known_later_names_the_same_owner():
 def test_nodes_have_the_pod():
     owner = Owner(HOST, "node", "", intake_pb2.Cgroup(id=1, **CONTAINER | KUBERNETES))
     assert dict(node_labels(identity_labels(Party(owner)), Party(owner), packed("10.1.2.3")))["pod"] == "web-0"
+
+
+def test_a_pod_has_its_nodes_zone_and_cluster_where_the_host_has_none():
+    pod = Pod("prod", "front", "web-0", "web", "d1", "node", zone="eu-1a")
+    of_pod = intake_pb2.Cgroup(id=1, pod_uid="p1")
+    for host, expected in ((intake_pb2.Host(name="node"), ("eu-1a", "prod")), (HOST, (HOST.zone, HOST.environment))):
+        labels = dict(identity_labels(Party(Owner(host, "nginx", "", of_pod), pod)))
+        assert (labels["availability_zone"], labels["environment"]) == expected
 
 
 def test_nodes_have_host_and_address():
