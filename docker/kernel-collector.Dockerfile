@@ -1,4 +1,4 @@
-# The kernel collector: docker run --privileged --pid host --network host --env EBPF_NET_INTAKE_HOST=… kernel-collector
+# The kernel collector; docs/kernel-collector.md has how to run it, and with which capabilities
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS build

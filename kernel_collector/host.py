@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from daemon.errors import StartupError
 from kernel_collector.interfaces import InterfaceAddress, reachable_addresses
 from kernel_collector.network_namespaces import entered
 from kernel_collector.text import printable
@@ -33,6 +34,9 @@ def describe_host(
         labels: as `operator_labels` gives them.
         network_namespaces: file descriptors of those whose addresses are this host's; none: that of the collector.
         directory: where the machine's root directory is.
+
+    Raises:
+        StartupError: one of the namespaces cannot be entered.
 
     """
     system = os_release(directory)
@@ -78,5 +82,8 @@ def in_cloud(host: intake_pb2.Host, cloud: intake_pb2.Cloud) -> None:
 
 
 def _addresses_in(network_namespace: int) -> list[InterfaceAddress]:
-    with entered(network_namespace):
-        return list(reachable_addresses())
+    try:
+        with entered(network_namespace):
+            return list(reachable_addresses())
+    except OSError as error:
+        raise StartupError(f"{error.strerror}: see to CAP_SYS_ADMIN, or leave out --network-namespace") from error

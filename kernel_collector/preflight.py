@@ -33,7 +33,7 @@ HOOKS = (
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _NO_PROC = "mount procfs on /proc"
-_PRIVILEGED = "run it as root; in a container with --privileged"
+_PRIVILEGED = "run it as root; in a container give the capabilities that docs/kernel-collector.md lists"
 
 
 class Result(Enum):

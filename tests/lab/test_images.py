@@ -53,7 +53,8 @@ def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
         ).strip()
     )
     address = ("--env", "EBPF_NET_INTAKE_HOST=127.0.0.1", "--env", f"EBPF_NET_INTAKE_PORT={intake}")
-    shared = ("--privileged", "--pid", "host", "--network", "host")
+    added = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN")]
+    shared = ("--cap-drop", "ALL", *added, "--pid", "host", "--network", "host", "--cgroupns", "host")
     command = ("docker", "run", "--detach", *shared, *address, "kernel-collector", "--log-console")
     containers.append(run(*command).strip())
 

@@ -4,10 +4,12 @@ import json
 import os
 import socket
 import subprocess
+from pathlib import Path
 
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from daemon.errors import StartupError
 from intake.labels import operator_labels
 from kernel_collector.host import describe_host, in_cloud, os_release
 from kernel_collector.log_attributes import address_text
@@ -67,3 +69,8 @@ def test_the_cloud_fills_in_what_the_operator_did_not_say():
     host = intake_pb2.Host(name="a", zone="rack-1", service="mine")
     in_cloud(host, cloud)
     assert (host.zone, host.service, host.cloud.zone) == ("rack-1", "mine", "us-east-1d")
+
+
+def test_network_namespace_that_cannot_be_entered():
+    with Path("/dev/null").open() as file, pytest.raises(StartupError, match=r"cannot enter .*: see to CAP_SYS_ADMIN"):
+        describe_host({}, [file.fileno()])

@@ -41,7 +41,8 @@ def test_without_capabilities_nothing_is_tried_and_one_line_says_why(proc):
     tried = [check for check in found if check.name in {name for _, _, name in preflight.HOOKS}]
     assert {check.result for check in tried} == {Result.UNKNOWN}
     assert required_failures(found) == (
-        "capabilities for BPF: CAP_BPF and CAP_PERFMON missing: run it as root; in a container with --privileged"
+        "capabilities for BPF: CAP_BPF and CAP_PERFMON missing: run it as root; "
+        "in a container give the capabilities that docs/kernel-collector.md lists"
     )
 
 
@@ -128,7 +129,7 @@ def test_a_process_without_the_capabilities_is_told_so_by_the_real_proc():
     said = subprocess.run(
         [*lose, sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     )
-    told = "capabilities for BPF: CAP_BPF and CAP_PERFMON missing: run it as root; in a container with --privileged"
+    told = "capabilities for BPF: CAP_BPF and CAP_PERFMON missing: run it as root; in a container give the capabilities"
     assert told in said.stdout
 
 
