@@ -161,7 +161,7 @@ class Cluster:
         collectors = []
         for node in list(self.nodes.values())[:2]:
             pods = [each.host for each in self.pods if each.node is node]
-            collectors.append(self.lab.start_collector(node, node, *pods, options=("--enable-udp-metrics",)))
+            collectors.append(self.lab.start_collector(node, node, *pods))
         return collectors
 
     def start_telling(self, *pods: Pod, services: tuple[tuple[str, str, int], ...] = ()) -> None:
