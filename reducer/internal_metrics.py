@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import VERSION
-from intake.statistics import KUBERNETES, PROCESS
+from intake.statistics import CLOUDS, KUBERNETES, PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -166,7 +166,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "spool_rows_merged", "{row}", "Rows added up since the spool was full."),
     _counter("collector", "spool_rows_dropped", "{row}", "Rows lost since the spool was full."),
     _counter("collector", "spool_bytes_dropped", "By", "Payload counted in the rows lost."),
-    *(InternalMetric("collector", *each) for each in (*PROCESS, *KUBERNETES)),
+    *(InternalMetric("collector", *each) for each in (*PROCESS, *KUBERNETES, *CLOUDS)),
     _counter(
         "collector", "udp_packets_untracked", "{packet}", "UDP packets not counted since the kernel's table was full."
     ),
@@ -214,12 +214,6 @@ COLLECTOR_TABLE = (
         "collector", "drops_of_other_flows", "{packet}", "Dropped packets told without their flow: there were too many."
     ),
     _counter("collector", "drops_untracked", "{packet}", "Dropped packets not told since there was no room."),
-    _gauge("collector", "cloud_interfaces", "{interface}", "Interfaces of clouds that are told."),
-    _gauge("collector", "cloud_interfaces_untracked", "{interface}", "Interfaces not told since there were too many."),
-    _counter("collector", "cloud_reads", "{read}", "Accounts in regions that were read."),
-    _counter("collector", "cloud_failures", "{read}", "Accounts in regions that could not be read."),
-    _gauge("collector", "cloud_scopes_failing", "{scope}", "Accounts in regions that could not be read lately."),
-    _gauge("collector", "cloud_scopes_lacking", "{scope}", "Accounts in regions told without some of their names."),
     _counter("collector", "batches_refused", "{batch}", "Batches that the reducer refused."),
 )
 """The metrics that each collector tells of itself, with the attributes `host` and `kind`."""
