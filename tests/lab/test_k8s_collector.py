@@ -127,18 +127,18 @@ def test_workloads_of_all_kinds(
     clone_set = {"apiVersion": "apps.kruise.io/v1alpha1", "kind": "CloneSet", "name": "clones", "uid": "c-1"}
     control_plane.create(bare_pod("clone", ownerReferences=[clone_set | {"controller": True}]), namespace)
     control_plane.create(replica_set, namespace)
-    wait_until(lambda: ("Rollout", "shop") in owners(sink, namespace), 60, "the pods of the last workload")
-    wait_until_equal(sink, control_plane)
-    assert owners(sink, namespace) | {("Job", "once"): 1, ("CronJob", "nightly"): 1} == {
+    expected = {
         ("Deployment", "web"): 3,
         ("StatefulSet", "db"): 2,
         ("DaemonSet", "agent"): 2,
-        ("Job", "once"): 1,
-        ("CronJob", "nightly"): 1,
         ("Pod", "alone"): 1,
         ("Rollout", "shop"): 2,
         ("CloneSet", "clones"): 1,
     }
+    of_jobs = {("Job", "once"): 1, ("CronJob", "nightly"): 1}
+    # The controllers take their time, each its own; a job's pod may have ended and gone by then.
+    wait_until(lambda: owners(sink, namespace) | of_jobs == expected | of_jobs, 60, "the pods of all workloads")
+    wait_until_equal(sink, control_plane)
     assert collector.stop() == 0
     assert "Traceback" not in collector.output()
 
