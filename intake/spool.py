@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from daemon.protobuf import field
 from intake.columns import TABLES, Columns, pack_tables, rows_of, unpack_tables
 from intake.limits import MOST_ROWS
 from intake.merge import merge_rows
@@ -214,5 +215,6 @@ def _spooled(batch: intake_pb2.Batch, first: int) -> SpooledBatch:
     payload = 0
     for rows in unpack_tables(batch, MOST_ROWS).values():
         payload += sum(int(rows[name].sum()) for name in ("bytes_sent", "bytes_received") if name in rows)
-    message = intake_pb2.FromCollector(batch=batch).SerializeToString()
+    # What FromCollector(batch=batch) gives, without another copy of all columns.
+    message = field(intake_pb2.FromCollector.BATCH_FIELD_NUMBER, batch.SerializeToString())
     return SpooledBatch(batch.number, first, message, rows_of(batch), payload)
