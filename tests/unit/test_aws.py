@@ -1,15 +1,21 @@
+import asyncio
 import json
 import os
 import re
+import threading
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pytest
+from moto.ec2.models import ec2_backends
 from moto.server import ThreadedMotoServer
 
+from cloud_collector.inventory import Inventory
 from cloud_collector.provider import Cause, ProviderError, Scope, packed
 from cloud_collector.providers.aws import Aws, Options
+from cloud_collector.reader import Reader
 
 REGION = "eu-west-1"
 SCOPE = Scope("aws", "", REGION)
@@ -223,3 +229,92 @@ def test_an_endpoint_that_is_not_there(monkeypatch):
     with pytest.raises(ProviderError, match="cannot be reached in eu-west-1") as error:
         read(timeout_s=0.5)
     assert error.value.cause is Cause.NETWORK
+
+
+def many(region, account, count):
+    """Make interfaces in the server itself, which its API would take a minute for; return their ids."""
+    backend = ec2_backends[account][region]
+    within = backend.create_subnet(backend.create_vpc("10.64.0.0/16").id, "10.64.0.0/17", f"{region}a")
+    return {
+        backend.create_network_interface(within, f"10.64.{16 + number // 250}.{4 + number % 250}").id
+        for number in range(count)
+    }
+
+
+def test_thousands_in_several_regions_and_accounts(monkeypatch):
+    other = "210987654321"
+    made = {
+        ("us-east-1", "123456789012"): many("us-east-1", "123456789012", 2_000),
+        ("eu-north-1", "123456789012"): many("eu-north-1", "123456789012", 1_000),
+        ("us-east-1", other): many("us-east-1", other, 1_500),
+    }
+    regions = ("us-east-1", "eu-north-1")
+    provider = Aws(Options(regions=regions, roles=(f"arn:aws:iam::{other}:role/reader",)))
+    inventory = Inventory()
+    asyncio.run(Reader([provider], inventory).read())
+    told = {each.id: each for entities in inventory.take_changes() for each in entities.cloud_interfaces}
+    for (region, account), ids in made.items():
+        assert ids <= told.keys()
+        assert {(told[each].region, told[each].account) for each in ids} == {(region, account)}
+    assert not list(inventory.take_changes())
+
+
+class Throttling(BaseHTTPRequestHandler):
+    """Before moto: the first requests of each client are too many."""
+
+    moto = ""
+    left = 0
+    refused = 0
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        cls = type(self)
+        if cls.left > 0:
+            cls.left -= 1
+            cls.refused += 1
+            error = "<Error><Code>RequestLimitExceeded</Code><Message>Request limit exceeded.</Message></Error>"
+            self.reply(503, f"<Response><Errors>{error}</Errors><RequestID>1</RequestID></Response>".encode())
+            return
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+        headers["Host"] = f"ec2.{REGION}.amazonaws.com"
+        with urllib.request.urlopen(urllib.request.Request(cls.moto, body, headers)) as answer:
+            self.reply(200, answer.read())
+
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        pass
+
+
+@pytest.fixture
+def throttling(cloud, monkeypatch):
+    Throttling.moto, Throttling.left, Throttling.refused = cloud, 0, 0
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Throttling)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_what_is_throttled_is_asked_again(throttling, monkeypatch):
+    (instance,) = run("web")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", throttling)
+    Throttling.left = 2
+    assert of_instance(instance).role == "web"
+    assert Throttling.refused == 2
+
+
+def test_what_stays_throttled_is_told(throttling, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", throttling)
+    monkeypatch.setattr("cloud_collector.providers.aws._MOST_ATTEMPTS", 2)
+    Throttling.left = 1000
+    with pytest.raises(ProviderError, match="throttles ec2:DescribeNetworkInterfaces in eu-west-1") as error:
+        read()
+    assert error.value.cause is Cause.THROTTLED
