@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from intake.clock import SECOND_NS
 from kernel_collector.dns import DnsProbe, constants
 from kernel_collector.dns_answers import MalformedAnswerError, read_answer
 from kernel_collector.http import HttpProbe
@@ -53,6 +54,7 @@ RESPONSES = [
 ]
 MESSAGES_A_CONNECTION = 500
 EACH_READING = 20_000
+DNS_TIMEOUT_NS = SECOND_NS // 10
 
 
 def fuzz_http(host: Host, inputs: int, seed: int) -> dict[str, int]:
@@ -88,7 +90,7 @@ def fuzz_dns(host: Host, inputs: int, seed: int) -> dict[str, int]:
     outcome = {"inputs": 0, "queries": 0, "answers told": 0, "answers malformed": 0}
     with (
         watched(host, "dns") as packets,
-        contextlib.closing(DnsProbe(packets)) as probe,
+        contextlib.closing(DnsProbe(packets, DNS_TIMEOUT_NS)) as probe,
         datagrams(host) as client,
         datagrams(host, 53) as server,
     ):
@@ -101,6 +103,7 @@ def fuzz_dns(host: Host, inputs: int, seed: int) -> dict[str, int]:
                 outcome["inputs"] += 1
             if sent % EACH_READING == 0:
                 learn(probe, outcome)
+        time.sleep(2 * DNS_TIMEOUT_NS / SECOND_NS)  # then there is room for queries again
         learn(probe, outcome)
         server.close()
         with datagrams(host) as honest, datagrams(host, 53) as again:
@@ -117,6 +120,7 @@ def fuzz_dns(host: Host, inputs: int, seed: int) -> dict[str, int]:
 
 def learn(probe: DnsProbe, outcome: dict[str, int]) -> None:
     outcome["queries"] += int(probe.drain().counts["queries"].sum())
+    probe.expire()
     for message in probe.answers():
         outcome["answers told"] += 1
         try:
@@ -140,7 +144,7 @@ def count(probe: HttpProbe, outcome: dict[str, int]) -> None:
 def watched(host: Host, concern: str) -> Iterator[Packets]:
     with (
         NetworkNamespace(host.namespace) as namespace,
-        Packets(Path("/proc"), (concern,), frozenset([namespace.inode]), constants()) as packets,
+        Packets(Path("/proc"), (concern,), frozenset([namespace.inode]), constants(DNS_TIMEOUT_NS)) as packets,
     ):
         yield packets
 
