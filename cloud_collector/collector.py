@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from ebpf_net.v1 import intake_pb2
 from cloud_collector.inventory import Inventory
 from cloud_collector.providers import opened
 from cloud_collector.reader import Reader
+from daemon.events import set_within
 from daemon.http import HttpServer
 from daemon.signals import stop_event
 from daemon.usage import resident_bytes
@@ -77,8 +77,7 @@ class CloudCollector:
             if telling is None:
                 telling = asyncio.create_task(self._client.run())
                 telling.add_done_callback(lambda _: stopping.set())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), self._settings.poll_interval_s)
+            await set_within(stopping, self._settings.poll_interval_s)
         self._reader.close()
         await self._finish(telling)
         if server:

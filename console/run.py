@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from console.table import LiveTable
 from daemon.errors import StartupError
+from daemon.events import set_within
 from reducer.live import LiveView
 from reducer.service import Reducer
 
@@ -72,8 +73,7 @@ async def _show(
     """Show the table each second until *stopping*, or the end of the collector, or of whoever reads."""
     with contextlib.suppress(BrokenPipeError), table:
         while not stopping.is_set() and collector.returncode is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), LOOK_S)
+            await set_within(stopping, LOOK_S)
             table.show(await asyncio.to_thread(view.look, table.rows))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 import grpc
 from ebpf_net.v1 import intake_pb2
 
+from daemon.events import set_within
 from intake.clock import SECOND_NS, read_clocks
 from intake.credentials import ClientCredentials
 from intake.session import CollectorSession
@@ -114,9 +114,7 @@ class IntakeClient:
         """
         self._finishing = True
         self._wake.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._finished.wait(), timeout_s)
-        return self._finished.is_set()
+        return await set_within(self._finished, timeout_s)
 
     async def _connection(self) -> tuple[grpc.StatusCode, str]:
         """Hold one connection; return why it ended."""
@@ -126,7 +124,8 @@ class IntakeClient:
             )
             call = method(metadata=self._credentials.metadata)
             try:
-                await asyncio.wait_for(call.wait_for_connection(), _CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                    await call.wait_for_connection()
                 self.session.connected(read_clocks())
                 return await _first_of(self._read(call), self._write(call), self._watch())
             except TimeoutError:
@@ -170,8 +169,7 @@ class IntakeClient:
                 return
             else:
                 self._wake.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self.session.next_heartbeat_ns(now) / SECOND_NS)
+                await set_within(self._wake, self.session.next_heartbeat_ns(now) / SECOND_NS)
 
     async def _watch(self) -> tuple[grpc.StatusCode, str]:
         while True:

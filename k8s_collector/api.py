@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import ssl
+from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
@@ -62,6 +63,7 @@ class Api:
     def __init__(self, access: Access, client: ApiClient) -> None:
         self._access = access
         self._client = client
+        self._requests: Counter[ApiClient] = Counter()
         self._renewing = asyncio.Lock()
 
     @classmethod
@@ -81,7 +83,8 @@ class Api:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.close()
+        for client in {self._client, *self._requests}:
+            await client.close()
 
     async def get(self, path: str, query: list[tuple[str, str]], accept: str = "application/json") -> Object:
         """Return the JSON at a path.
@@ -137,8 +140,24 @@ class Api:
                 renewed = await _client(self._access)
             except StartupError as error:
                 raise ApiError(UNAUTHORIZED, str(error)) from error
-            await client.close()  # watches on its connections begin anew
-            self._client = renewed
+            self._client = renewed  # the request that was refused closes the other one
+
+    @contextlib.asynccontextmanager
+    async def _using(self) -> AsyncIterator[ApiClient]:
+        """Give the client of the day; one that was replaced is closed when its last request has ended.
+
+        A watch that the server granted it grants to its end, whatever becomes of the credentials.
+        """
+        client = self._client
+        self._requests[client] += 1
+        try:
+            yield client
+        finally:
+            self._requests[client] -= 1
+            if not self._requests[client]:
+                del self._requests[client]
+                if client is not self._client:
+                    await client.close()
 
     async def _json(self, request: _Request) -> Object:
         with self._errors():
@@ -148,19 +167,20 @@ class Api:
     @contextlib.asynccontextmanager
     async def _response(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
         """Give the response if it is a good one; where the credentials are not taken any more, ask with fresh ones."""
-        client = self._client
-        response = await self._begin(request)
-        if response.status == UNAUTHORIZED:
-            response.release()
-            await self._renew(client)
-            response = await self._begin(request)
-        async with response:
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._using())
+            response = await self._begin(client, request)
+            if response.status == UNAUTHORIZED:
+                response.release()
+                await self._renew(client)
+                client = await stack.enter_async_context(self._using())
+                response = await self._begin(client, request)
+            await stack.enter_async_context(response)
             if response.status >= 300:  # noqa: PLR2004 - the API does not redirect
                 raise await self._error(response)
             yield response
 
-    async def _begin(self, request: _Request) -> aiohttp.ClientResponse:
-        client = self._client
+    async def _begin(self, client: ApiClient, request: _Request) -> aiohttp.ClientResponse:
         method, url, headers, body, _ = await client.param_serialize(
             request.method,
             request.path,
@@ -202,7 +222,7 @@ class Api:
             raise ApiError(0, f"cannot reach the API server at {self.server}: {error.os_error}") from error
         except TimeoutError as error:
             raise ApiError(0, f"the API server at {self.server} does not answer") from error
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: closed to renew the credentials
+        except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"lost the API server at {self.server}: {error or type(error).__name__}") from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from daemon.events import set_within
 from daemon.http import HttpServer
 from daemon.signals import stop_event
 from daemon.usage import resident_bytes
@@ -101,8 +101,7 @@ class K8sCollector:
                 following.append(tasks.create_task(self._election.run()))
             while not stopping.is_set():
                 await self._tell()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stopping.wait(), TELL_INTERVAL_S)
+                await set_within(stopping, TELL_INTERVAL_S)
             for task in following:
                 task.cancel()
             await self._finish()

@@ -90,7 +90,8 @@ class Election:
         """Take the lease when it is free, and renew it, until cancelled."""
         while True:
             try:
-                await asyncio.wait_for(self._attempt(), _REQUEST_S)
+                async with asyncio.timeout(_REQUEST_S):
+                    await self._attempt()
                 self.failure = ""
             except (ApiError, TimeoutError) as error:
                 self._failed(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
+from daemon.events import set_within
 from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
@@ -203,8 +204,7 @@ class KernelCollector:
     async def _pause(self, stopping: asyncio.Event, interval_ns: Callable[[], int]) -> None:
         """Wait until the interval since the last poll, which may change meanwhile, has passed, or until *stopping*."""
         while not stopping.is_set() and (left_ns := self._core.polled_ns + interval_ns() - Clock().boot_ns()) > 0:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(left_ns, LONGEST_SLEEP_NS) / SECOND_NS)
+            await set_within(stopping, min(left_ns, LONGEST_SLEEP_NS) / SECOND_NS)
 
     def _interval_ns(self) -> int:
         return self._core.interval_ns(self._client.poll_interval_ns)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
 from collections import deque
 from typing import TYPE_CHECKING
 
+from daemon.events import set_within
 from intake.clock import SECOND_NS
 from intake.session import DEFAULT_POLL_INTERVAL_NS, FIRST_BACKOFF_NS, LONGEST_BACKOFF_NS
 from intake.spool import SPOOL_BYTES
@@ -122,9 +122,7 @@ class OtlpLogClient:
         """Send what is left at once; return whether the receiver has taken, or refused, all within *timeout_s*."""
         self._finishing.set()
         self._wake.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._finished.wait(), timeout_s)
-        return self._finished.is_set()
+        return await set_within(self._finished, timeout_s)
 
     async def _send(self, request: Request) -> None:
         outcome = await asyncio.to_thread(self._receiver.send, request.body)
@@ -168,8 +166,7 @@ class OtlpLogClient:
         if self._finishing.is_set():
             await asyncio.sleep(pause_s)
         else:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finishing.wait(), pause_s)
+            await set_within(self._finishing, pause_s)
 
     def _drop(self, request: Request) -> None:
         self.bytes -= len(request.body)

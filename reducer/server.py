@@ -12,6 +12,7 @@ import grpc
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
+from daemon.events import set_within
 from intake.clock import SECOND_NS
 from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
 from reducer.sessions import ReducerSessions, RejectedError, Stream
@@ -186,8 +187,7 @@ class IntakeServer:
         while not self._taking.is_set():
             reply = intake_pb2.HeartbeatReply(time_unix_ns=time.time_ns())
             await connection.write(intake_pb2.FromReducer(heartbeat=reply))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._taking.wait(), interval_s)
+            await set_within(self._taking, interval_s)
 
     async def _watch_load(self) -> None:
         """Ask once for all connections whether more can be taken."""

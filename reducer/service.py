@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
+from daemon.events import set_within
 from daemon.http import HttpServer, health_page
 from daemon.signals import stop_event
 from intake.clock import SECOND_NS
@@ -140,8 +140,7 @@ class Reducer:
             self._receiver_is_overrun = self._receiver_lags()
             now_ns = time.time_ns()
             due_s = (self.pipeline.next_due(now_ns) - now_ns) / SECOND_NS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), min(_TICK_S, max(due_s, 0.0)))
+            await set_within(stopping, min(_TICK_S, max(due_s, 0.0)))
         if telling:
             telling.cancel()
         await self._finish(exporting, writing)

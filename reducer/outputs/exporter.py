@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from daemon.events import set_within
 from reducer.outputs.store import Signal
 from reducer.outputs.transport import Accepted, Refused, Unavailable
 
@@ -169,13 +169,11 @@ class Exporter:
         return math.inf if self._ends_at is None else self._ends_at - asyncio.get_running_loop().time()
 
     async def _wait_for_work(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), IDLE_S)
+        await set_within(self._woken, IDLE_S)
 
     async def _pause(self, seconds: float) -> None:
         """Wait; `finish` ends that, once, so that everything is tried again before the end."""
         if self._ends_at is None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._finishing.wait(), seconds)
+            await set_within(self._finishing, seconds)
         else:
             await asyncio.sleep(max(0.0, min(seconds, self._time_left())))

@@ -20,6 +20,7 @@ from typing import Protocol
 import polars as pl
 
 from daemon.errors import StartupError
+from daemon.events import set_within
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -239,8 +240,7 @@ class FlowWriter:
                 pass
             if self._finishing:
                 break
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), RETRY_S if self._waiting else None)
+            await set_within(self._woken, RETRY_S if self._waiting else None)
         if self._waiting:
             count = len(self._waiting)
             _LOGGER.error("%d windows of flows could not be written to %s and are lost", count, self.name)

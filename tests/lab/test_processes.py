@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PORT = 7070
 _CLONE3 = 435  # of every architecture (include/uapi/asm-generic/unistd.h)
-_SYSCALL = ctypes.CDLL(None, use_errno=True).syscall
+# The child has this thread alone: it must be the one that has the interpreter's lock, which a PyDLL keeps.
+_SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall
 
 # It sends as many bytes as its last argument says, and waits until the other end has closed.
 SEND = f"""
