@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.conditions import conditions, usage
 from benchmarks.rig import start_collector, start_intake_sink
+from kernel_collector.bpf_object import ProgramCost
 from kernel_collector.http import HttpProbe
-from kernel_collector.libbpf import ProgramCost
 from kernel_collector.packets import Packets
 from kernel_collector.tcp import TcpProbe
 from kernel_collector.udp import UdpProbe

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from kernel_collector.bpf_object import BpfObject, ProgramCost
 from kernel_collector.exchanged_maps import ExchangedMaps
-from kernel_collector.libbpf import BpfObject, ProgramCost, kernel_enum
+from kernel_collector.libbpf import kernel_enum
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import drop_record_dtypes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from kernel_collector.libbpf import BpfObject
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.ring import Ring
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from kernel_collector.libbpf import BpfObject
+    from kernel_collector.bpf_object import BpfObject
 
 
 class ExchangedMaps:

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_collector.libbpf import ProgramCost, open_iterator, read_iterator
+from kernel_collector.libbpf import open_iterator, read_iterator
 from kernel_collector.packets import HTTP_CLOSED, PACKETS
 from kernel_collector.records import http_record_dtype
 from kernel_collector.ring import Ring
 
 if TYPE_CHECKING:
+    from kernel_collector.bpf_object import ProgramCost
     from kernel_collector.packets import Packets
 
 SOCKETS = "http_of_sockets"

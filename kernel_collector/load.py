@@ -7,7 +7,8 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from kernel_collector.libbpf import BpfObject, LibbpfError, count_runs
+from kernel_collector.bpf_object import BpfObject
+from kernel_collector.libbpf import LibbpfError, count_runs
 from kernel_collector.ring import Ring
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Self
 
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import v2_hierarchy
-from kernel_collector.libbpf import BpfObject, open_iterator, read_iterator
+from kernel_collector.libbpf import open_iterator, read_iterator
 from kernel_collector.objects import OBJECTS
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel_collector import cgroup_probe, execs, tcp
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import NotMountedError, v2_hierarchy
 from kernel_collector.concerns import KINDS
-from kernel_collector.libbpf import BpfObject, LibbpfError, library
+from kernel_collector.libbpf import LibbpfError, library
 from kernel_collector.objects import OBJECTS
 
 if TYPE_CHECKING:

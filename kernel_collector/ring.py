@@ -15,7 +15,7 @@ from weakref import WeakSet
 import numpy as np
 
 if TYPE_CHECKING:
-    from kernel_collector.libbpf import BpfObject
+    from kernel_collector.bpf_object import BpfObject
 
 _HEADER_BYTES = 8
 _BUSY, _DISCARDED = 1 << 31, 1 << 30

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from kernel_collector.libbpf import BpfObject, ProgramCost, open_iterator, read_iterator
+from kernel_collector.bpf_object import BpfObject, ProgramCost
+from kernel_collector.libbpf import open_iterator, read_iterator
 from kernel_collector.network_namespaces import entered
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import tcp_record_dtype

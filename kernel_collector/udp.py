@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kernel_collector.exchanged_maps import ExchangedMaps
-from kernel_collector.libbpf import ProgramCost, open_iterator, read_iterator
+from kernel_collector.libbpf import open_iterator, read_iterator
 from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_FUNCTIONS, UDP_PROCESSES
 from kernel_collector.records import udp_record_dtypes
 
 if TYPE_CHECKING:
+    from kernel_collector.bpf_object import ProgramCost
     from kernel_collector.packets import Packets
 
 

@@ -7,7 +7,7 @@ import ipaddress
 
 import numpy as np
 
-from kernel_collector.libbpf import BpfObject
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import TcpRecordKind, exec_record_dtype, tcp_record_dtype
 from kernel_collector.tcp_states import TcpState

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.cgroups import FIRST_V1_ID, WALK_PAUSE_NS, CgroupTable
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import cgroup_record_dtype
 

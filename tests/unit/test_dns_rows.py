@@ -7,10 +7,10 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DNS_RESULTS
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import Btf
 from kernel_collector.dns import DnsTraffic
 from kernel_collector.dns_rows import described, traffic_rows, with_timeouts
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import dns_dtypes

@@ -9,9 +9,9 @@ import pytest
 
 from intake.columns import DROP_COLUMNS
 from kernel_collector import drops
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.drops import Drops, name_of_unknown, reason_names
 from kernel_collector.drops_concern import rows_of
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import drop_record_dtypes
 from tests.tcp_records import address

@@ -7,8 +7,8 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, HTTP_COLUMNS, empty_columns
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.http_rows import http_rows, statuses_untold
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import HttpPairKind, http_record_dtype

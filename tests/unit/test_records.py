@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import Btf, BtfError
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import (
     CGROUP_FIELDS,

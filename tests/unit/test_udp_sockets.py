@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from intake.columns import UDP_COLUMNS
+from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import Btf
-from kernel_collector.libbpf import BpfObject
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import udp_record_dtypes
