@@ -135,7 +135,7 @@ bench() {
   setup "${everything[@]}"
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
   local name
-  [ $# -gt 0 ] || set -- kernel_cost collector nat reducer
+  [ $# -gt 0 ] || set -- kernel_cost collector mixed dns nat reducer
   for name in "$@"; do
     say "benchmarks/$name.py"
     .venv/bin/python -m "benchmarks.$name"

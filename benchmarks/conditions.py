@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,18 @@ def conditions() -> str:
         f"ebpf-net {VERSION}; {os.cpu_count()} cores, {cpu}; Linux {platform.release()}; "
         f"Python {platform.python_version()}"
     )
+
+
+def busy_s() -> float:
+    """Return how long the machine's processors were busy, all in all, since some point in time.
+
+    It is the time less that which they were idle, of which the kernel keeps account to the microsecond (NO_HZ); what it
+    says of being busy it only samples.
+    """
+    _user, _nice, _system, idle, waiting, _irq, _softirq, stolen = map(
+        int, Path("/proc/stat").read_text().splitlines()[0].split()[1:9]
+    )
+    return time.monotonic() * (os.cpu_count() or 1) - (idle + waiting + stolen) / TICKS_PER_SECOND
 
 
 @dataclass(frozen=True)

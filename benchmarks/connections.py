@@ -36,6 +36,8 @@ def renew(per_second: int) -> None:
                 client.sendall(b"x" * 100)
                 while client.recv(4096):
                     pass
+        if done // per_second != due // per_second:
+            print(f"{due / (time.monotonic() - begin):.0f} connections/s", flush=True)
         done = due
         time.sleep(0.01)
 
