@@ -55,11 +55,16 @@ class Reader:
             self._note_failure(whole, error)
             return
         self._note_success(whole)
-        self._inventory.keep(scopes, provider.name)
-        gone = [each for each in self.failures if each.provider == provider.name and each not in {whole, *scopes}]
-        for scope in gone:
-            self._note_success(scope)
+        self._keep(scopes, provider.name)
         await asyncio.gather(*(self._read_scope(provider, scope) for scope in scopes))
+
+    def _keep(self, scopes: Sequence[Scope], provider: str) -> None:
+        """Forget the scopes of *provider* that are not among *scopes*."""
+        self._inventory.keep(scopes, provider)
+        for gone in {each for each in (*self.failures, *self.lacking) if each.provider == provider} - set(scopes):
+            self.lacking.pop(gone, None)
+            if self.failures.pop(gone, None):
+                _LOGGER.info("%s is gone", gone)
 
     async def _read_scope(self, provider: Provider, scope: Scope) -> None:
         try:

@@ -78,12 +78,24 @@ def test_where_the_regions_cannot_be_had_all_keep_what_they_have():
     assert reader.failures == {Scope("aws", "", ""): DENIED}
 
 
-def test_a_region_that_is_gone_fails_no_more():
+def test_a_region_that_is_gone_fails_no_more_and_is_not_said_to_be_read(caplog):
+    caplog.set_level(logging.INFO)
     twin, inventory, reader = setup(east=["a"], west=THROTTLED)
     read(reader, inventory)
     del twin.regions["west"]
     assert read(reader, inventory) == {"a"}
     assert not reader.failures
+    assert "aws west is gone" in caplog.text
+    assert "is read again" not in caplog.text
+
+
+def test_a_region_that_is_gone_lacks_nothing():
+    lack = ProviderError(Cause.PERMISSION, "permission ec2:DescribeInstances is missing")
+    twin, inventory, reader = setup(east=["a"], west=(["b"], (lack,)))
+    read(reader, inventory)
+    del twin.regions["west"]
+    assert read(reader, inventory) == {"a"}
+    assert not any(reader.lacking.values())
 
 
 def test_what_lacks_names_is_told_all_the_same(caplog):
