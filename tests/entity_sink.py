@@ -29,6 +29,7 @@ class EntitySink:
         connected: ids of the sessions that have a connection.
         statistics: the last that any collector told.
         batches: how many came.
+        changes: how many entities they told or retired.
         snapshots: how many messages with a snapshot, or with a part of one, came.
 
     """
@@ -40,6 +41,7 @@ class EntitySink:
         self.connected: set[bytes] = set()
         self.statistics: intake_pb2.CollectorStatistics | None = None
         self.batches = 0
+        self.changes = 0
         self.snapshots = 0
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
@@ -115,6 +117,7 @@ class EntitySink:
             self.sessions.setdefault(session, EntityView()).snapshot(message.snapshot)
         elif message.HasField("batch"):
             self.batches += 1
+            self.changes += sum(len(entities) for _, entities in message.batch.entities.ListFields())
             self.sessions[session].changes(message.batch.entities)
             if message.batch.HasField("statistics"):
                 self.statistics = message.batch.statistics
