@@ -25,7 +25,8 @@ PAGE = 500
 # How long the server keeps a watch open.
 _LEAST_WATCH_S, _MORE_WATCH_S = 300, 300
 FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 30.0
+# One collector asks a server, not one a node: so it may ask again sooner than kubelets do.
+LONGEST_BACKOFF_S = 10.0
 # What is not allowed now may be allowed later; meanwhile, where only watching is not, listing tells of changes.
 DENIED_RETRY_S = 30.0
 # After so many attempts it begins anew: the server may not know the version any more, without saying so.

@@ -167,6 +167,17 @@ def test_other_errors_do_not_lose_the_version(monkeypatch):
     asyncio.run(scenario())
 
 
+def test_a_server_that_does_not_answer_is_asked_less_and_less_often_but_each_ten_seconds(monkeypatch):
+    async def scenario():
+        async with following(monkeypatch) as (_, _, watch):
+            pauses = [watch._failed(ApiError(0, "gone")) for _ in range(20)]
+            assert pauses == sorted(pauses)
+            assert pauses[0] < 0.1
+            assert pauses[-1] == 5  # the middle of what chance may give
+
+    asyncio.run(scenario())
+
+
 def test_a_version_that_never_works_is_given_up(monkeypatch):
     async def scenario():
         async with following(monkeypatch) as (server, _, watch):
