@@ -81,7 +81,7 @@ class Ends:
     """What the rows of a window say, added up by end of flow; arrays have 2 * flow + side as index.
 
     Attributes:
-        owner: uint32, of the last row; `UNKNOWN_OWNER` where there is none.
+        owner: uint32, as `last_owners` returns it.
         sockets: int64, how many different ones have rows.
         baseline: bool, one of them was open before its collector saw it.
         connector: by flow, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
@@ -168,8 +168,7 @@ def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
 def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     """Return the sums by end, with room for *more* flows that have no rows."""
     rows, end, flows = grouped.rows, grouped.end, len(grouped) + more
-    owner = np.zeros(2 * flows, np.uint32)
-    owner[end] = rows["process"]  # of several the last stays
+    owner = last_owners(end, rows["process"], 2 * flows, owners)
     baseline = np.zeros(2 * flows, bool)
     baseline[end[rows["baseline"] != 0]] = True
     sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if rows[name].any()}
@@ -182,6 +181,21 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     if rows["min_rtt_us"].any():
         sums["min_rtt_us"] = _least(rows["min_rtt_us"], end, 2 * flows)
     return Ends(owner, _sockets(rows, end, 2 * flows, owners), baseline, connector_sides(grouped, flows), sums)
+
+
+def last_owners(end: np.ndarray, process: np.ndarray, size: int, owners: OwnersView) -> np.ndarray:
+    """Return by end the owner in its last row, uint32; `UNKNOWN_OWNER` where there is none.
+
+    Where that names no more than a host, the last that the same session named stands for it.
+    """
+    owner = np.full(size, UNKNOWN_OWNER, np.uint32)
+    owner[end] = process  # of several the last stays
+    nameless = ~owners.named[owner] & (owner != UNKNOWN_OWNER)
+    if nameless.any():
+        at = np.flatnonzero(nameless[end] & owners.named[process])
+        at = at[owners.session[process[at]] == owners.session[owner[end[at]]]]
+        owner[end[at]] = process[at]
+    return owner
 
 
 def connector_sides(grouped: Grouped, flows: int) -> np.ndarray:
@@ -303,8 +317,8 @@ def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: Ow
     at = np.minimum(np.searchsorted(later.hashes, hashes[wanted]), len(later) - 1)
     found = later.hashes[at] == hashes[wanted]
     here, there = wanted[found], at[found]
-    owner = np.zeros(2 * len(later), np.uint32)
-    owner[later.end] = later.rows["process"]
+    # The first is the nearest: later ones may be of sockets that used the port again.
+    owner = last_owners(later.end[::-1], later.rows["process"][::-1], 2 * len(later), owners)
     mine = by_side(here)
     ends.owner[mine] = np.where(ends.owner[mine] == UNKNOWN_OWNER, owner[by_side(there)], ends.owner[mine])
     connector = connector_sides(later, len(later))[there]

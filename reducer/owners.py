@@ -117,6 +117,7 @@ class OwnersView:
         owners: by owner; None at `UNKNOWN_OWNER`.
         revision: by owner, uint32: rises when more is known of the owner.
         session: index of the session by owner, uint32; 0 at `UNKNOWN_OWNER`.
+        named: by owner, bool: more than its host is known.
         watermark_ns: by session index, int64: the collector has told all until then.
         scope: by session index, uint64: a number that tells the loopback addresses of a session from others'.
         hosts: by session index; None where there is no session.
@@ -129,6 +130,7 @@ class OwnersView:
     owners: list[Owner | None]
     revision: np.ndarray
     session: np.ndarray
+    named: np.ndarray
     watermark_ns: np.ndarray
     scope: np.ndarray
     hosts: list[intake_pb2.Host | None]
@@ -162,6 +164,7 @@ class Owners:
         self._owners: list[Owner | None] = [None]
         self._session_of = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
         self._revision = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
+        self._named = np.zeros(_LEAST_BEFORE_COLLECTION, bool)
         self._watermark_ns = np.full(64, _NEVER, np.int64)
         self._scope = np.zeros(64, np.uint64)
         self._hosts: list[intake_pb2.Host | None] = [None]
@@ -245,6 +248,7 @@ class Owners:
             self._owners,
             self._revision.copy(),
             self._session_of,
+            self._named,
             self._watermark_ns.copy(),
             self._scope,
             self._hosts,
@@ -386,7 +390,9 @@ class Owners:
             self._owners.append(owner)
             self._session_of = _with_room(self._session_of, number)
             self._revision = _with_room(self._revision, number)
+            self._named = _with_room(self._named, number)
         self._session_of[number] = session_index
+        self._named[number] = bool(owner.process or owner.service or owner.cgroup)
         return number
 
 

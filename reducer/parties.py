@@ -251,7 +251,7 @@ class Parties:
 
     def _count(self, flows: Flows, who: np.ndarray, entity: np.ndarray, reason: np.ndarray) -> None:
         named = (flows.special != Special.NONE) | (entity != NO_ENTITY) | (who & _OF_SYSTEM != 0)
-        reason = np.where(who == UNKNOWN_OWNER, reason, self._nameless[flows.owner] * np.uint8(Reason.NO_PROCESS))
+        reason = np.where(who == UNKNOWN_OWNER, reason, ~self._owners.named[flows.owner] * np.uint8(Reason.NO_PROCESS))
         self._unknown += np.bincount(reason[~named], minlength=len(Reason))
 
     def _numbered(self, who: np.ndarray, entity: np.ndarray) -> np.ndarray:
@@ -278,11 +278,10 @@ class Parties:
         self._whose: list[tuple[int, int]] = [(UNKNOWN_OWNER, NO_ENTITY)]
         self._of_pair = {self._whose[0]: NO_PARTY}
         self._pairs = np.empty((0, 2), np.uint32)
-        # By owner: its party; its pod; the revision that was looked at, from 1; whether nothing but its host is known.
+        # By owner: its party; its pod; the revision that was looked at, from 1.
         self._of_owner = np.array([NO_PARTY], np.uint32)
         self._pod_of = np.zeros(1, np.uint32)
         self._looked = np.ones(1, np.int64)
-        self._nameless = np.zeros(1, bool)
         self._in_pods: set[int] = set()
         self._podless: set[int] = set()  # those in pods that nobody told
 
@@ -295,7 +294,6 @@ class Parties:
             self._of_owner = np.concatenate((self._of_owner, np.full(lacking, _UNSET, np.uint32)))
             self._pod_of = np.concatenate((self._pod_of, np.zeros(lacking, np.uint32)))
             self._looked = np.concatenate((self._looked, np.zeros(lacking, np.int64)))
-            self._nameless = np.concatenate((self._nameless, np.zeros(lacking, bool)))
         revision = self._owners.revision[:count].astype(np.int64) + 1
         changed = np.flatnonzero(self._looked[:count] != revision)
         self._looked[:count] = revision
@@ -307,7 +305,6 @@ class Parties:
             if owner is None:
                 continue
             cgroup = owner.cgroup
-            self._nameless[number] = not (owner.process or owner.service or cgroup)
             pod = NO_ENTITY
             if cgroup is not None and (cgroup.pod_uid or cgroup.container_id):
                 pod = self._directory.of_pod(cgroup.pod_uid) or self._directory.of_container.get(cgroup.container_id, 0)

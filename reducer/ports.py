@@ -140,7 +140,8 @@ def sockets_of(
     columns = {name: rows[name].astype(np.int64) for name in _SUMMED}
     columns |= {name: rows["failed"] * (reason == number) for number, name in enumerate(_FAILED, 1)}
     columns |= {"end": grouped.end[these], "session": owners.session[rows["process"]]}
-    columns |= {"socket": rows["socket"], "owner": rows["process"], "min_rtt_us": rows["min_rtt_us"].astype(np.int64)}
+    columns |= {"socket": rows["socket"], "owner": rows["process"], "named": owners.named[rows["process"]]}
+    columns |= {"min_rtt_us": rows["min_rtt_us"].astype(np.int64)}
     nothing = np.zeros(len(these), np.int64)
     columns |= {"rows": these, **(apart or {"pod": nothing, "moment_ns": nothing})}
     least = pl.col("min_rtt_us")
@@ -148,7 +149,7 @@ def sockets_of(
         pl.DataFrame(columns)
         .group_by("end", "session", "socket", "pod", maintain_order=True)
         .agg(
-            pl.col("owner").last(),
+            pl.coalesce(pl.col("owner").filter("named").last(), pl.col("owner").last()),
             pl.col("moment_ns").min(),
             pl.col("rows"),
             pl.col(*_SUMMED, *_FAILED).sum().cast(pl.Int64),

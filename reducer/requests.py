@@ -17,7 +17,7 @@ from intake.columns import DNS_RESULTS, HTTP_STATUSES
 from reducer.cells import NO_CELLS, CellKind, Cells, cells_of, code_of, column_code, joined_cells
 from reducer.distributions import HIGHEST_BIN
 from reducer.flows import CONNECTOR_UNKNOWN, KEY_WORDS
-from reducer.match import hashed, keys_of
+from reducer.match import hashed, keys_of, last_owners
 from reducer.owners import UNKNOWN_OWNER
 from reducer.rows import TABLES
 from reducer.window import joined
@@ -78,7 +78,7 @@ class Requests:
 
         """
         self._rows = {name: joined(tables[name], _NAMES[name]) for name in _NAMES if tables.get(name)}
-        self._session = owners.session
+        self._owners = owners
         keyed = [keys_of(rows, owners) for rows in self._rows.values()]
         self.keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
         side = np.concatenate([side for _, side in keyed] or [np.empty(0, bool)])
@@ -98,8 +98,8 @@ class Requests:
             return
         owner = np.concatenate([rows["process"] for rows in self._rows.values()])
         at = 2 * self._flow + self._side
-        lacking = ends.owner[at] == UNKNOWN_OWNER
-        ends.owner[at[lacking]] = owner[lacking]
+        told = last_owners(at, owner, len(ends.owner), self._owners)
+        np.copyto(ends.owner, told, where=ends.owner == UNKNOWN_OWNER)
         role = self._role()
         told = np.flatnonzero((role != intake_pb2.ROLE_UNKNOWN) & (ends.connector[self._flow] == CONNECTOR_UNKNOWN))
         accepts = role[told] == intake_pb2.ROLE_ACCEPTOR
@@ -118,7 +118,7 @@ class Requests:
             if name == "bins":
                 parts.append(_told_by_bins(rows, direction[part], asks[part]))
             else:
-                parts.append(_told_by_counts(name, rows, direction[part], asks[part], self._session))
+                parts.append(_told_by_counts(name, rows, direction[part], asks[part], self._owners.session))
         if not parts:
             return Told(NO_CELLS, NO_CELLS, NO_CELLS)
         return Told(*(joined_cells([getattr(part, name) for part in parts]) for name in Told.__dataclass_fields__))

@@ -187,6 +187,39 @@ def test_later_windows_tell_who_the_other_end_is(owners):
     assert ends.connector[0] == flows.end[0]
 
 
+@pytest.fixture
+def named_owners(owners):
+    for number in range(2):
+        processes = [intake_pb2.Process(id=1, name="wrk"), intake_pb2.Process(id=2, name="nginx")]
+        owners.learn(session_id(number), intake_pb2.Entities(processes=processes))
+    return owners
+
+
+def owner_names(ends, flows, known):
+    owners = known.view().owners
+    return [owners[number].process if number else None for number in ends.owner[[flows.end[0], flows.end[0] ^ 1]]]
+
+
+def test_a_row_without_a_process_does_not_take_the_name_of_those_before(named_owners):
+    flows = grouped(named_owners, connector_row(), acceptor_row(), connector_row(process=0), acceptor_row(process=0))
+    assert owner_names(add_up(flows, named_owners.view()), flows, named_owners) == ["wrk", "nginx"]
+
+
+def test_the_last_name_is_that_of_the_session_that_told_last(named_owners):
+    tables = [owned(named_owners, 0, connector_row()), owned(named_owners, 1, connector_row(process=0))]
+    flows = group(tables, named_owners.view(), SEED)
+    ends = add_up(flows, named_owners.view())
+    assert ends.owner[flows.end[0]] == tables[1]["process"][0]
+
+
+def test_of_later_rows_the_first_that_names_an_end_counts(named_owners):
+    flows = grouped(named_owners, connector_row())
+    ends = add_up(flows, named_owners.view())
+    rows = [acceptor_row(process=process) for process in (0, 2, 0, 1)]
+    look_ahead(flows.hashes, ends, [owned(named_owners, 1, *rows)], named_owners.view(), SEED)
+    assert owner_names(ends, flows, named_owners) == ["wrk", "nginx"]
+
+
 def test_special_ends_are_known_by_port_and_address(owners):
     metadata, other = "169.254.169.254", "169.254.169.253"
     flows = grouped(

@@ -165,6 +165,15 @@ def test_an_end_whose_poll_comes_a_moment_later_has_its_name(feed):
     assert list(series_of(feed.seal())) == [("wget", "nginx")]
 
 
+def test_rows_that_do_not_tell_the_process_are_of_their_socket(feed):
+    feed.take(0, 1, connector_row(opened=1, bytes_sent=100))
+    feed.take(0, 6, connector_row(process=0, bytes_sent=20))
+    feed.take(1, 6, acceptor_row(opened=1, bytes_received=120))
+    feed.take(1, 11, acceptor_row(process=0), http=({**acceptor_row(process=0), "requests": 1},))
+    series = series_of(feed.seal(heard=(0, 1)), label="process.name")
+    assert {ends: values["bytes"] for ends, values in series.items() if "bytes" in values} == {("wget", "nginx"): 120}
+
+
 def test_a_process_is_what_it_was_when_its_row_came(feed):
     old = intake_pb2.Entities(processes=[intake_pb2.Process(id=5, name="old")], retired_processes=[5])
     new = intake_pb2.Entities(processes=[intake_pb2.Process(id=5, name="new")])
