@@ -60,6 +60,7 @@ class CgroupTable:
         self.untracked = 0
         self._walk = walk
         self._docker = docker
+        self._unasked = 0
         self._clock = clock
         self._every_container = every_container
         self._most = most
@@ -76,7 +77,7 @@ class CgroupTable:
     @property
     def undescribed(self) -> int:
         """Containers of which Docker did not say what was asked."""
-        return self._docker.failures if self._docker else 0
+        return self._docker.failures + self._unasked if self._docker else 0
 
     def __len__(self) -> int:
         return len(self._told)
@@ -160,6 +161,8 @@ class CgroupTable:
             return
         if self._docker.ask(place.container_id):
             _put(self._described, place.container_id, None, MOST_CGROUPS)
+        else:
+            self._unasked += 1
 
     def _learn_by_walk(self) -> None:
         started_ns = self._clock()

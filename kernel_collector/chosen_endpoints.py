@@ -13,9 +13,15 @@ _CHOICE = np.dtype([("cookie", "u8"), ("own", ENDPOINTS), ("chosen", ENDPOINTS)]
 
 
 class ChosenEndpoints:
-    """Sockets whose rows have other endpoints than their own, by cookie; at most *most*, beyond which none is added."""
+    """Sockets whose rows have other endpoints than their own, by cookie; at most *most*.
+
+    Attributes:
+        untracked: how often one found no room.
+
+    """
 
     def __init__(self, most: int = MOST_SOCKETS) -> None:
+        self.untracked = 0
         self._index = SocketIndex(most)
         self._choices = np.zeros(1024, _CHOICE)  # the last one stays 0: the slot of one that is not there is -1
 
@@ -41,6 +47,7 @@ class ChosenEndpoints:
         new = slots < 0
         slots[new] = self._index.insert(cookies[new])
         kept = np.flatnonzero(slots >= 0)
+        self.untracked += len(slots) - len(kept)
         choices = np.zeros(len(kept), _CHOICE)
         choices["cookie"] = cookies[kept]
         for name, endpoints in (("own", own), ("chosen", chosen)):

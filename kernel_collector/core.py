@@ -172,6 +172,7 @@ class CollectorCore:
         statistics.sockets_untracked += self._sockets.untracked
         statistics.sockets_tracked += len(self._sockets)
         statistics.processes_tracked = len(self._processes)
+        statistics.processes_untracked = self._processes.untracked
         statistics.cgroups_tracked = len(self._cgroups)
         statistics.cgroups_untracked = self._cgroups.untracked
         statistics.containers_undescribed = self._cgroups.undescribed

@@ -103,7 +103,7 @@ class SocketTable:
     """What was last reported of each socket; at most *most_sockets* are tracked while they live.
 
     A socket beyond that is counted in `untracked` each time that it finds no room, and reported by its close event (one
-    that was open before the start then counts as new).
+    that was open before the start then counts as new). So is a listener: what it accepts has no owner before a poll.
 
     Args:
         baseline_ns: when the first poll and the first walks had ended. A socket that a record up to then shows, and no
@@ -111,13 +111,12 @@ class SocketTable:
         most_sockets: the bound.
 
     Attributes:
-        untracked: see above.
         roles_uncertain_until_ns: connect events up to then may be missing: a socket without one need not be accepted.
 
     """
 
     def __init__(self, baseline_ns: int, most_sockets: int = MOST_SOCKETS) -> None:
-        self.untracked = 0
+        self._untracked = 0
         self.roles_uncertain_until_ns = 0
         self._baseline_ns = baseline_ns
         self._index = SocketIndex(most_sockets)
@@ -127,6 +126,11 @@ class SocketTable:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    @property
+    def untracked(self) -> int:
+        """How often a socket or a listener found no room."""
+        return self._untracked + self._listeners.untracked
 
     def processes(self) -> np.ndarray:
         """Return the ids of the processes that own a socket or listener, sorted, each once."""
@@ -329,7 +333,7 @@ class SocketTable:
         slots[new] = self._index.insert(sockets["cookie"][new])
         refused = int((slots[new] < 0).sum())
         if refused:
-            self.untracked += refused
+            self._untracked += refused
             self.roles_uncertain_until_ns = np.iinfo(np.int64).max
         kept = goes_on & (slots >= 0)
         room = int(slots.max(initial=-1)) + 2

@@ -45,15 +45,10 @@ _TRANSLATION = np.dtype(
 
 
 class Translations:
-    """The translated connections of the last time, at most *most*: about 150 bytes each.
-
-    Attributes:
-        untracked: connections that found no room.
-
-    """
+    """The translated connections of the last time, at most *most*: about 150 bytes each."""
 
     def __init__(self, most: int = MOST_TRANSLATIONS) -> None:
-        self.untracked = 0
+        self._untracked = 0
         self._chosen = ChosenEndpoints()
         self._keys = EndpointKeys()
         self._table = np.zeros(1024, _TRANSLATION)
@@ -64,6 +59,11 @@ class Translations:
 
     def __len__(self) -> int:
         return len(self._by_original)
+
+    @property
+    def untracked(self) -> int:
+        """How often a connection, or a socket that keeps its endpoints, found no room."""
+        return self._untracked + self._chosen.untracked
 
     def update(self, connections: np.ndarray, network_namespace: int, now_ns: int) -> None:
         """Take events in their order.
@@ -85,7 +85,7 @@ class Translations:
         new = slots < 0
         slots[new] = self._by_original.insert(keys[new])
         kept = np.flatnonzero(slots >= 0)
-        self.untracked += len(slots) - len(kept)
+        self._untracked += len(slots) - len(kept)
         slots, connections = slots[kept], connections.take(kept)
         entries = np.zeros(len(kept), _TRANSLATION)
         for name in ("original", "translated", "protocol"):

@@ -155,6 +155,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "sockets_untracked", "{socket}", "Sockets not tracked since the table was full."),
     _gauge("collector", "sockets_tracked", "{socket}", "Sockets tracked."),
     _gauge("collector", "processes_tracked", "{process}", "Processes tracked."),
+    _counter("collector", "processes_untracked", "{process}", "Processes not named since there were too many."),
     _gauge("collector", "cgroups_tracked", "{cgroup}", "Containers, pods and services tracked."),
     _counter("collector", "cgroups_untracked", "{cgroup}", "Cgroups not named since there were too many."),
     _counter("collector", "containers_undescribed", "{container}", "Containers that Docker did not describe."),

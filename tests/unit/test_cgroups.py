@@ -116,6 +116,7 @@ def test_a_question_without_room_is_asked_again(world):
     world.docker.room = True
     world.refer(9)
     assert world.docker.asked == [ID]
+    assert world.table.undescribed == 1
 
 
 def test_an_answer_before_the_first_row_comes_with_it(world):

@@ -377,6 +377,14 @@ def test_more_sockets_than_the_table_holds():
     assert (row["socket"], len(table)) == (4, 2)
 
 
+def test_more_listeners_than_the_table_holds(monkeypatch):
+    monkeypatch.setattr(sockets, "MOST_LISTENERS", 1)
+    table = SocketTable(START)
+    listener = {"state": TcpState.LISTEN, "time_ns": at(0)}
+    rows_of(table, listener | {"local_port": 80}, listener | {"local_port": 81})
+    assert table.untracked == 1
+
+
 def test_nothing_gives_nothing(table):
     assert rows_of(table) == []
     assert as_rows(table.retire(table.missing(at(9)), at(9), 0)) == []

@@ -9,6 +9,7 @@ import pytest
 
 from intake.columns import empty_columns
 from kernel_collector import translations
+from kernel_collector.chosen_endpoints import ChosenEndpoints
 from kernel_collector.translations import KEPT_NS, Translations
 from tests.conntrack_messages import TCP, UDP, connections
 from tests.tcp_records import address
@@ -208,6 +209,13 @@ def test_beyond_its_limits_it_counts_and_goes_on():
     table.forget(SECOND_NS + KEPT_NS)
     table.update(connections(FULL), NAMESPACE, SECOND_NS)
     assert translated(table, FULL[0]) == [FULL[1]]
+
+
+def test_sockets_beyond_those_that_keep_what_they_got_are_counted(monkeypatch):
+    monkeypatch.setattr(translations, "ChosenEndpoints", lambda: ChosenEndpoints(most=1))
+    table = table_of(DNAT, FULL)
+    assert translated(table, DNAT[0], FULL[0]) == [DNAT[1], FULL[1]]
+    assert table.untracked == 1
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,0 +1,57 @@
+"""What the core says of itself, with everything outside it made up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+from ebpf_net.v1 import intake_pb2
+
+from kernel_collector import core
+from kernel_collector.core import CollectorCore
+from kernel_collector.processes import Origin, ProcessTable
+from kernel_collector.sockets import SocketTable
+from kernel_collector.tcp_states import TcpState
+from tests.tcp_records import exec_dtype, tcp_records
+
+
+class Outside:
+    """Parts that answer nothing, but for the sockets that a test gives."""
+
+    def __init__(self, *live: dict) -> None:
+        self.submitted: list[intake_pb2.CollectorStatistics] = []
+        records = tcp_records(*live)
+        nothing = SimpleNamespace(fill=lambda _: None, count=lambda _: None, take=lambda: None)
+        self.tcp = SimpleNamespace(poll=lambda: records, drain=lambda: records[:0], events_lost=0)
+        self.execs = SimpleNamespace(drain=lambda: np.empty(0, exec_dtype()), events_lost=0)
+        self.cgroup_events = SimpleNamespace(drain=lambda: np.empty(0, [("id", "u8"), ("path", "S512")]), events_lost=0)
+        self.hidden = SimpleNamespace(walk=lambda *_: SimpleNamespace(records=[], namespaces=np.empty(0, np.uint32)))
+        self.files = SimpleNamespace(
+            origin=lambda *_: Origin(), service=lambda _: "", cgroup_paths=lambda _: [], cgroups=dict
+        )
+        self.docker = None
+        self.cloud = self.load = self.agreement = nothing
+        clocks = ("boot_ns", "unix_ns", "monotonic_ns", "thread_ns", "process_ns", "resident_bytes")
+        self.clock = SimpleNamespace(**{name: lambda: 10 for name in clocks})
+        self.client = SimpleNamespace(submit=self._submit, poll_interval_ns=1, acknowledged=0)
+        concerns = {"read": dict, "rewrite": lambda tables: tables, "fill": lambda _: None, "announce": lambda _: None}
+        self.open_concerns = lambda *_: SimpleNamespace(**concerns)
+
+    def _submit(
+        self, _time: int, _entities: object, _tables: object, statistics: intake_pb2.CollectorStatistics
+    ) -> int:
+        self.submitted.append(statistics)
+        return len(self.submitted)
+
+
+def test_it_tells_what_found_no_room_in_its_tables(monkeypatch):
+    monkeypatch.setattr(core, "ProcessTable", lambda *args, **options: ProcessTable(*args, **options, most=2))
+    monkeypatch.setattr(core, "SocketTable", lambda **options: SocketTable(**options, most_sockets=3))
+    monkeypatch.setattr("kernel_collector.sockets.MOST_LISTENERS", 1)
+    sockets = [{"cookie": number, "time_ns": 5, "pid": number} for number in range(1, 6)]
+    listeners = [{"cookie": port, "time_ns": 5, "state": TcpState.LISTEN, "local_port": port} for port in (80, 81, 82)]
+    outside = Outside(*sockets, *listeners)
+    CollectorCore(outside, intake_pb2.Host(), longest_command_line=0, every_container=False).begin()
+    (statistics,) = outside.submitted
+    assert (statistics.sockets_tracked, statistics.sockets_untracked) == (3, 2 + 2)
+    assert (statistics.processes_tracked, statistics.processes_untracked) == (2, 3)
