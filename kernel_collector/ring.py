@@ -2,6 +2,9 @@
 
 The layout is the kernel's (kernel/bpf/ringbuf.c): a page with the consumer's position, a page with the producer's, and
 the data mapped twice in a row, so that no record wraps around. A record follows 8 bytes with its length and two flags.
+
+Of the data only what waits is mapped, while it is read: the kernel fills in all pages of a mapping at once, so that whole
+rings would count as this process's memory, and twice.
 """
 
 from __future__ import annotations
@@ -35,12 +38,10 @@ class Ring:
 
     def __init__(self, source: BpfObject, record: np.dtype, name: str = "events") -> None:
         descriptor, self.size = source.map_fd(name), source.map_size(name)
-        page = mmap.PAGESIZE
-        consumer = mmap.mmap(descriptor, page)
-        producer = mmap.mmap(descriptor, page + 2 * self.size, prot=mmap.PROT_READ, offset=page)
-        self._consumed = np.frombuffer(consumer, "<u8", 1)
+        self._descriptor = descriptor
+        self._consumed = np.frombuffer(mmap.mmap(descriptor, mmap.PAGESIZE), "<u8", 1)
+        producer = mmap.mmap(descriptor, mmap.PAGESIZE, prot=mmap.PROT_READ, offset=mmap.PAGESIZE)
         self._produced = np.frombuffer(producer, "<u8", 1)
-        self._data = np.frombuffer(producer, "u1", offset=page)
         self._record = record
         self._slot_size = -(-(_HEADER_BYTES + record.itemsize) // 8) * 8
         variables = source.variables()
@@ -73,10 +74,11 @@ class Ring:
         self._wakeups.poll(0)
         self._woken[0] = 0
         begin, end = int(self._consumed[0]), int(self._produced[0])
+        if begin == end:
+            return np.empty(0, self._record)
         self._fullest = max(self._fullest, end - begin)
         self._barrier()  # what is before `end` is read after `end`
-        start = begin % self.size
-        slots = self._data[start : start + end - begin].reshape(-1, self._slot_size)
+        slots = self._mapped(begin % self.size, end - begin).reshape(-1, self._slot_size)
         flags = slots[:, :4].copy().view("<u4")[:, 0]
         self._barrier()  # a record is read after its flag
         unfinished = np.flatnonzero(flags & _BUSY)
@@ -88,8 +90,15 @@ class Ring:
         self._consumed[0] = begin + count * self._slot_size
         return records
 
+    def _mapped(self, start: int, length: int) -> np.ndarray:
+        """Return a view of some of the data, which is unmapped with the last reference to it."""
+        before = start % mmap.PAGESIZE
+        offset = 2 * mmap.PAGESIZE + start - before
+        pages = mmap.mmap(self._descriptor, before + length, prot=mmap.PROT_READ, offset=offset)
+        return np.frombuffer(pages, np.uint8, length, before)
+
     def close(self) -> None:
-        """Stop waking; the memory is unmapped with the last reference to this ring."""
+        """Stop waking; the positions are unmapped with the last reference to this ring."""
         self._wakeups.close()
         self.opened.discard(self)
 
