@@ -159,6 +159,11 @@ def empty_columns(rows: int = 0, table: str = "tcp") -> Columns:
     return {column.name: np.zeros(rows, column.dtype) for column in TABLES[table]}
 
 
+def field_numbers(table: str) -> dict[str, int]:
+    """Return the numbers of the fields of a table's message, by their names."""
+    return {field.name: field.number for field in _MESSAGES[table].DESCRIPTOR.fields}
+
+
 def pack_rows(table: str, columns: Mapping[str, np.ndarray]) -> Message:
     """Return the message of a table; columns that are zero throughout are left out."""
     message = _MESSAGES[table](rows=len(columns["socket"]))
@@ -186,13 +191,6 @@ def unpack_rows(table: str, message: Message, most_rows: int) -> Columns:
             raise MalformedRowsError(f"column {column.name} has {len(data)} bytes: {message.rows} rows need {expected}")
         columns[column.name] = np.frombuffer(data or bytes(expected), column.dtype)
     return columns
-
-
-def pack_tables(tables: Tables, batch: intake_pb2.Batch) -> None:
-    """Put the tables that have rows into *batch*."""
-    for table, columns in tables.items():
-        if len(columns["socket"]):
-            getattr(batch, table).CopyFrom(pack_rows(table, columns))
 
 
 def unpack_tables(batch: intake_pb2.Batch, most_rows: int) -> Tables:

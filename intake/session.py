@@ -12,13 +12,13 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
 from intake.clock import SECOND_NS, Instant
-from intake.columns import Tables, pack_tables
 from intake.compression import compress
 from intake.limits import MOST_ROWS, fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
+    from intake.columns import Tables
     from intake.spool import Spool
 
 DEFAULT_POLL_INTERVAL_NS = 5 * SECOND_NS
@@ -145,8 +145,7 @@ class CollectorSession:
                 batch.entities.CopyFrom(fitting(entities))
                 if statistics:
                     batch.statistics.CopyFrom(self._with_spool(statistics))
-            pack_tables(part, batch)
-            self._snapshot_due |= self._spool.append(batch)
+            self._snapshot_due |= self._spool.append(batch, part)
         return self._spool.highest_number
 
     def _with_spool(self, statistics: intake_pb2.CollectorStatistics) -> intake_pb2.CollectorStatistics:
@@ -182,7 +181,7 @@ class CollectorSession:
             return None
         self._sent_up_to = batch.number
         self._spool.sent(batch.number)
-        return compress(batch.message)
+        return batch.message
 
     def next_heartbeat_ns(self, now: Instant) -> int:
         """Return the time until `next_message` has a heartbeat to send."""

@@ -1,7 +1,7 @@
 """What a collector has sent or will send, and has no acknowledgement for: numbered batches, bounded in bytes.
 
-Batches are kept as the encoded messages that go on the wire. When a new one finds no room, rows of the same socket are
-added up over batches that were never sent, and where that frees too little the oldest batches are dropped.
+Batches are kept as the compressed messages that go on the wire. When a new one finds no room, rows of the same socket
+are added up over batches that were never sent, and where that frees too little the oldest batches are dropped.
 
 A batch that was sent is never merged, even after the connection is lost: the reducer may have taken it, and the merged
 batch would hold its rows a second time under another number.
@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
-from daemon.protobuf import field
-from intake.columns import TABLES, Columns, pack_tables, rows_of, unpack_tables
+from intake.batches import encoded
+from intake.columns import TABLES, Columns, Tables, unpack_tables
+from intake.compression import parse
 from intake.limits import MOST_ROWS
 from intake.merge import merge_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A collector has 80 MB, of which its libraries take about 50, and a merge needs its input three times over. 16 MiB
-# hold 150,000 rows: at 200 rows a poll an hour, at 5,000 rows a poll two and a half minutes before the first merge.
+# A collector has 90 MB, of which its libraries take about 60, and a merge needs its input three times over. 16 MiB
+# hold about 2 million rows of many sockets: at 5,000 rows a poll half an hour before the first merge.
 SPOOL_BYTES = 16 << 20
 # What one merge takes at most: it bounds the memory and the time of a merge.
 MERGED_BYTES = 2 << 20
@@ -43,7 +44,8 @@ class SpooledBatch:
     Attributes:
         number: of the batch, from 1.
         first: the lowest number whose rows it holds: its own, or that of the oldest batch merged into it.
-        message: the serialized FromCollector.
+        message: the serialized FromCollector, compressed.
+        length: of it before compression, in bytes.
         rows: of its tables.
         payload_bytes: in its rows, both directions.
 
@@ -52,6 +54,7 @@ class SpooledBatch:
     number: int
     first: int
     message: bytes
+    length: int
     rows: int
     payload_bytes: int
 
@@ -87,8 +90,8 @@ class Spool:
         self.rows_dropped = 0
         self.bytes_dropped = 0
 
-    def append(self, batch: intake_pb2.Batch) -> bool:
-        """Give *batch* its number and keep it.
+    def append(self, batch: intake_pb2.Batch, tables: Tables) -> bool:
+        """Give *batch* its number and keep it with the rows of *tables*.
 
         Returns:
             Whether a batch that was never sent was dropped or merged to make room: the entities that it brought
@@ -97,7 +100,7 @@ class Spool:
         """
         self.highest_number += 1
         batch.number = self.highest_number
-        new = _spooled(batch, batch.number)
+        new = _spooled(batch, tables, batch.number)
         lossy = self.bytes + new.size > self.limit and self._make_room(new.size)
         self._batches.append(new)
         self.bytes += new.size
@@ -181,7 +184,7 @@ class Spool:
         """Return where a run from *start* ends that one message can hold: at least one batch."""
         size, rows, end = 0, 0, start
         for batch in self._batches[start:]:
-            size += batch.size
+            size += batch.length
             rows += batch.rows
             if end > start and (size > self._merged_bytes or rows > MOST_ROWS):
                 break
@@ -191,7 +194,7 @@ class Spool:
     def _merge_run(self, start: int, end: int) -> bool:
         """Merge these batches if that frees a fair part of them; return whether it did."""
         run = self._batches[start:end]
-        batches = [intake_pb2.FromCollector.FromString(batch.message).batch for batch in run]
+        batches = [parse(batch.message).batch for batch in run]
         parts: dict[str, list[Columns]] = {}
         for batch in batches:
             for table, rows in unpack_tables(batch, MOST_ROWS).items():
@@ -200,9 +203,9 @@ class Spool:
         merged = intake_pb2.Batch(number=newest.number, time_unix_ns=newest.time_unix_ns)
         if newest.HasField("statistics"):
             merged.statistics.CopyFrom(newest.statistics)
-        pack_tables({table: merge_rows(TABLES[table], of_table) for table, of_table in parts.items()}, merged)
-        replacement = _spooled(merged, run[0].first)
-        if replacement.size > _WORTHWHILE * sum(batch.size for batch in run):
+        tables = {table: merge_rows(TABLES[table], of_table) for table, of_table in parts.items()}
+        replacement = _spooled(merged, tables, run[0].first)
+        if replacement.length > _WORTHWHILE * sum(batch.length for batch in run):
             return False
         self.rows_merged += sum(batch.rows for batch in run) - replacement.rows
         self._remove(start, end)
@@ -211,10 +214,9 @@ class Spool:
         return True
 
 
-def _spooled(batch: intake_pb2.Batch, first: int) -> SpooledBatch:
+def _spooled(batch: intake_pb2.Batch, tables: Tables, first: int) -> SpooledBatch:
     payload = 0
-    for rows in unpack_tables(batch, MOST_ROWS).values():
+    for rows in tables.values():
         payload += sum(int(rows[name].sum()) for name in ("bytes_sent", "bytes_received") if name in rows)
-    # What FromCollector(batch=batch) gives, without another copy of all columns.
-    message = field(intake_pb2.FromCollector.BATCH_FIELD_NUMBER, batch.SerializeToString())
-    return SpooledBatch(batch.number, first, message, rows_of(batch), payload)
+    count = sum(len(rows["socket"]) for rows in tables.values())
+    return SpooledBatch(batch.number, first, *encoded(batch, tables), count, payload)

@@ -3,8 +3,8 @@
 The layout is the kernel's (kernel/bpf/ringbuf.c): a page with the consumer's position, a page with the producer's, and
 the data mapped twice in a row, so that no record wraps around. A record follows 8 bytes with its length and two flags.
 
-Of the data only what waits is mapped, while it is read: the kernel fills in all pages of a mapping at once, so that whole
-rings would count as this process's memory, and twice.
+Of the data only what waits is mapped, while it is read: the kernel fills in all pages of a mapping at once, so that
+whole rings would count as this process's memory, and twice.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from pathlib import Path
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
-from intake.columns import pack_tables
+from intake.columns import pack_rows
 from intake.limits import GREATEST_VALUE
 from reducer.internal_export import encode, render
 from reducer.internal_metrics import Snapshot
@@ -165,7 +165,7 @@ class Fuzzer:
         row |= {"local_port": 40000, "remote_port": 80, "role": 1, "bytes_sent": moved, "segments_sent": GREATEST_VALUE}
         batch = intake_pb2.Batch(number=self._honest_number, time_unix_ns=self._now_ns)
         batch.entities.processes.add(id=1, name=HONEST_PROCESS)
-        pack_tables({"tcp": tcp_rows(row)}, batch)
+        batch.tcp.CopyFrom(pack_rows("tcp", tcp_rows(row)))
         data = intake_pb2.FromCollector(batch=batch).SerializeToString()
         assert self._sessions.received(self._honest, data, self._now_ns) is None
         self._honest_sent += moved

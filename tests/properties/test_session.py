@@ -108,10 +108,7 @@ class Sessions(RuleBasedStateMachine):
         return [intake_pb2.Entities(processes=[intake_pb2.Process(id=id_) for id_ in ids])]
 
     def spooled(self) -> int:
-        return mask_of(
-            unpack_rows("tcp", intake_pb2.FromCollector.FromString(batch.message).batch.tcp, 1_000)
-            for batch in self.spool.pending()
-        )
+        return mask_of(unpack_rows("tcp", parse(batch.message).batch.tcp, 1_000) for batch in self.spool.pending())
 
     @rule(batches=st.lists(st.lists(st.integers(1, 4), max_size=4), min_size=1, max_size=12), poison=st.integers(0, 40))
     def submit(self, batches, poison):

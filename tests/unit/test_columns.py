@@ -7,7 +7,6 @@ from intake.columns import (
     MalformedRowsError,
     empty_columns,
     pack_rows,
-    pack_tables,
     unpack_rows,
     unpack_tables,
 )
@@ -25,9 +24,7 @@ def test_a_table_comes_back_as_it_went(table):
     for i, column in enumerate(TABLES[table]):
         raw = np.random.default_rng(i).bytes(3 * column.dtype.itemsize)
         columns[column.name] = np.frombuffer(raw, column.dtype)
-    batch = intake_pb2.Batch()
-    pack_tables({table: columns}, batch)
-    batch = intake_pb2.Batch.FromString(batch.SerializeToString())
+    batch = intake_pb2.Batch.FromString(intake_pb2.Batch(**{table: pack_rows(table, columns)}).SerializeToString())
     assert unpack_tables(batch, 3).keys() == {table}
     for name, values in unpack_tables(batch, 3)[table].items():
         assert values.tobytes() == columns[name].tobytes(), name

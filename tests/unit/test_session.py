@@ -192,7 +192,7 @@ def test_a_batch_without_rows_is_one():
 
 def test_statistics_tell_of_the_spool():
     session = session_with(Spool(1_000))
-    for count in (3, 3, 20, 20, 20, 200, 1, 1):
+    for count in (3, 3, 20, 20, 20, 1_000, 1, 1):
         submit(session, count)
     told = [batch for kind, batch in connect(session) if kind == "batch"][-1].statistics
     assert told.spool_bytes > 0
