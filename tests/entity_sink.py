@@ -1,4 +1,4 @@
-"""A reducer that only remembers what it is told of a cluster, with what every session has told of it."""
+"""A reducer that only remembers what it is told of a cluster: each session's words, and what it makes of them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
+import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
 from intake.compression import parse
 from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
+from reducer.directory import Directory
+from reducer.entities import Pod
+from reducer.timeline import keys_of, place_of, scope_of
 from tests.entity_view import EntityView
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
+
+ENVIRONMENT = ""  # the collectors are told none
 
 
 class EntitySink:
@@ -43,6 +49,7 @@ class EntitySink:
         self.batches = 0
         self.changes = 0
         self.snapshots = 0
+        self._directory = Directory(0)
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
         self._stopping = asyncio.Event()
@@ -54,6 +61,21 @@ class EntitySink:
     def view(self) -> EntityView:
         """What the last session has told."""
         return list(self.sessions.values())[-1] if self.sessions else EntityView()
+
+    def pods_now(self, addresses: Sequence[bytes]) -> tuple[list[Pod | None], int]:
+        """Return the pods that the reducer would name for *addresses* now, and how many addresses are any pod's now."""
+
+        async def look_up() -> tuple[list[Pod | None], int]:
+            view, now_ns = self._directory.view(), time.time_ns()
+            words = np.frombuffer(b"".join(addresses), np.uint64).reshape(-1, 2)
+            wanted = keys_of(place_of(words), scope_of(ENVIRONMENT))
+            found, _ = view.pods.find(wanted, np.full(len(wanted), now_ns))
+            every = np.unique(view.pods.key)
+            held, _ = view.pods.find(every, np.full(len(every), now_ns))
+            pods = (view.entities[number] for number in found.tolist())
+            return [pod if isinstance(pod, Pod) else None for pod in pods], int(np.count_nonzero(held))
+
+        return asyncio.run_coroutine_threadsafe(look_up(), self._loop).result(20)
 
     def disconnect(self) -> None:
         """End all connections, and be there for new ones at once."""
@@ -100,10 +122,12 @@ class EntitySink:
                     yield answer
         finally:
             self.connected.discard(session)
+            self._directory.closed(session, time.time_ns())
 
     def _take(self, message: intake_pb2.FromCollector, session: bytes) -> intake_pb2.FromReducer | None:
         now_ns = time.time_ns()
         if message.HasField("hello"):
+            self._directory.hello(session, message.hello.host, message.hello.kind)
             welcome = intake_pb2.Welcome(
                 version="sink",
                 poll_interval_ns=SECOND_NS // 2,
@@ -115,10 +139,13 @@ class EntitySink:
         if message.HasField("snapshot"):
             self.snapshots += 1
             self.sessions.setdefault(session, EntityView()).snapshot(message.snapshot)
+            snapshot = message.snapshot
+            self._directory.snapshot(session, ENVIRONMENT, snapshot.entities, now_ns, partial=snapshot.partial)
         elif message.HasField("batch"):
             self.batches += 1
             self.changes += sum(len(entities) for _, entities in message.batch.entities.ListFields())
             self.sessions[session].changes(message.batch.entities)
+            self._directory.learn(session, ENVIRONMENT, message.batch.entities, message.batch.time_unix_ns)
             if message.batch.HasField("statistics"):
                 self.statistics = message.batch.statistics
             return intake_pb2.FromReducer(ack=intake_pb2.Ack(number=message.batch.number))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
 # For messages with the values that differ, as in test modules.
-for module in ("daemons", "traffic", "transfer"):
+for module in ("daemons", "k8s_collector", "traffic", "transfer"):
     pytest.register_assert_rewrite(f"tests.lab.{module}")
 
+from tests.api_proxy import ApiProxy  # noqa: E402
+from tests.entity_sink import EntitySink  # noqa: E402
 from tests.lab.daemons import Lab  # noqa: E402
+from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NODES  # noqa: E402
+from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane  # noqa: E402
+from tests.lab.programs import Programs  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,3 +65,59 @@ def new_lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable
 def lab(new_lab: Callable[[], Lab]) -> Lab:
     """One lab."""
     return new_lab()
+
+
+@pytest.fixture(scope="module")
+def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """A control plane with the rights that the manifest gives."""
+    directory = tmp_path_factory.mktemp("kubernetes")
+    programs = Programs(directory)
+    try:
+        started = ControlPlane(programs, directory)
+        started.add_nodes(NODES)
+        # What kubectl apply -f would do; there is no image, so the pods of the Deployment never are on a node.
+        started.apply(yaml.safe_load_all(MANIFEST.read_text()))
+        yield started
+    finally:
+        programs.close()
+
+
+@pytest.fixture
+def sink() -> Iterator[EntitySink]:
+    """A reducer that collectors tell what they see."""
+    listening = EntitySink()
+    yield listening
+    listening.close()
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Iterator[Programs]:
+    """Programs on the machine itself, without a lab."""
+    started = Programs(tmp_path)
+    yield started
+    for program in started.started:
+        print(f"--- {program}\n{program.tail()}")  # noqa: T201
+    started.close()
+
+
+@pytest.fixture
+def account(control_plane: ControlPlane) -> Path:
+    """A kubeconfig with the rights that the manifest gives, and no other."""
+    return control_plane.kubeconfig("account", control_plane.token("k8s-collector", NAMESPACE))
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the cluster, with the test's name."""
+    name = re.sub("[^a-z]+", "-", request.node.name.lower())[-50:].strip("-")
+    control_plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    yield name
+    control_plane.delete("Namespace", name)
+
+
+@pytest.fixture
+def proxy(control_plane: ControlPlane) -> Iterator[ApiProxy]:
+    """What stands in front of the API server, and uses the administrator's rights."""
+    standing = ApiProxy(control_plane.url, ADMIN_TOKEN, str(control_plane.ca_file))
+    yield standing
+    standing.close()

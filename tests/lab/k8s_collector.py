@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.lab.daemons import script
 from tests.lab.waiting import wait_until
+from tests.packages import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from tests.lab.kubernetes import ControlPlane, Object
     from tests.lab.programs import Program, Programs
 
+MANIFEST = ROOT / "deploy" / "kubernetes" / "k8s-collector.yaml"
+NAMESPACE = "ebpf-net"
 NODES = ("node-1", "node-2")
 # Kinds whose objects the tests look up; the collector may look at two of them.
 OWNERS = ("ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
@@ -73,15 +76,43 @@ def told_pods(pods: dict[str, intake_pb2.Pod], namespace: str = "") -> dict[str,
 
 
 def wait_until_equal(sink: EntitySink, control_plane: ControlPlane, timeout_s: float = 30, namespace: str = "") -> None:
-    """Wait until the collector has told what the server has."""
+    """Wait until the collector has told what the server has, and the reducer names the addresses by it."""
 
     def equal() -> bool:
-        return told_pods(sink.view.pods, namespace) == expected_pods(control_plane, namespace)
+        expected = expected_pods(control_plane, namespace)
+        return told_pods(sink.view.pods, namespace) == expected and wrongly_named(sink, expected, namespace) == []
 
     try:
         wait_until(equal, timeout_s, "the collector to tell what the server has")
     except AssertionError:
-        assert told_pods(sink.view.pods, namespace) == expected_pods(control_plane, namespace)
+        expected = expected_pods(control_plane, namespace)
+        assert told_pods(sink.view.pods, namespace) == expected
+        assert wrongly_named(sink, expected, namespace) == []
+
+
+def wrongly_named(sink: EntitySink, pods: dict[str, Told], namespace: str = "") -> list[str]:
+    """Return what the reducer says otherwise of the addresses of *pods*; without a namespace nobody else has any."""
+    having = [(address, pod) for pod in pods.values() for address in pod.addresses]
+    found, held = sink.pods_now([ipaddress.IPv6Address(f"::ffff:{address}").packed for address, _ in having])
+    wrong = [
+        f"{address} is of {named}, not {pod}"
+        for (address, pod), named in zip(having, found, strict=True)
+        if named is None
+        or (named.name, named.namespace, named.node, named.owner) != (pod.name, pod.namespace, pod.node, pod.owner_name)
+    ]
+    if not namespace and held != len(having):
+        wrong.append(f"{held} addresses are of pods, not {len(having)}")
+    return wrong
+
+
+def wait_until_running(control_plane: ControlPlane, namespace: str, count: int) -> None:
+    """Wait until so many pods are in a namespace, and each has an address."""
+
+    def running() -> bool:
+        pods = control_plane.list("Pod", namespace)
+        return len(pods) == count and all(each["status"].get("podIP") for each in pods)
+
+    wait_until(running, 60, f"{count} pods to run in {namespace}")
 
 
 def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:

@@ -7,88 +7,32 @@ import re
 import subprocess
 import time
 import urllib.request
-from random import Random
 from typing import TYPE_CHECKING
 
-import pytest
 import yaml
 
-from tests.api_proxy import ApiProxy, Fault
-from tests.entity_sink import EntitySink
 from tests.lab.daemons import script
 from tests.lab.k8s_collector import (
+    MANIFEST,
+    NAMESPACE,
     NODES,
     bare_pod,
     expected_pods,
     start_collector,
     told_pods,
     wait_until_equal,
+    wait_until_running,
     workload,
 )
-from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane, free_port
-from tests.lab.programs import Programs
+from tests.lab.kubernetes import free_port
 from tests.lab.waiting import wait_until
-from tests.packages import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-MANIFEST = ROOT / "deploy" / "kubernetes" / "k8s-collector.yaml"
-NAMESPACE = "ebpf-net"
-
-
-@pytest.fixture(scope="module")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    directory = tmp_path_factory.mktemp("kubernetes")
-    programs = Programs(directory)
-    try:
-        started = ControlPlane(programs, directory)
-        started.add_nodes(NODES)
-        # What kubectl apply -f would do; there is no image, so the pods of the Deployment never are on a node.
-        started.apply(yaml.safe_load_all(MANIFEST.read_text()))
-        yield started
-    finally:
-        programs.close()
-
-
-@pytest.fixture
-def sink() -> Iterator[EntitySink]:
-    listening = EntitySink()
-    yield listening
-    listening.close()
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    started = Programs(tmp_path)
-    yield started
-    for program in started.started:
-        print(f"--- {program}\n{program.tail()}")  # noqa: T201
-    started.close()
-
-
-@pytest.fixture
-def account(control_plane: ControlPlane) -> Path:
-    """A kubeconfig with the rights that the manifest gives, and no other."""
-    return control_plane.kubeconfig("account", control_plane.token("k8s-collector", NAMESPACE))
-
-
-@pytest.fixture
-def namespace(control_plane: ControlPlane, request: pytest.FixtureRequest) -> Iterator[str]:
-    name = re.sub("[^a-z]+", "-", request.node.name.lower())[-50:].strip("-")
-    control_plane.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    yield name
-    control_plane.delete("Namespace", name)
-
-
-def wait_until_running(control_plane: ControlPlane, namespace: str, count: int) -> None:
-    def running() -> bool:
-        pods = control_plane.list("Pod", namespace)
-        return len(pods) == count and all(each["status"].get("podIP") for each in pods)
-
-    wait_until(running, 60, f"{count} pods to run in {namespace}")
+    from tests.entity_sink import EntitySink
+    from tests.lab.kubernetes import ControlPlane
+    from tests.lab.programs import Programs
 
 
 def owners(sink: EntitySink, namespace: str) -> dict[tuple[str, str], int]:
@@ -222,22 +166,6 @@ def test_only_what_was_chosen(
     control_plane.delete("Pod", "elsewhere")
 
 
-def test_a_connection_that_is_lost_loses_nothing(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
-) -> None:
-    collector = start_collector(programs, sink, account)
-    control_plane.create(workload("Deployment", "web", 2), namespace)
-    wait_until_running(control_plane, namespace, 2)
-    wait_until_equal(sink, control_plane)
-    for replicas in (4, 1):
-        sink.disconnect()
-        control_plane.patch("Deployment", "web", {"spec": {"replicas": replicas}}, namespace)
-        wait_until_running(control_plane, namespace, replicas)
-        wait_until_equal(sink, control_plane)
-    assert len(sink.sessions) == 1
-    assert collector.stop() == 0
-
-
 def once(kubeconfig: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `k8s-collector --once`."""
     command = (script("k8s-collector"), "--once", "--no-log-file", "--kubeconfig", str(kubeconfig), *options)
@@ -348,123 +276,6 @@ def test_in_a_pod(control_plane: ControlPlane, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert {each["name"] for each in json.loads(done.stdout)["nodes"]} == set(NODES)
-
-
-@pytest.fixture
-def proxy(control_plane: ControlPlane) -> Iterator[ApiProxy]:
-    standing = ApiProxy(control_plane.url, ADMIN_TOKEN, str(control_plane.ca_file))
-    yield standing
-    standing.close()
-
-
-def test_connections_that_break_in_the_middle_of_an_object(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
-) -> None:
-    random = Random(7)
-    cut: list[str] = []
-
-    def fault(path: str) -> Fault | None:
-        """Cut the first answers of each kind, of lists and of watches."""
-        kind = f"{path.partition('?')[0]} {'watch=1' in path}"
-        if cut.count(kind) == 3:
-            return None
-        cut.append(kind)
-        return Fault(cut_after=random.randrange(1, 4_000), reset=random.random() < 0.5)
-
-    control_plane.create(workload("Deployment", "web", 2), namespace)
-    collector = start_collector(programs, sink, control_plane.kubeconfig("proxy", "any", server=proxy.url))
-    proxy.fault_for = fault
-    for replicas in (6, 1, 4, 2):
-        control_plane.patch("Deployment", "web", {"spec": {"replicas": replicas}}, namespace)
-        time.sleep(1)
-    wait_until_running(control_plane, namespace, 2)
-    wait_until_equal(sink, control_plane, timeout_s=50)
-    assert len(cut) > 10
-    assert len(sink.sessions) == 1
-    assert collector.stop() == 0
-
-
-def test_a_server_that_asks_to_wait_is_waited_for(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy
-) -> None:
-    asked: dict[str, list[float]] = {}
-
-    def fault(path: str) -> Fault | None:
-        times = asked.setdefault(path.partition("?")[0], [])
-        times.append(time.monotonic())
-        return Fault(429, (("Retry-After", "2"),)) if len(times) == 1 else None
-
-    proxy.fault_for = fault
-    start_collector(programs, sink, control_plane.kubeconfig("proxy", "any", server=proxy.url))
-    wait_until_equal(sink, control_plane)
-    wait_until(lambda: len(asked) == 5 and min(map(len, asked.values())) > 1, 10, "each resource to be listed")
-    for first, second, *_ in asked.values():
-        assert 2 <= second - first < 4
-
-
-def test_a_token_that_expires_is_read_again(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
-) -> None:
-    proxy.accepted = "first"
-    # Watches end at once, so that there are new requests.
-    proxy.fault_for = lambda path: Fault(cut_after=0) if "watch=1" in path else None
-    kubeconfig = control_plane.kubeconfig("proxy", "first", server=proxy.url)
-    collector = start_collector(programs, sink, kubeconfig)
-    wait_until_equal(sink, control_plane)
-    control_plane.kubeconfig("proxy", "second", server=proxy.url)
-    proxy.accepted = "second"
-    proxy.fault_for = lambda _: None
-    wait_until(lambda: "second" in proxy.shown, 60, "the token to be read again")
-    control_plane.create(workload("Deployment", "web", 1), namespace)
-    wait_until_running(control_plane, namespace, 1)
-    wait_until_equal(sink, control_plane, timeout_s=60)
-    assert "does not accept the credentials" not in collector.output().partition("second")[2]
-
-
-def test_an_api_server_that_is_killed_and_compacted(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
-) -> None:
-    collector = start_collector(programs, sink, account)
-    control_plane.create(workload("Deployment", "web", 3), namespace)
-    wait_until_running(control_plane, namespace, 3)
-    wait_until_equal(sink, control_plane)
-    collector.pause()  # what it misses is compacted, so that it has to list anew
-    control_plane.patch("Deployment", "web", {"spec": {"replicas": 1}}, namespace)
-    wait_until_running(control_plane, namespace, 1)
-    control_plane.api_server.kill()
-    control_plane.start_api_server()
-    control_plane.compact()
-    control_plane.patch("Deployment", "web", {"spec": {"replicas": 4}}, namespace)
-    wait_until_running(control_plane, namespace, 4)
-    collector.resume()
-    wait_until_equal(sink, control_plane, timeout_s=60)
-    control_plane.api_server.kill()
-    control_plane.start_api_server()
-    control_plane.patch("Deployment", "web", {"spec": {"replicas": 2}}, namespace)
-    wait_until_running(control_plane, namespace, 2)
-    wait_until_equal(sink, control_plane, timeout_s=60)
-    assert len(sink.sessions) == 1
-    assert collector.stop() == 0
-
-
-def test_one_of_two_replicas_tells(
-    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path
-) -> None:
-    options = ("--leader-elect", "--lease-namespace", NAMESPACE)
-    replicas = {}
-    for name in ("one", "two"):
-        replicas[name] = start_collector(programs, sink, account, *options, "--hostname", name, name=name)
-    wait_until(lambda: bool(sink.sessions), 30, "one to tell")
-    time.sleep(3)  # for the other one to see the lease
-    assert [hello.host.name for hello in sink.hellos] == [(leader := sink.hellos[0].host.name)]
-    [lease] = control_plane.list("Lease", NAMESPACE)
-    assert lease["spec"]["holderIdentity"].startswith(f"{leader}_")
-    assert replicas.pop(leader).stop() == 0
-    wait_until(lambda: len(sink.hellos) == 2, 10, "the other to take over at once")
-    [(other, standby)] = replicas.items()
-    assert sink.hellos[1].host.name == other
-    wait_until_equal(sink, control_plane)
-    assert standby.stop() == 0
 
 
 def test_health_and_metrics(

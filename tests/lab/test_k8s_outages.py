@@ -1,0 +1,192 @@
+"""The collector of Kubernetes where the API server, the reducer or another replica fails."""
+
+from __future__ import annotations
+
+import signal
+import time
+from random import Random
+from typing import TYPE_CHECKING
+
+from k8s_collector.election import LEASE_S, RETRY_S
+from tests.api_proxy import Fault
+from tests.lab.k8s_collector import NAMESPACE, start_collector, wait_until_equal, wait_until_running, workload
+from tests.lab.kubernetes_chaos import Chaos
+from tests.lab.waiting import wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.api_proxy import ApiProxy
+    from tests.entity_sink import EntitySink
+    from tests.lab.kubernetes import ControlPlane
+    from tests.lab.programs import Program, Programs
+
+
+def test_a_connection_that_is_lost_loses_nothing(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
+) -> None:
+    collector = start_collector(programs, sink, account)
+    control_plane.create(workload("Deployment", "web", 2), namespace)
+    wait_until_running(control_plane, namespace, 2)
+    wait_until_equal(sink, control_plane)
+    for replicas in (4, 1):
+        sink.disconnect()
+        control_plane.patch("Deployment", "web", {"spec": {"replicas": replicas}}, namespace)
+        wait_until_running(control_plane, namespace, replicas)
+        wait_until_equal(sink, control_plane)
+    assert len(sink.sessions) == 1
+    assert collector.stop() == 0
+
+
+def test_connections_that_break_in_the_middle_of_an_object(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
+) -> None:
+    random = Random(7)
+    cut: list[str] = []
+
+    def fault(path: str) -> Fault | None:
+        """Cut the first answers of each kind, of lists and of watches."""
+        kind = f"{path.partition('?')[0]} {'watch=1' in path}"
+        if cut.count(kind) == 3:
+            return None
+        cut.append(kind)
+        return Fault(cut_after=random.randrange(1, 4_000), reset=random.random() < 0.5)
+
+    control_plane.create(workload("Deployment", "web", 2), namespace)
+    collector = start_collector(programs, sink, control_plane.kubeconfig("proxy", "any", server=proxy.url))
+    proxy.fault_for = fault
+    for replicas in (6, 1, 4, 2):
+        control_plane.patch("Deployment", "web", {"spec": {"replicas": replicas}}, namespace)
+        time.sleep(1)
+    wait_until_running(control_plane, namespace, 2)
+    wait_until_equal(sink, control_plane, timeout_s=50)
+    assert len(cut) > 10
+    assert len(sink.sessions) == 1
+    assert collector.stop() == 0
+
+
+def test_a_server_that_asks_to_wait_is_waited_for(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy
+) -> None:
+    asked: dict[str, list[float]] = {}
+
+    def fault(path: str) -> Fault | None:
+        times = asked.setdefault(path.partition("?")[0], [])
+        times.append(time.monotonic())
+        return Fault(429, (("Retry-After", "2"),)) if len(times) == 1 else None
+
+    proxy.fault_for = fault
+    start_collector(programs, sink, control_plane.kubeconfig("proxy", "any", server=proxy.url))
+    wait_until_equal(sink, control_plane)
+    wait_until(lambda: len(asked) == 5 and min(map(len, asked.values())) > 1, 10, "each resource to be listed")
+    for first, second, *_ in asked.values():
+        assert 2 <= second - first < 4
+
+
+def test_a_token_that_expires_is_read_again(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
+) -> None:
+    proxy.accepted = "first"
+    # Watches end at once, so that there are new requests.
+    proxy.fault_for = lambda path: Fault(cut_after=0) if "watch=1" in path else None
+    kubeconfig = control_plane.kubeconfig("proxy", "first", server=proxy.url)
+    collector = start_collector(programs, sink, kubeconfig)
+    wait_until_equal(sink, control_plane)
+    control_plane.kubeconfig("proxy", "second", server=proxy.url)
+    proxy.accepted = "second"
+    proxy.fault_for = lambda _: None
+    wait_until(lambda: "second" in proxy.shown, 60, "the token to be read again")
+    control_plane.create(workload("Deployment", "web", 1), namespace)
+    wait_until_running(control_plane, namespace, 1)
+    wait_until_equal(sink, control_plane, timeout_s=60)
+    assert "does not accept the credentials" not in collector.output().partition("second")[2]
+
+
+def test_an_api_server_that_is_killed_and_compacted(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
+) -> None:
+    collector = start_collector(programs, sink, account)
+    control_plane.create(workload("Deployment", "web", 3), namespace)
+    wait_until_running(control_plane, namespace, 3)
+    wait_until_equal(sink, control_plane)
+    collector.pause()  # what it misses is compacted, so that it has to list anew
+    control_plane.patch("Deployment", "web", {"spec": {"replicas": 1}}, namespace)
+    wait_until_running(control_plane, namespace, 1)
+    control_plane.api_server.kill()
+    control_plane.start_api_server()
+    control_plane.compact()
+    control_plane.patch("Deployment", "web", {"spec": {"replicas": 4}}, namespace)
+    wait_until_running(control_plane, namespace, 4)
+    collector.resume()
+    wait_until_equal(sink, control_plane, timeout_s=60)
+    control_plane.api_server.kill()
+    control_plane.start_api_server()
+    control_plane.patch("Deployment", "web", {"spec": {"replicas": 2}}, namespace)
+    wait_until_running(control_plane, namespace, 2)
+    wait_until_equal(sink, control_plane, timeout_s=60)
+    assert len(sink.sessions) == 1
+    assert collector.stop() == 0
+
+
+def start_replicas(programs: Programs, sink: EntitySink, account: Path) -> tuple[Program, Program]:
+    """Start two collectors of which one tells; return that one and the other."""
+    options = ("--leader-elect", "--lease-namespace", NAMESPACE)
+    replicas = {
+        name: start_collector(programs, sink, account, *options, "--hostname", name, name=name)
+        for name in ("one", "two")
+    }
+    wait_until(lambda: bool(sink.sessions), 30, "one to tell")
+    return replicas.pop(sink.hellos[0].host.name), *replicas.values()
+
+
+def test_one_of_two_replicas_tells(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path
+) -> None:
+    leader, standby = start_replicas(programs, sink, account)
+    time.sleep(3)  # for the other one to see the lease
+    assert [hello.host.name for hello in sink.hellos] == [leader.name]
+    [lease] = control_plane.list("Lease", NAMESPACE)
+    assert lease["spec"]["holderIdentity"].startswith(f"{leader.name}_")
+    assert leader.stop() == 0
+    wait_until(lambda: len(sink.hellos) == 2, 10, "the other to take over at once")
+    assert sink.hellos[1].host.name == standby.name
+    wait_until_equal(sink, control_plane)
+    assert standby.stop() == 0
+
+
+def test_when_the_one_that_tells_is_killed_the_other_takes_over_within_the_lease(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
+) -> None:
+    control_plane.create(workload("Deployment", "web", 4), namespace)
+    wait_until_running(control_plane, namespace, 4)
+    leader, standby = start_replicas(programs, sink, account)
+    wait_until_equal(sink, control_plane)
+    leader.stop(signal.SIGKILL)
+    killed = time.monotonic()
+    # Nobody tells of what happens meanwhile.
+    control_plane.patch("Deployment", "web", {"spec": {"replicas": 1}}, namespace)
+    wait_until_running(control_plane, namespace, 1)
+    control_plane.create(workload("StatefulSet", "db", 3), namespace)
+    wait_until(lambda: len(sink.hellos) == 2, LEASE_S + RETRY_S + 5, "the other to take over")
+    # By its own clock: it may have seen the last renewal just before, and looks each RETRY_S.
+    assert time.monotonic() - killed < LEASE_S + 2 * RETRY_S
+    assert sink.hellos[1].host.name == standby.name
+    wait_until_running(control_plane, namespace, 4)
+    wait_until_equal(sink, control_plane)
+    control_plane.delete("StatefulSet", "db", namespace)
+    wait_until_running(control_plane, namespace, 1)
+    wait_until_equal(sink, control_plane)
+    assert standby.stop() == 0
+    assert "Traceback" not in standby.output()
+
+
+def test_chaos(control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path) -> None:
+    """`python -m tests.lab.kubernetes_chaos` makes it long."""
+    collector = start_collector(programs, sink, account)
+    chaos = Chaos(control_plane, sink, collector, Random(6))
+    chaos.run(8)
+    assert {"server killed", "history compacted", "workload scaled"} <= chaos.happened.keys()
+    wait_until_equal(sink, control_plane, timeout_s=30)
+    assert len(sink.sessions) == 1
+    assert collector.stop() == 0
+    assert "Traceback" not in collector.output()
