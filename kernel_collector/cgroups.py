@@ -69,14 +69,15 @@ class CgroupTable:
         self._v1_ids: dict[Place, int] = {}
         self._next_v1_id = FIRST_V1_ID
         self._told: Announced[intake_pb2.Cgroup] = Announced()
-        # By container id: what Docker said (None: not yet), and the cgroups that are told and in it.
-        self._described: dict[str, intake_pb2.Cgroup | None] = {}
+        # By container id: those that Docker was asked about, what it said, and the cgroups that are told and in it.
+        self._asked: dict[str, None] = {}
+        self._described: dict[str, intake_pb2.Cgroup] = {}
         self._in_container: dict[str, set[int]] = {}
         self._learn_by_walk()
 
     @property
     def undescribed(self) -> int:
-        """Containers of which Docker did not say what was asked."""
+        """Containers of which Docker did not say what was asked, and events of it that could not be read or kept."""
         return self._docker.failures + self._unasked if self._docker else 0
 
     def __len__(self) -> int:
@@ -116,7 +117,9 @@ class CgroupTable:
     def take_changes(self) -> tuple[list[intake_pb2.Cgroup], list[int]]:
         """Return what is new or known better, and the ids that are retired, since the call before."""
         for container_id, described in self._docker.take() if self._docker else ():
-            self._described[container_id] = described
+            known = self._described.get(container_id, intake_pb2.Cgroup())
+            known.MergeFrom(described)
+            _put(self._described, container_id, known, MOST_CGROUPS)
             for number in self._in_container.get(container_id, ()):
                 self._told[number].MergeFrom(described)
                 self._told.changed(number)
@@ -157,10 +160,10 @@ class CgroupTable:
 
     def _ask(self, place: Place) -> None:
         wanted = place.runtime == "docker" or (self._every_container and bool(place.container_id))
-        if self._docker is None or not wanted or place.container_id in self._described:
+        if self._docker is None or not wanted or place.container_id in self._asked:
             return
         if self._docker.ask(place.container_id):
-            _put(self._described, place.container_id, None, MOST_CGROUPS)
+            _put(self._asked, place.container_id, None, MOST_CGROUPS)
         else:
             self._unasked += 1
 

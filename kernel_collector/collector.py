@@ -125,13 +125,14 @@ class KernelCollector:
             self._concerns = Concerns(Surroundings(settings, inodes, probes.packets, processes, sockets))
             return self._concerns
 
+        self._docker = _docker(settings)
         outside = Outside(
             tcp=probes.tcp,
             execs=probes.execs,
             cgroup_events=probes.cgroups,
             hidden=HiddenSockets(probes.tcp, settings.proc, named),
             files=Files(settings),
-            docker=_docker(settings),
+            docker=self._docker,
             cloud=CloudMetadata(),
             clock=Clock(),
             load=self._load,
@@ -175,7 +176,8 @@ class KernelCollector:
         await asyncio.gather(connection, return_exceptions=True)
 
     def close(self) -> None:
-        """Close the concerns; the probes are their owner's."""
+        """Close the concerns, and what follows Docker; the probes are their owner's."""
+        self._docker.close()
         if self._concerns:
             self._concerns.close()
         self._load.close()

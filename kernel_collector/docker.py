@@ -1,6 +1,7 @@
 """What Docker says of containers: name, image, and the labels and variables that name a workload.
 
 A thread of its own asks, over the engine's socket; the daemon leaves questions and takes answers and never waits.
+Of a container that is gone before the answer, the event of its creation tells all but the variables.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import re
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ebpf_net.v1 import intake_pb2
 
 from kernel_collector.bounded_http import AnswerError, Service
+from kernel_collector.docker_events import CreationEvents
 from kernel_collector.text import printable
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ LONGEST_VALUE = 128
 TIMEOUT_S = 5.0
 TRIES = 3
 _PAUSE_S = 0.5
+_CONTAINER_ID = re.compile("[0-9a-f]{64}")
 _LABELS = {
     "io.kubernetes.container.name": "kubernetes_container",
     "io.kubernetes.pod.name": "kubernetes_pod",
@@ -53,19 +58,22 @@ class Docker:
         namespace_label: label of containers that holds their namespace; empty: none does.
         nomad: whether the variables of Nomad are looked at.
 
-    Attributes:
-        failures: containers of which it did not say what was asked.
-
     """
 
     def __init__(self, sockets: list[Path], namespace_label: str = "", *, nomad: bool = True) -> None:
-        self.failures = 0
+        self._unanswered = 0
         self._sockets = sockets
         self._namespace_label = namespace_label
         self._nomad = nomad
         self._questions: queue.Queue[str] = queue.Queue(MOST_QUESTIONS)
         self._answers: queue.SimpleQueue[tuple[str, intake_pb2.Cgroup]] = queue.SimpleQueue()
+        self._events = CreationEvents(sockets, lambda line: created(line, namespace_label))
         threading.Thread(target=self._serve, name="docker", daemon=True).start()
+
+    @property
+    def failures(self) -> int:
+        """Containers of which it did not say what was asked, and events that could not be read or kept."""
+        return self._unanswered + self._events.lost
 
     def ask(self, container_id: str) -> bool:
         """Have a container described; return whether there was room for the question."""
@@ -76,11 +84,15 @@ class Docker:
         return True
 
     def take(self) -> list[tuple[str, intake_pb2.Cgroup]]:
-        """Return the answers since the call before: container id, and the fields that Docker fills."""
-        answers = []
+        """Return what was said since the call before, asked or not: container id, and the fields that Docker fills."""
+        answers = self._events.take()
         while not self._answers.empty():
             answers.append(self._answers.get())
         return answers
+
+    def close(self) -> None:
+        """Follow events no longer."""
+        self._events.close()
 
     def _serve(self) -> None:
         while True:
@@ -88,7 +100,7 @@ class Docker:
             try:
                 answer = self._described(container_id)
             except AnswerError as error:
-                self.failures += 1
+                self._unanswered += 1
                 _LOGGER.debug("container %s: %s", container_id, error)
             else:
                 self._answers.put((container_id, answer))
@@ -97,8 +109,8 @@ class Docker:
         for left in reversed(range(TRIES)):
             try:
                 body = self._fetch(container_id)
-            except AnswerError:
-                if not left:
+            except AnswerError as error:
+                if not left or error.status == HTTPStatus.NOT_FOUND:  # it is gone
                     raise
                 time.sleep(_PAUSE_S)
             else:
@@ -123,27 +135,52 @@ def described(body: bytes, namespace_label: str = "", *, nomad: bool = True) -> 
         AnswerError: it is no JSON object.
 
     """
+    document = _document(body)
+    config = _mapping(document.get("Config"))
+    found = _named(document.get("Name"), config.get("Image"), _mapping(config.get("Labels")), namespace_label)
+    variables = config.get("Env")
+    for variable in variables if nomad and isinstance(variables, list) else ():
+        name, _, value = variable.partition("=") if isinstance(variable, str) else ("", "", "")
+        if name in _NOMAD_VARIABLES:
+            setattr(found, _NOMAD_VARIABLES[name], _text(value))
+    return found
+
+
+def created(line: bytes, namespace_label: str = "") -> tuple[str, intake_pb2.Cgroup]:
+    """Return the container's id, and what the JSON of an event of GET /events says of its creation.
+
+    Raises:
+        AnswerError: it is no JSON object, or not the creation of a container.
+
+    """
+    document = _document(line)
+    actor = _mapping(document.get("Actor"))
+    container_id = actor.get("ID")
+    if (document.get("Type"), document.get("Action")) != ("container", "create"):
+        raise AnswerError("an event that is not the creation of a container")
+    if not isinstance(container_id, str) or not _CONTAINER_ID.fullmatch(container_id):
+        raise AnswerError("an event without the id of a container")
+    attributes = _mapping(actor.get("Attributes"))  # the labels, name and image among them
+    return container_id, _named(attributes.get("name"), attributes.get("image"), attributes, namespace_label)
+
+
+def _named(name: object, image: object, labels: dict[str, Any], namespace_label: str) -> intake_pb2.Cgroup:
+    found = intake_pb2.Cgroup(container_name=_text(name).removeprefix("/"), image=_text(image))
+    for label, field in _LABELS.items():
+        setattr(found, field, _text(labels.get(label)))
+    if namespace_label:
+        found.namespace = _text(labels.get(namespace_label))
+    return found
+
+
+def _document(body: bytes) -> dict[str, Any]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise AnswerError(f"no JSON: {error!r}") from error
     if not isinstance(document, dict):
         raise AnswerError("no JSON object")
-    config = _mapping(document.get("Config"))
-    labels = _mapping(config.get("Labels"))
-    fields = {"container_name": _text(document.get("Name")).removeprefix("/"), "image": _text(config.get("Image"))}
-    fields |= {field: _text(labels.get(label)) for label, field in _LABELS.items()}
-    if namespace_label:
-        fields["namespace"] = _text(labels.get(namespace_label))
-    variables = config.get("Env")
-    for variable in variables if nomad and isinstance(variables, list) else ():
-        name, _, value = variable.partition("=") if isinstance(variable, str) else ("", "", "")
-        if name in _NOMAD_VARIABLES:
-            fields[_NOMAD_VARIABLES[name]] = _text(value)
-    found = intake_pb2.Cgroup()
-    for field, value in fields.items():
-        setattr(found, field, value)
-    return found
+    return document
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What answers on a Unix socket as a Docker engine does: GET /containers/ID/json."""
+"""What answers on a Unix socket as a Docker engine does: GET /containers/ID/json; it tells no events."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if self.path.startswith("/events?"):
+            self.send_error(403)
+            return
         container = self.path.removeprefix("/containers/").removesuffix("/json")
         self.server.asked.append(container)
         answer = self.server.answers(container)

@@ -24,7 +24,7 @@ import numpy as np
 from kernel_collector.cgroup_paths import place_of
 from kernel_collector.conntrack_messages import FRONT_BYTES, decode
 from kernel_collector.dns_answers import MalformedAnswerError, read_answer
-from kernel_collector.docker import LONGEST_VALUE, AnswerError, described
+from kernel_collector.docker import LONGEST_VALUE, AnswerError, created, described
 from kernel_collector.sockets import SocketTable
 from tests.conntrack_messages import message as connection
 from tests.tcp_records import TcpRecordKind, tcp_dtype, tcp_records
@@ -114,6 +114,17 @@ def read_docker(data: bytes) -> bool:
     return True
 
 
+def read_docker_event(data: bytes) -> bool:
+    """Read what Docker says when it makes a container."""
+    try:
+        container_id, cgroup = created(data, "com.example.namespace")
+    except AnswerError:
+        return False
+    assert len(container_id) == 64
+    assert all(len(value) <= LONGEST_VALUE for _, value in cgroup.ListFields())
+    return True
+
+
 def read_connection(data: bytes) -> bool:
     """Read a message of connection tracking."""
     front = np.frombuffer(data[:FRONT_BYTES].ljust(FRONT_BYTES, b"\0"), np.uint8).reshape(1, -1)
@@ -160,6 +171,13 @@ def container() -> list[bytes]:
     return [json.dumps({"Id": CONTAINER, "Name": "/web", "Config": config}).encode()]
 
 
+def creation() -> list[bytes]:
+    """Return events of Docker."""
+    attributes = {"image": "nginx:1.25", "name": "web", "io.kubernetes.pod.name": "web-0", "text": "a" * 400}
+    actor = {"ID": CONTAINER, "Attributes": attributes}
+    return [json.dumps({"Type": "container", "Action": "create", "Actor": actor}).encode()]
+
+
 PATHS = (
     f"/kubepods.slice/kubepods-burstable-pod{POD.replace('-', '_')}.slice/cri-containerd-{CONTAINER}.scope",
     f"/kubepods/besteffort/pod{POD}/{CONTAINER}",
@@ -176,6 +194,7 @@ TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], bool]], Callable[[], lis
     "dns": (lambda: read_dns, answers),
     "cgroup-paths": (lambda: read_path, lambda: [path.encode() for path in PATHS]),
     "docker": (lambda: read_docker, container),
+    "docker-events": (lambda: read_docker_event, creation),
     "connections": (lambda: read_connection, lambda: CONNECTIONS),
     "sockets": (Sockets, records),
 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector import cgroups as module
 from kernel_collector.bpf_object import BpfObject
 from kernel_collector.cgroups import FIRST_V1_ID, WALK_PAUSE_NS, CgroupTable
 from kernel_collector.objects import OBJECTS
@@ -134,6 +135,27 @@ def test_an_answer_after_the_first_row_is_told_again(world):
     told = world.told()
     assert {number: cgroup.container_name for number, cgroup in told.items()} == {9: "web", 10: "web"}
     assert told[9].runtime == "docker"
+
+
+def test_what_docker_said_unasked_names_the_container_until_it_answers(world):
+    world.docker.answers = [(ID, intake_pb2.Cgroup(container_name="web"))]
+    assert world.told() == {}
+    world.created(_9=f"/docker/{ID}")
+    assert world.docker.asked == [ID]
+    assert world.refer(9)[9].container_name == "web"
+    world.docker.answers = [(ID, intake_pb2.Cgroup(container_name="web", nomad_job="shop"))]
+    assert world.told()[9].nomad_job == "shop"
+    world.docker.answers = [(ID, intake_pb2.Cgroup(container_name="web"))]
+    assert world.told()[9].nomad_job == "shop"
+
+
+def test_what_docker_said_unasked_is_kept_up_to_a_bound(world, monkeypatch):
+    monkeypatch.setattr(module, "MOST_CGROUPS", 2)
+    world.docker.answers = [(name * 32, intake_pb2.Cgroup(container_name=name)) for name in ("ab", "cd", "ef")]
+    world.told()
+    world.created(_9=f"/docker/{ID}", _10=f"/docker/{OTHER}")
+    found = world.refer(9, 10)
+    assert (found[9].container_name, found[10].container_name) == ("", "cd")
 
 
 def test_retired_when_nothing_refers_to_it(world):

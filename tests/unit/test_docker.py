@@ -140,13 +140,14 @@ def test_an_engine_is_asked_and_an_absent_one_passed_over(tmp_path):
 
 def test_what_is_not_answered_is_counted_after_some_tries(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_PAUSE_S", 0.01)
-    with engine(tmp_path / "docker.sock", lambda container: DOCUMENT if container == "later" else None) as server:
+    answers = {"later": DOCUMENT, "broken": b"SSH-2.0-x\r\n"}
+    with engine(tmp_path / "docker.sock", answers.get) as server:
         docker = Docker([tmp_path / "docker.sock"])
-        docker.ask("unknown")
-        docker.ask("later")
+        for container in ("broken", "gone", "later"):
+            docker.ask(container)
         assert [container for container, _ in answers_of(docker)] == ["later"]
-        assert docker.failures == 1
-        assert server.asked == ["unknown"] * module.TRIES + ["later"]
+        assert docker.failures == 2
+        assert server.asked == ["broken"] * module.TRIES + ["gone", "later"]
 
 
 def test_questions_are_bounded(tmp_path, monkeypatch):
@@ -164,6 +165,8 @@ HOSTILE = {
     "endless header": HEAD + b"X: " + b"x" * 70_000,
     "many headers": HEAD + b"X: x\r\n" * 1000,
     "broken chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a chunk of all that comes": HEAD + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + b" " * (MOST_ANSWER_BYTES * 3),
+    "endless trailers": HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: x\r\n" * MOST_ANSWER_BYTES,
     "negative length": HEAD + b"Content-Length: -5\r\n\r\n",
     "short": HEAD + b"Content-Length: 10\r\n\r\nabc",
     "nothing": b"",
