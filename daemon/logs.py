@@ -25,6 +25,9 @@ DEFAULT_LOG_FILE = "/var/log/ebpf_net.log"
 ROTATED_BYTES = 1 << 20
 ROTATED_FILES = 5
 TRACE = 5
+# Loggers that anybody who reaches a port of the daemon can make write, and how often they do at most.
+PROVOKED = ("aiohttp.server", "asyncio")
+PROVOKED_INTERVAL_S = 10.0
 # From the most to the least verbose: of several given on the command line the first here wins.
 LEVELS = {
     "trace": TRACE,
@@ -64,7 +67,32 @@ def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> N
         handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = handlers or [logging.NullHandler()]
+    for name in PROVOKED:
+        logging.getLogger(name).filters = [Seldom(PROVOKED_INTERVAL_S)]
     root.setLevel(next((number for name, number in LEVELS.items() if levels.get(name)), logging.INFO))
+
+
+class Seldom(logging.Filter):
+    """Lets a record pass if none did for *interval_s*, and lets it tell how many did not."""
+
+    def __init__(self, interval_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+        self._clock = clock
+        self._silent_until = 0.0
+        self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether *record* is to be written."""
+        now = self._clock()
+        if now < self._silent_until:
+            self._left_out += 1
+            return False
+        self._silent_until = now + self._interval_s
+        if self._left_out:
+            record.msg, record.args = f"{record.getMessage()} ({self._left_out} like it left out)", None
+            self._left_out = 0
+        return True
 
 
 def _file_handler(path: Path) -> logging.Handler:

@@ -9,6 +9,7 @@ import click
 
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
+from daemon.open_files import allow_open_files
 from daemon.version import VERSION
 from reducer.options import reducer_options, settings_from
 from reducer.service import serve
@@ -23,4 +24,5 @@ def main(**arguments: Any) -> None:
     """Join what the collectors see of each flow, name its ends, and export metrics."""
     settings, log_arguments = settings_from(arguments)
     configure_logs(**log_arguments)
+    allow_open_files()
     asyncio.run(serve(settings))

@@ -14,6 +14,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from reducer.entities import Entity, Interface, Node, Pod
+from reducer.last_word import LastWord
 from reducer.timeline import FOREVER, NOT_KNOWN, Timeline, TimelineView
 from reducer.told import Claim, Key, Told, told_entities
 
@@ -106,7 +107,7 @@ class Directory:
         slack_ns: how long after the end of a pod rows still tell of it.
 
     Attributes:
-        refused: entities and claims that were not taken since there were too many.
+        refused: entities and claims that were not taken since there were too many, or since they have no uid.
 
     """
 
@@ -128,9 +129,9 @@ class Directory:
         self._generation = 0
         self._claims = 0
         self._of_container: dict[str, int] = {}
-        self._zones: dict[tuple[str, str], str] = {}
+        self._zones: LastWord[tuple[str, str]] = LastWord()
         self._pods_on: dict[tuple[str, str], set[Key]] = {}
-        self._networks: dict[tuple[str, str], str] = {}
+        self._networks: LastWord[tuple[str, str]] = LastWord()
 
     def __len__(self) -> int:
         return len(self._records)
@@ -226,7 +227,7 @@ class Directory:
             revision=self._revision.copy(),
             of_pod=self._pod_number,
             of_container=self._of_container,
-            networks=self._networks,
+            networks=self._networks.of,
             **{name: timeline.view() for name, timeline in self._timelines.items()},
         )
 
@@ -251,7 +252,8 @@ class Directory:
     def _tell(self, session_id: bytes, teller: _Teller, told: Told, time_ns: int) -> None:
         record = self._records.get(told.key)
         if record is None:
-            if len(self._records) >= MOST_HELD:
+            _, uid = told.key
+            if not uid or len(self._records) >= MOST_HELD:
                 self.refused += 1
                 return
             record = self._records[told.key] = _Record(self._new_number())
@@ -265,7 +267,7 @@ class Directory:
         """Let a number stand for an entity, and keep what entities are found by."""
         before = self._entities[number]
         if isinstance(entity, Pod):
-            entity = replace(entity, zone=self._zones.get((entity.environment, entity.node), ""))
+            entity = replace(entity, zone=self._zones.of.get((entity.environment, entity.node), ""))
         if before == entity:
             return
         self._entities[number] = entity
@@ -277,9 +279,9 @@ class Directory:
                 room = MOST_CONTAINERS - len(self._of_container)
                 self._of_container |= {each.id: number for each in entity.containers[:room] if each.id}
             case Interface() if entity.instance:
-                self._networks[entity.provider, entity.instance] = entity.network
+                self._networks.say((entity.provider, entity.instance), number, entity.network)
             case Node():
-                self._zones[entity.environment, entity.name] = entity.zone
+                self._zones.say((entity.environment, entity.name), number, entity.zone)
                 for pod in list(self._pods_on.get((entity.environment, entity.name), ())):
                     of_pod = self._records[pod].number
                     self._describe(pod, of_pod, self._entities[of_pod])
@@ -296,9 +298,9 @@ class Directory:
                     if self._of_container.get(container.id) == number:
                         del self._of_container[container.id]
             case Interface():
-                self._networks.pop((entity.provider, entity.instance), None)
+                self._networks.withdraw((entity.provider, entity.instance), number)
             case Node():
-                self._zones.pop((entity.environment, entity.name), None)
+                self._zones.withdraw((entity.environment, entity.name), number)
 
     def _claim(self, record: _Record, told: Told, time_ns: int) -> None:
         """Let a record have the claims that were told, and no others from now on."""

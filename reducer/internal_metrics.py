@@ -100,7 +100,7 @@ TABLE = (
     _counter("pipeline", "request_balances_forgotten", "{count}", "Of these, those forgotten early: they may repeat."),
     _counter("pipeline", "bytes_of_both", "By", "Payload of directions of flows that both ends told of."),
     _counter("pipeline", "bytes_apart", "By", "What both ends of these differed by when the flow was over."),
-    _counter("pipeline", "entities_refused", "{entity}", "Pods, services, … not taken since there were too many."),
+    _counter("pipeline", "entities_refused", "{entity}", "Pods, services, … not taken: too many, or without a uid."),
     _gauge("pipeline", "entities", "{entity}", "Pods, services, nodes and interfaces that are known."),
     _gauge("pipeline", "dns_names", "{address}", "Addresses that are known by a name of the DNS, by machine."),
     _counter("pipeline", "dns_names_refused", "{address}", "Addresses not named since too many came at once."),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 DNS = "DNS"
 INSTANCE_METADATA = "instance metadata"
+METADATA_TYPE = "INSTANCE_METADATA"
 KUBELET = "kubelet"
 # The reference's word for a job or group that a task of Nomad does not name.
 UNKNOWN_IN_NOMAD = "<unknown>"
@@ -120,8 +121,8 @@ RULES: tuple[Callable[[Party], dict[str, str] | None], ...] = (
 def identity_labels(party: Party, special: Special = Special.NONE) -> Labels:
     """Return the labels of an identity; *party* is the other end's where this one is `Special.INSTANCE_METADATA`."""
     if special is Special.INSTANCE_METADATA:
-        zone = party.owner.host.zone if party.owner else UNKNOWN
-        labels = {"workload.name": INSTANCE_METADATA, "resolution_type": "INSTANCE_METADATA"}
+        zone, _ = _zone_and_environment(party) if party.owner else (UNKNOWN, "")
+        labels = {"workload.name": INSTANCE_METADATA, "resolution_type": METADATA_TYPE}
         labels |= {"availability_zone": zone, "environment": NO_COLLECTOR}
     elif party.owner is not None:
         labels = _owner_labels(party)
@@ -165,6 +166,8 @@ def node_labels(
             host, pod = owner.host.name, owner.cgroup.kubernetes_pod if owner.cgroup else ""
     if isinstance(party.entity, Pod):
         pod = party.entity.name
+    if ("resolution_type", METADATA_TYPE) in identity:  # the party is who asks
+        pod = ""
     labels = {"id": host, "ip": ip if with_ip else "", "pod": pod}
     return tuple(sorted((*identity, *(label for label in labels.items() if label[1]))))
 
@@ -183,16 +186,23 @@ def _public(party: Party, address: bytes) -> bytes:
 def _owner_labels(party: Party) -> dict[str, str]:
     owner = party.owner
     assert owner is not None
-    host = owner.host
-    zone, environment = host.zone, host.environment
-    if isinstance(party.entity, Pod):  # as where no collector is
-        zone, environment = zone or party.entity.zone, environment or party.entity.environment
-    labels = {"availability_zone": zone, "environment": environment, "namespace.name": host.namespace}
+    zone, environment = _zone_and_environment(party)
+    labels = {"availability_zone": zone, "environment": environment, "namespace.name": owner.host.namespace}
     labels["process.name"] = owner.process
     labels |= next(found for rule in RULES if (found := rule(party)) is not None)
     if owner.process == KUBELET:
         labels["workload.name"] = KUBELET
     return labels
+
+
+def _zone_and_environment(party: Party) -> tuple[str, str]:
+    """Return what the host of a party's owner tells, else what is told of its pod, as where no collector is."""
+    owner, pod = party.owner, party.entity
+    assert owner is not None
+    zone, environment = owner.host.zone, owner.host.environment
+    if isinstance(pod, Pod):
+        zone, environment = zone or pod.zone, environment or pod.environment
+    return zone, environment
 
 
 def _container(cgroup: intake_pb2.Cgroup, workload: str, version: str, namespace: str = "") -> dict[str, str]:

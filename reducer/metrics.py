@@ -320,7 +320,7 @@ a socket dropped: where it has several peers, `udp.drops` is on the series from 
 Each end's labels have the prefix `source.` or `dest.`, in Prometheus `source_` or `dest_`; empty ones are left
 out. Besides: `aggregation`, the level of the series (`az` for an end told by workload and zone, `id` for one told by
 host and address in it as well: `az_az`, `az_id`, `id_az`, `id_id`), and `az_equal`, `true` or `false`, where the
-availability zones of both ends are known.
+availability zones of both ends are known, not `(unknown)`.
 
 | label | what it is |
 |---|---|

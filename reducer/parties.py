@@ -215,12 +215,14 @@ class Parties:
     def _find_services(
         self, flows: Flows, ends: _Asked, port: np.ndarray, entity: np.ndarray, reason: np.ndarray
     ) -> None:
-        """Fill in services, and nodes where no service has the port on all of them, in place."""
+        """Fill in services, and nodes where no service has the port on all of them, in place.
+
+        An address that a service has of a node, as one that is external or of a load balancer, is the node's elsewhere.
+        """
         services, nodes = self._directory.services, self._directory.nodes
         if not services.places.empty:
             at_port = replace(ends, place=place_of(flows.address[ends.end], port))
             self._ask(services, at_port, self._environment, entity, reason)
-            self._ask(services, ends, self._environment, entity, reason)
         before = entity[ends.end] == NO_ENTITY
         self._ask(nodes, ends, self._environment, entity, reason)
         at_node = before & (entity[ends.end] != NO_ENTITY)
@@ -230,6 +232,7 @@ class Parties:
             key = keys_of(place_of(any_node, port[at_node]), self._environment[of_node.session])
             found, _ = services.find(key, of_node.time_ns)
             entity[of_node.end] = np.where(found, found, entity[of_node.end])
+        self._ask(services, ends, self._environment, entity, reason)
 
     def _ask(
         self, timeline: TimelineView, ends: _Asked, scopes: np.ndarray, entity: np.ndarray, reason: np.ndarray

@@ -16,6 +16,7 @@ from intake.clock import SECOND_NS
 from intake.columns import rows_of
 from intake.compression import parse
 from intake.limits import (
+    GREATEST_NUMBER,
     LONGEST_LABEL,
     MalformedMessageError,
     check_entities,
@@ -277,6 +278,7 @@ class ReducerSessions:
             return None
         tables = checked_rows(batch)
         self.counters.strings_cut += cut_entities(batch.entities)
+        _correct_times(batch.entities, session.clock_offset_ns)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
         self.pipeline.take(session.id, batch.number, time_ns, batch, tables)
         session.taken = batch.number
@@ -298,6 +300,7 @@ class ReducerSessions:
     def _snapshot(self, session: Session, snapshot: intake_pb2.Snapshot, now_unix_ns: int) -> None:
         check_entities(snapshot.entities)
         self.counters.strings_cut += cut_entities(snapshot.entities)
+        _correct_times(snapshot.entities, session.clock_offset_ns)
         self.pipeline.snapshot(session.id, snapshot.entities, now_unix_ns, partial=snapshot.partial)
 
     def _refusal(self, number: int, reason: str) -> intake_pb2.FromReducer:
@@ -316,6 +319,18 @@ class ReducerSessions:
         while len(self) > self.most_sessions and self._disconnected:
             del self._disconnected[next(iter(self._disconnected))]
             self.counters.sessions_forgotten += 1
+
+
+def _correct_times(entities: intake_pb2.Entities, clock_offset_ns: int) -> None:
+    """Turn the times of pods, which are by the clocks of the collector's cluster, into the reducer's, in place."""
+    for pod in entities.pods if clock_offset_ns else ():
+        pod.start_time_unix_ns = _shifted(pod.start_time_unix_ns, clock_offset_ns)
+        pod.end_time_unix_ns = _shifted(pod.end_time_unix_ns, clock_offset_ns)
+
+
+def _shifted(time_ns: int, by_ns: int) -> int:
+    """Return a time shifted; 0, which is no time, stays so, and nothing else becomes it."""
+    return min(max(time_ns + by_ns, 1), GREATEST_NUMBER) if time_ns else 0
 
 
 def _about(hello: intake_pb2.Hello) -> tuple[tuple[str, str], ...]:

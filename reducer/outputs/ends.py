@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.conventions import REFERENCE
+from reducer.entities import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,12 +47,12 @@ class EncodedEnds:
         if cleared:
             self._generation = ends.generation
             self.source, self.dest, self._zones = [], [], []
-            self._zone_numbers = {"": 0}
+            self._zone_numbers = {"": 0, UNKNOWN: 0}
         for labels in ends.labels[len(self.source) :]:
             self.source.append(self._encode(self._conventions.source_attributes(labels)))
             self.dest.append(self._encode(self._conventions.dest_attributes(labels)))
             zone = dict(labels).get("availability_zone", "")
-            self._zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers)))
+            self._zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers) - 1))
         return cleared
 
     def az_equal(self, source: np.ndarray, dest: np.ndarray) -> np.ndarray:

@@ -296,13 +296,41 @@ def test_pods_that_come_and_go_take_no_room(told, monkeypatch):
     assert len(directory) <= 12
     assert len(directory.view().entities) < 50
     assert len(directory._timelines["pods"]) <= 12
-    assert max(map(len, (directory._of_container, directory._zones, directory._pods_on))) <= 12
+    ways = (directory._of_container, directory._zones.of, directory._zones._said, directory._pods_on)
+    assert max(map(len, ways)) <= 12
 
 
 def test_a_pod_whose_addresses_change_again_and_again_takes_no_room(told):
     for at_s in range(100, 400):
         told.learn(0, at_s, pods=[pod("a", f"10.1.{at_s % 256}.1")])
     assert len(told.directory._timelines["pods"]) <= module.MOST_PAST_CLAIMS + 1
+
+
+def test_a_node_that_registers_again_keeps_its_zone_when_the_former_one_is_forgotten(told):
+    told.learn(0, 100, nodes=[{"uid": "former", "name": "n", "zone": "a"}])
+    told.learn(0, 200, nodes=[{"uid": "now", "name": "n", "zone": "b"}], retired_nodes=["former"])
+    told.directory.collect(900 * SECOND_NS)  # long after the former one ended
+    told.learn(0, 901, pods=[pod("web", "10.1.0.1", node="n")])
+    view = told.directory.view()
+    assert view.entities[view.of_pod("uid-web")].zone == "b"
+
+
+def test_a_machine_that_loses_an_interface_stays_in_its_network(told):
+    told.hello(1, kind=CLOUD)
+    of_machine = {"provider": "aws", "instance_id": "i-1", "network": "vpc-1"}
+    told.learn(1, 100, cloud_interfaces=[{"id": "eni-1", **of_machine}, {"id": "eni-2", **of_machine}])
+    told.learn(1, 101, retired_cloud_interfaces=["eni-2"])
+    told.directory.collect(900 * SECOND_NS)
+    assert dict(told.directory.view().networks) == {("aws", "i-1"): "vpc-1"}
+    told.learn(1, 901, retired_cloud_interfaces=["eni-1"])
+    told.directory.collect(1800 * SECOND_NS)
+    assert dict(told.directory.view().networks) == {}
+
+
+def test_entities_without_a_uid_are_none(told):
+    told.learn(0, 100, pods=[pod("a", "10.1.0.1", uid="")], services=[{"name": "s", "addresses": [packed("10.2.0.1")]}])
+    assert (len(told.directory), told.directory.refused) == (0, 2)
+    assert told.directory.view().of_pod("") == 0  # that of a container outside of Kubernetes
 
 
 def test_too_many_entities_and_claims_are_refused_and_counted(told, monkeypatch):

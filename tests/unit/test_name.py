@@ -207,6 +207,15 @@ def test_the_instance_metadata_service_is_in_the_zone_of_who_asks_it():
     assert dict(identity_labels(Party(None), Special.INSTANCE_METADATA))["availability_zone"] == "(unknown)"
 
 
+def test_the_instance_metadata_service_is_not_the_pod_that_asks_it():
+    cgroup = intake_pb2.Cgroup(id=1, pod_uid="u", kubernetes_pod="web-1")
+    pod = Pod("prod", "shop", "web-1", "web", "o", "node-7", zone="eu-1b")
+    asking = Party(Owner(intake_pb2.Host(name="node-7"), "agent", "", cgroup), pod)
+    identity = identity_labels(asking, Special.INSTANCE_METADATA)
+    labels = dict(node_labels(identity, asking, packed("169.254.169.254")))
+    assert (labels["id"], labels["availability_zone"], "pod" in labels) == ("node-7", "eu-1b", False)
+
+
 def test_special_ends_have_indexes_of_their_own():
     owners, of = known_owners()
     names = Names()

@@ -194,6 +194,22 @@ REMOTE_CASES = {
         ("10.0.0.9", 30081),
         "node-9",
     ),
+    "address of a node that a service has too": (
+        {
+            "services": [service("10.2.0.1", "10.0.0.9")],
+            "nodes": [{"uid": "n", "name": "node-9", "addresses": [packed("10.0.0.9")]}],
+        },
+        ("10.0.0.9", 80),
+        "web-svc",
+    ),
+    "other port of a node whose address a service has too": (
+        {
+            "services": [service("10.2.0.1", "10.0.0.9")],
+            "nodes": [{"uid": "n", "name": "node-9", "addresses": [packed("10.0.0.9")]}],
+        },
+        ("10.0.0.9", 10250),
+        "node-9",
+    ),
     "pod before service, node and name": (
         {
             "pods": [pod("web", POD)],

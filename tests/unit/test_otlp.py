@@ -26,6 +26,7 @@ WEB = {"workload.name": "web", "availability_zone": "a", "process.name": "nginx"
 DATABASE = {"workload.name": "db", "availability_zone": "b"}
 CACHE = {"workload.name": "cache", "availability_zone": "a"}
 STRANGER = {"workload.name": "(unknown)"}
+NOWHERE = STRANGER | {"availability_zone": "(unknown)"}
 TRAFFIC = {"bytes": 1000, "packets": 10}
 
 
@@ -94,7 +95,14 @@ def test_every_metric_has_its_value_type_and_unit() -> None:
 
 @pytest.mark.parametrize(
     ("source", "dest", "expected"),
-    [(WEB, CACHE, "true"), (WEB, DATABASE, "false"), (WEB, STRANGER, None), (STRANGER, STRANGER, None)],
+    [
+        (WEB, CACHE, "true"),
+        (WEB, DATABASE, "false"),
+        (WEB, STRANGER, None),
+        (STRANGER, STRANGER, None),
+        (WEB, NOWHERE, None),
+        (NOWHERE, NOWHERE, None),
+    ],
 )
 def test_az_equal(source: dict[str, str], dest: dict[str, str], expected: str | None) -> None:
     window = sealed_window(EndTable(), {"az_az": [(source, dest, TRAFFIC)]})

@@ -13,15 +13,18 @@ ID = bytes(range(16))
 class Recorder:
     def __init__(self):
         self.calls = []
+        self.pods = []
 
     def hello(self, session, host, kind):
         self.calls.append(("hello", session, host.name))
 
     def snapshot(self, session, entities, now_ns, *, partial):
         self.calls.append(("snapshot", session, len(entities.processes), now_ns, partial))
+        self.pods += [(pod.start_time_unix_ns, pod.end_time_unix_ns) for pod in entities.pods]
 
     def take(self, session, number, event_time_ns, batch, tables):
         self.calls.append(("take", session, number, event_time_ns, len(tables["tcp"]["socket"]) if tables else None))
+        self.pods += [(pod.start_time_unix_ns, pod.end_time_unix_ns) for pod in batch.entities.pods]
 
     def heard(self, session, event_time_ns):
         self.calls.append(("heard", session, event_time_ns))
@@ -234,3 +237,25 @@ def test_restored_sessions_are_bounded(pipeline):
     sessions = ReducerSessions(pipeline, SECOND_NS, SECOND_NS, most_sessions=2)
     sessions.restore({bytes([i]) * 16: 1 for i in range(5)})
     assert len(sessions) == 2
+
+
+@pytest.mark.parametrize("skew_s", [-300, 0, 300])
+def test_times_of_pods_are_corrected_as_those_of_batches_are(sessions, pipeline, skew_s):
+    skew_ns = skew_s * SECOND_NS
+    stream, _ = hello(sessions, kind=2)
+    give(sessions, stream, heartbeat=intake_pb2.Heartbeat(time_unix_ns=NOW + skew_ns, clock_offset_ns=-skew_ns))
+    begin, end = NOW - 60 * SECOND_NS, NOW - SECOND_NS
+    told = {"uid": "p", "start_time_unix_ns": begin + skew_ns, "end_time_unix_ns": end + skew_ns}
+    entities = intake_pb2.Entities(pods=[told, {"uid": "q"}])
+    give(sessions, stream, snapshot=intake_pb2.Snapshot(entities=entities))
+    give(sessions, stream, batch=batch(1, time=NOW + skew_ns, entities=entities))
+    assert pipeline.pods == [(begin, end), (0, 0)] * 2
+
+
+@pytest.mark.parametrize("offset_ns", [-(1 << 63), (1 << 63) - 1])
+def test_times_of_pods_are_none_no_more_than_before_whatever_the_clock_said(sessions, pipeline, offset_ns):
+    stream, _ = hello(sessions, kind=2)
+    give(sessions, stream, heartbeat=intake_pb2.Heartbeat(time_unix_ns=NOW, clock_offset_ns=offset_ns))
+    pods = intake_pb2.Entities(pods=[{"uid": "p", "start_time_unix_ns": NOW, "end_time_unix_ns": (1 << 64) - 1}])
+    give(sessions, stream, snapshot=intake_pb2.Snapshot(entities=pods))
+    assert all(0 < time_ns <= 1 << 62 for pod in pipeline.pods for time_ns in pod)

@@ -1,0 +1,43 @@
+import logging
+
+import pytest
+
+from daemon.logs import PROVOKED, Seldom, configure_logs
+
+
+def record(text, *values):
+    return logging.LogRecord("x", logging.ERROR, __file__, 1, text, values, None)
+
+
+def test_what_strangers_provoke_is_written_seldom_and_says_how_often_it_happened():
+    now = 100.0
+    seldom = Seldom(10.0, clock=lambda: now)
+    assert seldom.filter(record("first"))
+    assert not any(seldom.filter(record("again")) for _ in range(5))
+    now = 111.0
+    late = record("no %s, 100%%", "room")
+    assert seldom.filter(late)
+    assert late.getMessage() == "no room, 100% (5 like it left out)"
+    now = 122.0
+    last = record("last")
+    assert seldom.filter(last)
+    assert last.getMessage() == "last"
+
+
+@pytest.fixture
+def _root_as_before():
+    root = logging.getLogger()
+    before = root.handlers, root.level
+    yield
+    root.handlers, root.level = before
+    for name in PROVOKED:
+        logging.getLogger(name).filters = []
+
+
+@pytest.mark.usefixtures("_root_as_before")
+def test_the_log_of_a_daemon_cannot_be_flooded_from_a_port(capsys):
+    configure_logs(log_console=True, no_log_file=True)
+    for name in PROVOKED:
+        for _ in range(100):
+            logging.getLogger(name).error("bad request")
+    assert capsys.readouterr().out.count("bad request") == len(PROVOKED)
