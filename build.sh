@@ -15,6 +15,8 @@ usage: build.sh VERB [ARGUMENT...]
   lint     ruff, mypy
   bench    run the benchmarks; arguments are names of programs in benchmarks/
   docker   build the images of the daemons; arguments go to `docker build`
+  docker-registry [REGISTRY]
+           build them and push them there, by version and as latest: localhost:5000, or HOST:PORT/PATH
 TEXT
 }
 
@@ -142,12 +144,28 @@ bench() {
   done
 }
 
+images=(kernel-collector k8s-collector cloud-collector reducer)
+
 docker_() {
   command -v docker >/dev/null || fail "docker is needed: https://docs.docker.com/engine/install/debian/"
   local image
-  for image in kernel-collector k8s-collector cloud-collector reducer; do
+  for image in "${images[@]}"; do
     say "docker build $image"
     docker build --quiet --tag "$image" --file "docker/$image.Dockerfile" "$@" .
+  done
+}
+
+docker_registry() {
+  local registry=localhost:5000 version image tag
+  case ${1:-} in '' | -*) ;; *) registry=${1%/}; shift ;; esac
+  version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' daemon/version.py)
+  docker_ "$@"
+  for image in "${images[@]}"; do
+    for tag in "$version" latest; do
+      say "docker push $registry/$image:$tag"
+      docker tag "$image" "$registry/$image:$tag"
+      docker push --quiet "$registry/$image:$tag"
+    done
   done
 }
 
@@ -157,7 +175,7 @@ case $verb in
   setup) setup "${everything[@]}" ;;
   run | lint | bench) "$verb" "$@" ;;
   test | docker) "${verb}_" "$@" ;;
-  test-kernels) test_kernels "$@" ;;
+  test-kernels | docker-registry) "${verb/-/_}" "$@" ;;
   -h | --help | help) usage ;;
   *) usage >&2; exit 2 ;;
 esac

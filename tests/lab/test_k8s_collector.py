@@ -24,7 +24,7 @@ from tests.lab.k8s_collector import (
     wait_until_running,
     workload,
 )
-from tests.lab.kubernetes import free_port
+from tests.lab.kubernetes import COLLECTIONS, free_port
 from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -182,6 +182,15 @@ def test_once_prints_what_would_be_sent(control_plane: ControlPlane, account: Pa
     addresses = {each["status"]["podIP"] for each in control_plane.list("Pod", namespace)}
     assert {address for each in printed["pods"] for address in each["addresses"]} == addresses
     assert {each["name"] for each in printed["nodes"]} == set(NODES)
+
+
+def test_the_server_takes_the_manifests_of_the_other_daemons(control_plane: ControlPlane) -> None:
+    """In the namespace that this collector's makes."""
+    for name in ("kernel-collector", "reducer"):
+        for each in yaml.safe_load_all(MANIFEST.with_name(f"{name}.yaml").read_text()):
+            path = COLLECTIONS[each["kind"]].format(each["metadata"]["namespace"])
+            made = control_plane.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", each)
+            assert made["metadata"]["name"] == name
 
 
 PERMISSIONS = ("pods", "services", "nodes", "replicasets", "jobs")
