@@ -52,10 +52,10 @@ class Times:
     end: float
 
 
-def rows_of(index: int, collectors: int, rows: int) -> Columns:
-    """Return the table of one collector: half of its sockets connect to NEIGHBOURS, half accept from as many."""
-    each = rows // (2 * NEIGHBOURS)
-    hop, number = (grid.ravel() for grid in np.meshgrid(np.arange(1, NEIGHBOURS + 1), np.arange(each), indexing="ij"))
+def rows_of(index: int, collectors: int, rows: int, neighbours: int = NEIGHBOURS) -> Columns:
+    """Return the table of one collector: half of its sockets connect to its neighbours, half accept from as many."""
+    each = rows // (2 * neighbours)
+    hop, number = (grid.ravel() for grid in np.meshgrid(np.arange(1, neighbours + 1), np.arange(each), indexing="ij"))
     kind = number % PROCESSES
     columns = empty_columns(2 * len(hop))
     for half, role in enumerate((intake_pb2.ROLE_CONNECTOR, intake_pb2.ROLE_ACCEPTOR)):
