@@ -133,6 +133,8 @@ OTEL_METRICS = {
     "dns.client.duration": ("dns.lookup.duration", ""),
     "http.client.duration": ("http.client.request.duration", ""),
     "http.server.duration": ("http.server.request.duration", ""),
+    "zone.cross.bytes": ("network.flow.inter_zone.io", ""),
+    "zone.same.bytes": ("network.flow.intra_zone.io", ""),
 }
 """What metrics are called, and which transport their points then are of; all others are called network.flow.NAME."""
 

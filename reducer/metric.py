@@ -109,7 +109,7 @@ class Metric:
 
     @property
     def group(self) -> str:
-        """The first word of its name: tcp, udp, dns, http, drops."""
+        """The first word of its name: tcp, udp, dns, http, drops, zone."""
         return self.name.partition(".")[0]
 
     @property

@@ -23,7 +23,7 @@ from reducer.metric import (
     positive,
     total,
 )
-from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, VALUE_COLUMNS
+from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, VALUE_COLUMNS, ZONE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,9 @@ MILLISECONDS = 1e3
 _UDP, _DNS, _HTTP = (
     any_of(*(name for name in VALUE_COLUMNS if name.startswith(f"{group}_"))) for group in _OTHER_GROUPS
 )
-_TCP = any_of(*(name for name in VALUE_COLUMNS if not name.startswith(tuple(f"{group}_" for group in _OTHER_GROUPS))))
+_NOT_OF_TCP = (*(f"{group}_" for group in _OTHER_GROUPS), *ZONE_COLUMNS)
+_TCP = any_of(*(name for name in VALUE_COLUMNS if not name.startswith(_NOT_OF_TCP)))
+_CROSS_ZONE, _SAME_ZONE = ZONE_COLUMNS
 _FAILED = tuple(f"failed_{reason}" for reason in CONNECT_FAILURES)
 _CONNECTIONS = any_of("active", "opened", "closed", "syn_timeouts", *_FAILED)
 _CONNECTIONS_OR_RESETS = any_of("active", "opened", "closed", "syn_timeouts", *_FAILED, "resets")
@@ -269,6 +271,20 @@ METRICS = (
         "Size of these packets, headers included, from the network header on, by `reason`.",
         CellKind.DROPPED_BYTES,
     ),
+    counter(
+        "zone.cross.bytes",
+        "By",
+        "Payload of TCP and UDP that the source sent to a destination in another availability zone.",
+        _CROSS_ZONE,
+        positive(_CROSS_ZONE),
+    ),
+    counter(
+        "zone.same.bytes",
+        "By",
+        "Payload of TCP and UDP that the source sent to a destination in its own availability zone.",
+        _SAME_ZONE,
+        positive(_SAME_ZONE),
+    ),
 )
 
 ENABLED_METRICS = tuple(metric for metric in METRICS if metric.enabled)
@@ -307,8 +323,9 @@ DNS and HTTP: a request is counted once, by the end that asked where a collector
 each latency is that of the end in its name. `drops` are the kernels' own, on whatever machine; what a socket dropped
 for want of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
 
-Traffic between zones and within them: `sum by (az_equal) (rate(tcp_bytes_total{{aggregation="az_az"}}[5m]))`; each
-level has all the traffic, so sums are over one of them.
+Traffic between zones and within them: `sum(rate(zone_cross_bytes_total{{aggregation="az_az"}}[5m]))`; each level has all
+the traffic, so sums are over one of them. An end whose zone is not known, or of which only the organisation is known,
+has a part in neither; series that are rolled up keep theirs.
 
 UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
 included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;

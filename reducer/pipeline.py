@@ -31,6 +31,7 @@ from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, uniform_rows
 from reducer.series import LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
+from reducer.zones import Zones, carry_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -156,6 +157,7 @@ class Pipeline:
         self._parties = Parties(self._dns_names, systems, use_interfaces=use_interfaces)
         self._names = Names(node_ip=node_ip, system_ip=system_ip)
         self._budgets = {level: Budget(most_series) for level in levels}
+        self._zones = Zones()
         self._drop_reasons = DropReasons()
         self._active = False
         self._restored = False
@@ -388,9 +390,11 @@ class Pipeline:
         for name in self._levels:
             source_side, dest_side = name.split("_")
             source, dest = ends[source_side], other(ends[dest_side])
-            level = roll_up(name, source, dest, matched.values, matched.cells)
-            stand_in = self._budgets[name].fit(level, self._names.ends)
+            level = whole = roll_up(name, source, dest, matched.values, matched.cells)
+            self._zones.tell(whole, self._names.ends)
+            stand_in = self._budgets[name].fit(whole, self._names.ends)
             if stand_in is not None:
                 level = roll_up(name, stand_in[source], stand_in[dest], matched.values, matched.cells)
+                carry_over(whole, stand_in, level)
             levels.append(level)
         return levels

@@ -27,6 +27,9 @@ DNS_RESULTS_AS_COLUMNS = tuple(f"dns_{result}" for result in DNS_RESULTS)
 CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled", "no_local_port", "other")
 """Reasons in the order of the wire's ConnectFailure, from 1."""
 
+ZONE_COLUMNS = ("cross_zone_bytes", "same_zone_bytes")
+"""The value columns that are told of series, by `reducer.zones`, and not of flows."""
+
 VALUE_COLUMNS = (
     "bytes",
     "packets",
@@ -57,6 +60,7 @@ VALUE_COLUMNS = (
     "http_requests",
     *(f"http_{status}" for status in HTTP_STATUSES),
     *(f"http_{end}_{what}" for end in ("client", "server") for what in ("sum_us", "count")),
+    *ZONE_COLUMNS,
 )
 """The value columns of a `Level`, all int64."""
 
@@ -133,6 +137,12 @@ class Level:
     dest: np.ndarray
     values: dict[str, np.ndarray]
     bins: dict[CellKind, Bins] = field(default_factory=dict)
+
+
+def pairs_of(level: Level) -> np.ndarray:
+    """Return the ends of each series of a level as one uint64, ascending."""
+    pairs: np.ndarray = level.source.astype(np.uint64) << np.uint64(32) | level.dest
+    return pairs
 
 
 @dataclass(frozen=True)

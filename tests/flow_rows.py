@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ebpf_net.v1 import intake_pb2
 
 from reducer.pipeline import Pipeline
+from reducer.series import ZONE_COLUMNS
 from tests.strategies import SECOND_NS, session_id, table_of
 
 if TYPE_CHECKING:
@@ -111,13 +112,14 @@ class Feed:
 
 
 def series_of(window: SealedWindow | None, level: int = 0, *, label: str = "workload.name") -> dict:
-    """Return the values that are not 0 by the labels of source and dest."""
+    """Return the values that are not 0, but for those by zone, by the labels of source and dest."""
     assert window is not None
     found: dict[tuple, dict[str, int]] = {}
     for row in range(len(window.levels[level].source)):
         of = window.levels[level]
         ends = tuple(dict(window.ends.labels[end[row]]).get(label) for end in (of.source, of.dest))
-        values = {name: int(column[row]) for name, column in of.values.items() if column[row]}
+        told = {name: column for name, column in of.values.items() if name not in ZONE_COLUMNS}
+        values = {name: int(column[row]) for name, column in told.items() if column[row]}
         before = found.setdefault(ends, {})
         for name, value in values.items():
             before[name] = before.get(name, 0) + value

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from reducer.series import VALUE_COLUMNS
+from reducer.series import VALUE_COLUMNS, ZONE_COLUMNS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,13 +23,13 @@ LABELS = (
     *("process.name", "container.name", "image_version", "resolution_type"),
 )
 """Of each end, in the order of the columns."""
-_OTHER_PROTOCOLS = ("udp_", "dns_", "http_", "drops")
+_NOT_OF_TCP = ("udp_", "dns_", "http_", *ZONE_COLUMNS)
 _TIME = pl.Datetime("us", "UTC")
 
 
 def column_name(value: str) -> str:
     """Return the table's name of a value column."""
-    return value if value.startswith(_OTHER_PROTOCOLS) else f"tcp_{value}"
+    return value if value.startswith(_NOT_OF_TCP) else f"tcp_{value}"
 
 
 def label_name(end: str, label: str) -> str:

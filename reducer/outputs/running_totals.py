@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from reducer.cells import Bins
-from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing
+from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing, pairs_of
 
 if TYPE_CHECKING:
     from reducer.cells import CellKind
@@ -63,8 +63,8 @@ class RunningTotals:
             return Totals(level, began_ns, seen)
         before = _without(before, before.seen <= self._windows - FORGOTTEN_AFTER_WINDOWS)
         old = before.level
-        pairs = np.union1d(_pairs(old), _pairs(level))
-        at_old, at_new = np.searchsorted(pairs, _pairs(old)), np.searchsorted(pairs, _pairs(level))
+        pairs = np.union1d(pairs_of(old), pairs_of(level))
+        at_old, at_new = np.searchsorted(pairs, pairs_of(old)), np.searchsorted(pairs, pairs_of(level))
         all_began, all_seen = np.full(len(pairs), start_ns, np.int64), np.empty(len(pairs), np.int64)
         all_began[at_old] = before.began_ns
         all_seen[at_old], all_seen[at_new] = before.seen, self._windows
@@ -108,17 +108,12 @@ def _without(totals: Totals, forgotten: np.ndarray) -> Totals:
     for kind, each in level.bins.items():
         here = kept[each.place]
         bins[kind] = Bins(row[each.place[here]], each.bin[here], each.amount[here])
-    return Totals(_level(level.name, _pairs(level)[kept], values, bins), totals.began_ns[kept], totals.seen[kept])
+    return Totals(_level(level.name, pairs_of(level)[kept], values, bins), totals.began_ns[kept], totals.seen[kept])
 
 
 def _level(name: str, pairs: np.ndarray, values: dict[str, np.ndarray], bins: dict[CellKind, Bins]) -> Level:
     bins = {kind: each for kind, each in bins.items() if len(each)}
     return Level(name, (pairs >> np.uint64(32)).astype(np.uint32), pairs.astype(np.uint32), values, bins)
-
-
-def _pairs(level: Level) -> np.ndarray:
-    pairs: np.ndarray = level.source.astype(np.uint64) << np.uint64(32) | level.dest
-    return pairs
 
 
 def _moved(bins: Bins | None, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

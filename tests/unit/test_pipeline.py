@@ -30,6 +30,19 @@ def test_each_direction_is_counted_once_with_both_names(feed):
     }
 
 
+@pytest.mark.parametrize("most_series", [100, 1])
+def test_bytes_that_cross_zones_whatever_is_rolled_up(most_series):
+    """The hosts of the feed have a zone each; of the third end nobody knows one."""
+    feed = Feed(BOTH_LEVELS, most_series=most_series)
+    feed.session(0, "wget")
+    feed.session(1, "-", "nginx")
+    feed.take(0, 3, connector_row(bytes_sent=100, bytes_received=4000), connector_row(bytes_sent=7, remote_port=81))
+    feed.take(1, 4, acceptor_row(bytes_sent=4000, bytes_received=100))
+    for level in feed.seal().levels:
+        zones = {name: int(level.values[name].sum()) for name in ("bytes", "cross_zone_bytes", "same_zone_bytes")}
+        assert zones == {"bytes": 4107, "cross_zone_bytes": 4100, "same_zone_bytes": 0}
+
+
 def test_only_the_end_that_measures_tells_of_round_trips_and_connects(feed):
     client = {"srtt_sum_us": 30, "srtt_count": 1, "min_rtt_us": 25, "retransmits": 2, "connect_sum_us": 40}
     server = {"srtt_sum_us": 99, "srtt_count": 3, "min_rtt_us": 20, "retransmits": 1, "connect_sum_us": 7}
