@@ -127,6 +127,9 @@ TABLE = (
     _counter("flow_files", "flows_written", "{flow}", "Flows written to files."),
     _counter("flow_files", "flows_dropped", "{flow}", "Flows in the windows lost."),
     _gauge("prometheus", "series", "{series}", "Series that Prometheus is given."),
+    _counter(
+        "prometheus", "series_forgotten", "{series}", "Idle series that were forgotten early to make room for new ones."
+    ),
     _counter("prometheus", "rows_untracked", "{row}", "Rows of windows without a series, since there were too many."),
 )
 

@@ -307,7 +307,8 @@ none), and no points after that. With `OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PR
 take no deltas, counters and histograms run as they do for Prometheus, and are told in each window.
 
 Prometheus: counters and histograms run since the reducer's start, or since the series was last forgotten (10 windows
-without data); gauges are those of the last window. Buckets are bounded by powers of two, from 2^-16 s to 32 s.
+without data); gauges are those of the last window. Buckets are bounded by powers of four, from 2^-16 s to 16 s. Who
+scrapes by protobuf gets native histograms of schema 3 as well, with eight buckets to a doubling.
 
 | metric | in Prometheus | type | unit | what it is |
 |---|---|---|---|---|
@@ -323,9 +324,9 @@ DNS and HTTP: a request is counted once, by the end that asked where a collector
 each latency is that of the end in its name. `drops` are the kernels' own, on whatever machine; what a socket dropped
 for want of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
 
-Traffic between zones and within them: `sum(rate(zone_cross_bytes_total{{aggregation="az_az"}}[5m]))`; each level has all
-the traffic, so sums are over one of them. An end whose zone is not known, or of which only the organisation is known,
-has a part in neither; series that are rolled up keep theirs.
+Traffic between zones: `sum(rate(zone_cross_bytes_total{{aggregation="az_az"}}[5m]))`; each level has all the traffic,
+so sums are over one of them. An end whose zone is not known, or of which only the organisation is known, has a part
+in neither of the two; series that are rolled up keep theirs.
 
 UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
 included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;

@@ -316,7 +316,7 @@ OPTIONS = OptionTable(
         Option(
             "disable_metrics",
             ("--disable-metrics",),
-            "Metrics not to give, separated by commas: names, or GROUP.all; groups are tcp, udp, dns, http, drops, zone.",
+            "Metrics not to give, separated by commas: names, or GROUP.all; groups: tcp, udp, dns, http, drops, zone.",
             click.STRING,
             "",
             "LIST",

@@ -85,7 +85,9 @@ class Reducer:
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
         metrics, conventions = metrics_of(settings), CONVENTIONS[settings.metric_names]
-        self._prometheus = PrometheusSeries(metrics, conventions=conventions) if settings.prometheus else None
+        # As many as all levels may have in a window, and as many again for those that are idle.
+        most_series = 2 * settings.series_limit * len(settings.levels)
+        self._prometheus = PrometheusSeries(metrics, most_series, conventions) if settings.prometheus else None
         self._own_metrics = InternalMetrics(self._statistics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from reducer.conventions import Attribute, Conventions
     from reducer.series import EndTable
 
-    Encode = Callable[[tuple[Attribute, ...]], bytes]
+Encoded = TypeVar("Encoded")
 
 AZ_EQUAL = (None, "true", "false")
 """The values of the label `az_equal`; None where the zone of an end is not known and the label is left out."""
 
 
-class EncodedEnds:
+class EncodedEnds(Generic[Encoded]):
     """The encoded labels of each end of an `EndTable`, as source and as destination.
 
     Attributes:
-        source: bytes by index in the table, as *encode* made them of the attributes of a source by *conventions*.
+        source: by index in the table, what *encode* made of the attributes of a source by *conventions*.
         dest: the same for a destination.
-        zones: bytes by index in `AZ_EQUAL`, of the attribute that tells whether both ends are in one zone.
+        zones: the same by index in `AZ_EQUAL`, of the attribute that tells whether both ends are in one zone.
 
     """
 
-    def __init__(self, encode: Encode, conventions: Conventions = REFERENCE) -> None:
-        self.source: list[bytes] = []
-        self.dest: list[bytes] = []
+    def __init__(
+        self, encode: Callable[[tuple[Attribute, ...]], Encoded], conventions: Conventions = REFERENCE
+    ) -> None:
+        self.source: list[Encoded] = []
+        self.dest: list[Encoded] = []
         self.zones = [encode(attributes) for attributes in conventions.zones]
         self._encode = encode
         self._conventions = conventions

@@ -21,6 +21,7 @@ from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.flow_records import FlowRecords, flow_level
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE, Request
 from reducer.outputs.store import Signal
+from reducer.outputs.wire_columns import padded_varints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,16 +174,9 @@ def _scatter(
     """Write the values of the *rows* that have *group*; its attributes are from *begins* on."""
     for value in group.values:
         number = value.points.value(values)[rows]
-        encoded = _varints(number) if value.number == "int" else number.astype("<f8").view(np.uint8).reshape(-1, 8)
+        encoded = (
+            padded_varints(number, _VALUE_BYTES["int"])
+            if value.number == "int"
+            else number.astype("<f8").view(np.uint8).reshape(-1, 8)
+        )
         joined[(begins + value.at)[:, None] + np.arange(encoded.shape[1])] = encoded
-
-
-def _varints(number: np.ndarray) -> np.ndarray:
-    """Return int64, none negative, as varints of ten bytes, (n, 10) uint8."""
-    encoded = np.empty((len(number), _VALUE_BYTES["int"]), np.uint8)
-    rest = number.astype(np.uint64)
-    for place in range(encoded.shape[1]):
-        encoded[:, place] = rest & np.uint64(0x7F) | np.uint64(0x80)
-        rest = rest >> np.uint64(7)
-    encoded[:, -1] &= 0x7F
-    return encoded

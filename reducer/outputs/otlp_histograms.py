@@ -22,6 +22,7 @@ from reducer.distributions import (
 )
 from reducer.metric import Distribution
 from reducer.outputs.ends import EncodedEnds
+from reducer.outputs.wire_columns import cut, lengths_of, varints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +36,6 @@ SCALE = 3
 assert 1 << SCALE == BINS_A_DOUBLING
 # As many points are encoded at a time.
 _POINTS = 65_536
-_VARINT_BITS = 7
 _ZIGZAG_SCALE = SCALE << 1
 # Buckets.offset of each first bin.
 _OFFSETS = [
@@ -106,22 +106,22 @@ class HistogramEncoder:
         offsets = list(map(_OFFSETS.__getitem__, bins.bin[part.first].tolist()))
         counts_bytes = np.diff(counts_end, prepend=0)
         counts_heads = self._heads_of(2, counts_bytes)
-        buckets_bytes = counts_bytes + _lengths(offsets) + _lengths(counts_heads)
+        buckets_bytes = counts_bytes + lengths_of(offsets) + lengths_of(counts_heads)
         of_level = _point_attributes((("aggregation", level.name),))
         pieces: list[bytes] = [of_level] * (11 * len(source))
         pieces[0::11] = [b""] * len(source)
         pieces[1::11] = map(self._ends.source.__getitem__, source.tolist())
         pieces[2::11] = map(self._ends.dest.__getitem__, dest.tolist())
         pieces[3::11] = map(self._ends.zones.__getitem__, self._ends.az_equal(source, dest).tolist())
-        pieces[5::11] = _cut(numbers.tobytes(), np.arange(1, len(numbers) + 1) * _NUMBERS.itemsize)
+        pieces[5::11] = cut(numbers.tobytes(), np.arange(1, len(numbers) + 1) * _NUMBERS.itemsize)
         pieces[6::11] = self._heads_of(8, buckets_bytes)
         pieces[7::11] = offsets
         pieces[8::11] = counts_heads
-        pieces[9::11] = _cut(counts, counts_end)
-        pieces[10::11] = _cut(times.tobytes(), np.arange(1, len(times) + 1) * _TIMES.itemsize)
-        lengths = _lengths(pieces).reshape(-1, 11).sum(axis=1)
+        pieces[9::11] = cut(counts, counts_end)
+        pieces[10::11] = cut(times.tobytes(), np.arange(1, len(times) + 1) * _TIMES.itemsize)
+        lengths = lengths_of(pieces).reshape(-1, 11).sum(axis=1)
         pieces[0::11] = self._heads_of(1, lengths)
-        lengths += _lengths(pieces[0::11])
+        lengths += lengths_of(pieces[0::11])
         return memoryview(b"".join(pieces)), np.cumsum(lengths)
 
     def _heads_of(self, number: int, lengths: np.ndarray) -> list[bytes]:
@@ -157,32 +157,5 @@ def _bucket_counts(part: Distributions, bins: Bins) -> tuple[bytes, np.ndarray]:
     until = np.cumsum(span)
     counts = np.zeros(int(until[-1]), np.uint64)
     counts[np.repeat(until - span - first_bin, part.size) + bins.bin[cells]] = bins.amount[cells]
-    encoded, ends = _varints(counts)
+    encoded, ends = varints(counts)
     return encoded, ends[until - 1]
-
-
-def _varints(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:
-    """Return uint64 *numbers* one after the other as varints, and where each ends."""
-    size = np.ones(len(numbers), np.int64)
-    rest = numbers >> np.uint64(_VARINT_BITS)
-    while rest.any():
-        size += rest > 0
-        rest >>= np.uint64(_VARINT_BITS)
-    ends = np.cumsum(size)
-    encoded = np.empty(int(ends[-1]), np.uint8)
-    for byte in range(int(size.max())):
-        these = np.flatnonzero(size > byte)
-        bits = numbers[these] >> np.uint64(_VARINT_BITS * byte) & np.uint64(0x7F)
-        more = size[these] > byte + 1
-        encoded[ends[these] - size[these] + byte] = bits.astype(np.uint8) | more.astype(np.uint8) << _VARINT_BITS
-    return encoded.tobytes(), ends
-
-
-def _cut(data: bytes, ends: np.ndarray) -> list[bytes]:
-    """Return the parts of *data* that end there."""
-    until = ends.tolist()
-    return list(map(data.__getitem__, map(slice, [0, *until[:-1]], until)))
-
-
-def _lengths(pieces: list[bytes]) -> np.ndarray:
-    return np.fromiter(map(len, pieces), np.int64, len(pieces))

@@ -9,30 +9,29 @@ import numpy as np
 from reducer.cells import NO_BINS, Bins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from reducer.cells import CellKind
 
 _BIN_BITS = 16
 
 
 class RunningBins:
-    """Bins by kind, with slots as places; *coarser* joins bins of a kind that need not be told apart."""
+    """Bins by kind, with slots as places."""
 
-    def __init__(self, coarser: Mapping[CellKind, Callable[[np.ndarray], np.ndarray]]) -> None:
-        self._coarser = coarser
+    def __init__(self) -> None:
         self._key: dict[CellKind, np.ndarray] = {}  # place << _BIN_BITS | bin, ascending
         self._amount: dict[CellKind, np.ndarray] = {}
 
     def add(self, kind: CellKind, bins: Bins) -> None:
-        """Add the bins of a window."""
-        coarser = self._coarser.get(kind)
-        told = bins.bin if coarser is None else coarser(bins.bin)
-        key = np.concatenate((self._key.get(kind, _NOTHING), bins.place << _BIN_BITS | told))
-        amount = np.concatenate((self._amount.get(kind, _NOTHING), bins.amount))
-        self._key[kind], which = np.unique(key, return_inverse=True)
-        self._amount[kind] = np.zeros(len(self._key[kind]), np.int64)
-        np.add.at(self._amount[kind], which, amount)
+        """Add the bins of a window, each pair of place and bin once, in any order."""
+        told = bins.place << _BIN_BITS | bins.bin
+        order = np.argsort(told)
+        told, amount = told[order], bins.amount[order]
+        key, sums = self._key.get(kind, _NOTHING), self._amount.get(kind, _NOTHING).copy()
+        at = np.searchsorted(key, told)
+        known = np.append(key, -1)[at] == told
+        sums[at[known]] += amount[known]
+        self._key[kind] = np.insert(key, at[~known], told[~known])
+        self._amount[kind] = np.insert(sums, at[~known], amount[~known])
 
     def forget(self, is_dead: np.ndarray) -> None:
         """Forget the slots of which *is_dead*, by slot, says so."""

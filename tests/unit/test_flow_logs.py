@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from daemon.version import VERSION
 from reducer.metrics import METRICS
-from reducer.outputs.flow_logs import FlowLogEncoder, _varints
+from reducer.outputs.flow_logs import FlowLogEncoder
 from reducer.outputs.store import Signal
 from reducer.series import EndTable
 from tests.windows import START_NS, WINDOW_NS, sealed_window
@@ -148,10 +147,3 @@ def test_windows_one_after_the_other_and_a_table_that_is_cleared():
     (record,) = records(encode((DATABASE, WEB, TCP), ends=ends, encoder=encoder))
     assert record.body.string_value.startswith("10.0.0.2 db 10.0.0.1 web")
     assert attributes(record)["source.workload.name"] == "db"
-
-
-@pytest.mark.parametrize("number", [0, 1, 127, 128, 300, (1 << 62) - 1])
-def test_varints_of_ten_bytes_are_read_as_any(number):
-    (encoded,) = _varints(np.array([number], np.int64))
-    value = sum((int(byte) & 0x7F) << 7 * place for place, byte in enumerate(encoded))
-    assert (value, encoded[-1] & 0x80, len(encoded)) == (number, 0, 10)

@@ -120,7 +120,7 @@ def test_values() -> None:
             (("client_type", "metrics"),): ExportStatistics(points_rejected=7, points_sent=5),
             (("client_type", "logs"),): ExportStatistics(points_sent=6),
         },
-        "prometheus": PrometheusStatistics(4, 1),
+        "prometheus": PrometheusStatistics(4, 2, 1),
     }
     found = samples(render(Snapshot(groups, [])))
     assert (

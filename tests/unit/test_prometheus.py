@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from reducer.cells import CellKind
 from reducer.metric import Instrument
 from reducer.metrics import METRICS
-from reducer.outputs import prometheus
+from reducer.outputs import prometheus_text
+from reducer.outputs.expositions import OPENMETRICS, TEXT, Exposition
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.series import VALUE_COLUMNS, EndTable
 from tests.packages import debian_program
@@ -40,8 +41,8 @@ class Rig:
         self.series.observe(sealed_window(self.ends, {level: rows}, self.number, REASONS))
         self.number += 1
 
-    def text(self, *, openmetrics: bool = False) -> str:
-        return b"".join(self.series.render(openmetrics=openmetrics)).decode()
+    def text(self, exposition: Exposition = TEXT) -> str:
+        return b"".join(self.series.render(exposition)).decode()
 
     def samples(self, name: str) -> dict[str, float]:
         """Return the values of a metric by source and, if it has them, its own attribute."""
@@ -142,15 +143,28 @@ def test_series_beyond_the_limit_are_left_out_and_counted() -> None:
     rig.observe(*rows)
     rig.observe(*rows)
     assert rig.samples("tcp_bytes_total") == {"w0": 2, "w1": 4}
-    assert rig.series.statistics() == (2, 6)
+    assert rig.series.statistics() == (2, 0, 6)
     for _ in range(10):
         rig.observe()
     rig.observe(rows[4])
     assert rig.samples("tcp_bytes_total") == {"w4": 5}
 
 
+def test_the_idlest_series_make_room_for_new_ones() -> None:
+    rig = Rig(most_series=3)
+    rows = [({"workload.name": f"w{i}"}, DATABASE, {"bytes": i + 1, (CellKind.TCP_RTT, 112): 1}) for i in range(5)]
+    rig.observe(rows[0], rows[1])
+    rig.observe(rows[0], rows[2])
+    rig.observe(rows[0], rows[3])
+    assert rig.samples("tcp_bytes_total") == {"w0": 3, "w2": 3, "w3": 4}
+    rig.observe(rows[0], rows[3], rows[4])
+    assert rig.samples("tcp_bytes_total") == {"w0": 4, "w3": 8, "w4": 5}
+    assert rig.samples("tcp_rtt_seconds_count") == {"w0": 4, "w3": 2, "w4": 1}
+    assert rig.series.statistics() == (3, 2, 0)
+
+
 def test_sums_over_many_windows_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "LINES_A_CHUNK", 7)
+    monkeypatch.setattr(prometheus_text, "LINES_A_CHUNK", 7)
     rig, random, expected = Rig(), np.random.default_rng(2), dict.fromkeys((f"w{i}" for i in range(3000)), 0)
     for _ in range(5):
         chosen = random.choice(3000, 2000, replace=False).tolist()
@@ -177,7 +191,7 @@ def test_every_metric_is_one_block_with_help_and_type_before_it() -> None:
     ]
 
 
-def test_histograms_run_in_buckets_of_powers_of_two() -> None:
+def test_histograms_run_in_buckets_of_powers_of_four() -> None:
     rig = Rig()
     # Bins of 2^-16 s exactly, just below 2^-10 s, and far beyond the last bound.
     told = {(CellKind.TCP_RTT, 112): 2, (CellKind.TCP_RTT, 159): 3, "srtt_sum_us": 3000, "bytes": 1}
@@ -188,12 +202,12 @@ def test_histograms_run_in_buckets_of_powers_of_two() -> None:
     found = {(s.name.removeprefix("tcp_rtt_seconds"), s.labels.get("le")): s.value for s in family.samples}
     assert {s.labels["source_workload_name"] for s in family.samples} == {"web"}
     assert (found["_sum", None], found["_count", None], found["_bucket", "+Inf"]) == (0.01, 6, 6)
-    below = {bound: found["_bucket", repr(bound)] for bound in prometheus.BOUNDS}
-    assert below == {bound: 0 if bound < 2**-15 else 2 if bound < 2**-10 else 5 for bound in prometheus.BOUNDS}
+    below = {bound: found["_bucket", repr(bound)] for bound in prometheus_text.BOUNDS}
+    assert below == {bound: 0 if bound < 2**-14 else 2 if bound < 2**-10 else 5 for bound in prometheus_text.BOUNDS}
 
 
 def test_histograms_of_many_series(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prometheus, "LINES_A_CHUNK", 60)
+    monkeypatch.setattr(prometheus_text, "LINES_A_CHUNK", 60)
     rig, expected = Rig(), {}
     for window in range(3):
         rows = []
@@ -239,7 +253,7 @@ def test_codes_and_reasons_have_their_label() -> None:
 def test_openmetrics_is_read_by_its_own_parser() -> None:
     rig = Rig()
     rig.observe((WEB, DATABASE, EVERYTHING), ({"workload.name": 'q"\n\\'}, WEB, {"bytes": 1}))
-    families = {f.name: f for f in openmetrics_families(rig.text(openmetrics=True))}
+    families = {f.name: f for f in openmetrics_families(rig.text(OPENMETRICS))}
     plain = {f.name: f for f in text_string_to_metric_families(rig.text())}
     assert {name: len(f.samples) for name, f in families.items()} == {name: len(f.samples) for name, f in plain.items()}
     assert families["tcp_bytes"].unit == "bytes"
