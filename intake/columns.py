@@ -65,6 +65,7 @@ TCP_COLUMNS = (
     _column("syn_timeouts", "<u4", "sum"),
     _column("failed", "<u4", "sum"),
     _column("failure", "u1", "key"),
+    _column("age_ms", "<u4", "max"),
 )
 
 _SOCKET_COLUMNS = (

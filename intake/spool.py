@@ -13,6 +13,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.batches import encoded
@@ -195,11 +196,11 @@ class Spool:
         """Merge these batches if that frees a fair part of them; return whether it did."""
         run = self._batches[start:end]
         batches = [parse(batch.message).batch for batch in run]
+        newest = batches[-1]
         parts: dict[str, list[Columns]] = {}
         for batch in batches:
             for table, rows in unpack_tables(batch, MOST_ROWS).items():
-                parts.setdefault(table, []).append(rows)
-        newest = batches[-1]
+                parts.setdefault(table, []).append(_at(newest.time_unix_ns, rows, batch.time_unix_ns))
         merged = intake_pb2.Batch(number=newest.number, time_unix_ns=newest.time_unix_ns)
         if newest.HasField("statistics"):
             merged.statistics.CopyFrom(newest.statistics)
@@ -212,6 +213,15 @@ class Spool:
         self._batches.insert(start, replacement)
         self.bytes += replacement.size
         return True
+
+
+def _at(time_ns: int, rows: Columns, told_ns: int) -> Columns:
+    """Return the rows of a batch of another time, with the ages that they have at this one."""
+    if "age_ms" not in rows or not rows["age_ms"].any():
+        return rows
+    age_ms = rows["age_ms"].astype(np.int64)
+    aged = np.clip(age_ms + (time_ns - told_ns) // 1_000_000, 1, np.iinfo(np.uint32).max)
+    return rows | {"age_ms": np.where(age_ms, aged, 0).astype(np.uint32)}
 
 
 def _spooled(batch: intake_pb2.Batch, tables: Tables, first: int) -> SpooledBatch:

@@ -132,7 +132,7 @@ class CollectorCore:
                 self._client.poll_interval_ns
             )
         records = concatenated([events, *live])
-        return {"tcp": self._sockets.update(records, self._processes.identify(records))}
+        return {"tcp": self._sockets.update(records, self._processes.identify(records), self._clock.boot_ns())}
 
     def _read_concerns(self) -> Tables:
         """Return the rows of the concerns, whose reading is a part of the poll."""

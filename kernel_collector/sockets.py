@@ -156,13 +156,14 @@ class SocketTable:
             process[found], namespace[found] = ended["process"][at[found]], ended["network_namespace"][at[found]]
         return process, namespace
 
-    def update(self, records: np.ndarray, processes: np.ndarray) -> Columns:
+    def update(self, records: np.ndarray, processes: np.ndarray, now_ns: int) -> Columns:
         """Take records; return a row for each life whose counters changed, or that opened, closed or failed.
 
         Args:
             records: `tcp_record`s: events in the order of the ring, and what iterators gave. Read the ring after the
                 iterators, so that no event is older than a live record of an update before.
             processes: uint32, the id of each record's process; 0 where unknown.
+            now_ns: the time of the rows, by the clock of the records.
 
         """
         listening = (records["state"] == TcpState.LISTEN) & (records["local_port"] != 0)
@@ -174,7 +175,7 @@ class SocketTable:
         again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
         ended = self._end(lives.slots[again])
         lives.slots[again] = -1
-        rows = _joined(ended, self._follow(lives))
+        rows = _joined(ended, self._follow(lives, now_ns))
         self._remember_ended(rows)
         return rows
 
@@ -254,7 +255,7 @@ class SocketTable:
         slots = self._index.find(cookies)
         self._sockets["reset_sent"][slots[slots >= 0]] = True
 
-    def _follow(self, lives: _Lives) -> Columns:
+    def _follow(self, lives: _Lives, now_ns: int) -> Columns:
         """Return the rows of *lives*, and remember the sockets that go on."""
         first = last = lives.records
         if len(lives.heads) < len(lives.records):
@@ -293,6 +294,8 @@ class SocketTable:
         rows["failed"] = failed
         rows["failure"] = np.where(failed, np.where(ends, failure, intake_pb2.CONNECT_FAILURE_OTHER), 0)
         changed = np.logical_or.reduce([column != 0 for column in rows.values()])
+        moments = np.where(failed, last["time_ns"].astype(np.int64), _beginnings(lives))
+        rows["age_ms"] = _milliseconds(now_ns - moments) * (rows["opened"] | failed)
 
         changed &= self._remember(sockets, lives, changed, ends) | ~lives.goes_on | ends
         smoothed, least = last["srtt_us"][changed], last["min_rtt_us"][changed]
@@ -387,6 +390,18 @@ def _connecting(sockets: np.ndarray, lives: _Lives) -> Columns:
     timeouts[still] = _grown(lives.records["total_retrans"][lives.tails[still]], sockets["retransmits"][still])
     timeouts[of] = _grown(established["total_retrans"], sockets["retransmits"][of])
     return {"connect_sum_us": elapsed, "connect_count": count, "syn_timeouts": timeouts}
+
+
+def _beginnings(lives: _Lives) -> np.ndarray:
+    """Return when connections opened: the time of the event, or of the first record of one that was accepted."""
+    began: np.ndarray = lives.records["time_ns"][lives.heads].astype(np.int64)
+    events = np.flatnonzero(lives.record_marks & _EVENT_ESTABLISHED)
+    began[np.searchsorted(lives.heads, events, side="right") - 1] = lives.records["time_ns"][events]
+    return began
+
+
+def _milliseconds(elapsed_ns: np.ndarray) -> np.ndarray:
+    return np.asarray(np.clip(elapsed_ns // 1_000_000, 0, np.iinfo(np.uint32).max), np.uint32)
 
 
 def _totals(records: np.ndarray) -> Columns:

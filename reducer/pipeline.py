@@ -28,7 +28,7 @@ from reducer.owners import Owners, OwnersView
 from reducer.parties import Parties, flows_of
 from reducer.realms import as_others_see, realms_of
 from reducer.roll_up import roll_up
-from reducer.rows import SOCKETS, TABLE_OF, uniform_rows
+from reducer.rows import SOCKETS, TABLE_OF, times, uniform_rows
 from reducer.series import LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
 from reducer.zones import Zones, carry_over
@@ -307,7 +307,7 @@ class Pipeline:
         self._rows += len(told["socket"])
         rows = uniform_rows(table, told)
         if "time" in rows:
-            rows["time"] = np.broadcast_to(np.int64(event_time_ns), len(told["socket"]))
+            rows["time"] = times(told, event_time_ns)
         nobody = np.zeros(len(told["socket"]), np.uint32)
         rows["process"] = self._owners.of(
             session, told.get("process", nobody), told.get("cgroup", nobody.astype("<u8"))

@@ -22,10 +22,10 @@ IPPROTO_UDP: Final = 17
 _PROTOCOL = Column("protocol", np.dtype("u1"), "key")
 _OWNER = Column("process", np.dtype("<u4"), "last")
 ROW_COLUMNS = (
-    *(column for column in TCP_COLUMNS if column.name != "cgroup"),
+    *(column for column in TCP_COLUMNS if column.name not in ("cgroup", "age_ms")),
     _PROTOCOL,
     Column("drops", np.dtype("<u4"), "sum"),
-    Column("time", np.dtype("<i8"), "least"),  # of the batch, nanoseconds; of rows that became one, the first's
+    Column("time", np.dtype("<i8"), "least"),  # see `times`; of rows that became one, the first's
 )
 
 
@@ -64,6 +64,14 @@ def uniform_rows(table: str, columns: Columns) -> Columns:
     if table in _PROTOCOLS:
         uniform["protocol"] = np.broadcast_to(np.uint8(_PROTOCOLS[table]), rows)
     return uniform
+
+
+def times(columns: Columns, batch_ns: int) -> np.ndarray:
+    """Return when the connections of rows opened or failed, where these say so, else the time of their batch, int64."""
+    age_ms = columns.get("age_ms")
+    if age_ms is None or not age_ms.any():
+        return np.broadcast_to(np.int64(batch_ns), len(columns["socket"]))
+    return np.asarray(batch_ns - age_ms.astype(np.int64) * 1_000_000)
 
 
 def no_rows(table: str = SOCKETS) -> Columns:

@@ -152,7 +152,7 @@ class Sockets:
         if self._updates % TABLE_LIFE == 0:
             self._table = SocketTable(baseline_ns=0, most_sockets=500)
         self._updates += 1
-        rows = self._table.update(records, records["pid"] % 7)
+        rows = self._table.update(records, records["pid"] % 7, 0)
         lengths = {len(column) for column in rows.values()}
         assert len(lengths) == 1
         assert len(self._table) <= 500

@@ -17,7 +17,7 @@ import pytest
 
 from tests.k8s_objects import controller, owned, pod, status
 from tests.lab.cgroups import hierarchy, inside
-from tests.lab.daemons import INTAKE_PORT, POLL_INTERVAL_S, Exported
+from tests.lab.daemons import INTAKE_PORT, Exported
 from tests.lab.network import run
 
 if TYPE_CHECKING:
@@ -289,7 +289,8 @@ def test_an_address_that_another_pod_takes_over_within_a_window(lab: Lab, cluste
         cluster.pod("after-1", "after", node),
     )
     cluster.translate((WEB, PORT, before, TARGET_PORT))
-    reducer = lab.start_reducer_with_sink("--window", f"{WINDOW_S}")
+    # Both connections are told by one poll.
+    reducer = lab.start_reducer_with_sink("--window", f"{WINDOW_S}", "--poll-interval", f"{WINDOW_S / 2}")
     collectors = cluster.start_collectors()
     cluster.start_telling(client, before, services=(("web", WEB, PORT),))
     if time.time() % WINDOW_S > WINDOW_S / 3:  # too little is left of it
@@ -299,7 +300,6 @@ def test_an_address_that_another_pod_takes_over_within_a_window(lab: Lab, cluste
     cluster.exchange(client, before, WEB)
     ended = before.object(ended=True)
     run("ip", "-n", before.host.namespace.name, "link", "set", "eth0", "down")
-    time.sleep(POLL_INTERVAL_S + 0.2)  # when a flow began is known by the poll that told of it first
     time.sleep(1.01 - time.time() % 1)  # the API tells seconds
     on, own = after.host.namespace.name, after.host.ipv4
     run("ip", "-n", on, "address", "delete", f"{own}/24", "dev", "eth0")

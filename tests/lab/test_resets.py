@@ -43,7 +43,7 @@ class Watched:
     def read(self) -> None:
         polled = self._probe.poll()
         records = np.concatenate([self._probe.drain(), polled])
-        self._rows.append(self._table.update(records, np.zeros(len(records), np.uint32)))
+        self._rows.append(self._table.update(records, np.zeros(len(records), np.uint32), 0))
 
     def rows(self) -> dict[str, np.ndarray]:
         self.read()

@@ -198,7 +198,7 @@ class Sockets(RuleBasedStateMachine):
         records = self.ring[: len(self.ring) - held_back] + self.live
         self.ring = self.ring[len(self.ring) - held_back :]
         self.live = []
-        self.take(self.table.update(tcp_records(*records), np.zeros(len(records), np.uint32)))
+        self.take(self.table.update(tcp_records(*records), np.zeros(len(records), np.uint32), 0))
 
     def records_being_written(self, data):
         """How many events the ring's reader leaves for the next time; not those of whom a later life was read."""
@@ -231,7 +231,7 @@ class Sockets(RuleBasedStateMachine):
             if socket.state != TcpState.CLOSE:
                 self.read_live(socket)
         records, self.ring, self.live = self.ring + self.live, [], []
-        self.take(self.table.update(tcp_records(*records), np.zeros(len(records), np.uint32)))
+        self.take(self.table.update(tcp_records(*records), np.zeros(len(records), np.uint32), 0))
         self.take(self.table.retire(np.array([NAMESPACE], np.uint32), before, 0))
         self.check(open_sockets_known=self.most > len(self.sockets))
 

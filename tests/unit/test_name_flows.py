@@ -280,6 +280,16 @@ def test_a_connection_stays_with_the_pod_that_it_was_made_with():
     assert [labels["workload.name"] for labels in case.seal(2).values()] == ["b-app"]
 
 
+@pytest.mark.parametrize(("age_ms", "workload"), [(3_500, "old-app"), (1_500, "new-app"), (0, "new-app")])
+@pytest.mark.parametrize("what", [{"opened": 1}, {"opened": 0, "failed": 1}], ids=["opened", "failed"])
+def test_a_connection_is_with_who_had_the_address_when_it_was_made_within_a_poll(age_ms, workload, what):
+    case = Case()
+    case.tell(pods=[pod("old", POD, start_time_unix_ns=SECOND_NS, end_time_unix_ns=3 * SECOND_NS)])
+    case.tell(pods=[pod("new", POD, start_time_unix_ns=3 * SECOND_NS)])
+    case.dials(POD, at_s=5, age_ms=age_ms, **what)
+    assert case.seal()[7]["workload.name"] == workload
+
+
 def test_datagrams_go_to_who_has_the_address():
     case = Case()
     case.tell(pods=[pod("a", POD)])

@@ -18,10 +18,10 @@ LIVE, CONNECT, ESTABLISHED, LISTENING, CLOSED, RESET_SENT = TcpRecordKind
 SERVER = {"local_port": 80, "remote_port": 40_000}
 
 
-def rows_of(table, *records, processes=None):
+def rows_of(table, *records, processes=None, now=0):
     """The rows of an update, as mappings without the columns that are 0."""
     ids = np.array(processes or [0] * len(records), np.uint32)
-    columns = table.update(tcp_records(*records), ids)
+    columns = table.update(tcp_records(*records), ids, now)
     return as_rows(columns)
 
 
@@ -383,6 +383,31 @@ def test_more_listeners_than_the_table_holds(monkeypatch):
     listener = {"state": TcpState.LISTEN, "time_ns": at(0)}
     rows_of(table, listener | {"local_port": 80}, listener | {"local_port": 81})
     assert table.untracked == 1
+
+
+def test_rows_tell_how_long_ago_connections_opened_or_failed(table):
+    now = at(5_000_000)
+    opens = [
+        {"kind": CONNECT, "cookie": 1, "time_ns": at(1_000_000)},
+        {"kind": ESTABLISHED, "cookie": 1, "time_ns": at(1_500_000)},
+        {"cookie": 1, "time_ns": at(4_900_000)},
+        {"cookie": 2, "time_ns": at(3_000_000), **SERVER},
+        {"kind": CLOSED, "cookie": 2, "time_ns": at(4_000_000), **SERVER},
+        {"kind": CONNECT, "cookie": 3, "time_ns": at(2_000_000)},
+        {
+            "kind": CLOSED,
+            "cookie": 3,
+            "time_ns": at(2_900_000),
+            "old_state": TcpState.SYN_SENT,
+            "error": errno.ECONNREFUSED,
+        },
+        {"cookie": 4, "time_ns": START - 1},
+        {"cookie": 4, "time_ns": at(4_900_000), "bytes_sent": 1},
+    ]
+    rows = {row["socket"]: row.get("age_ms") for row in rows_of(table, *opens, now=now)}
+    assert rows == {1: 3500, 2: 2000, 3: 2100, 4: None}
+    (row,) = rows_of(table, {"cookie": 1, "time_ns": at(6_000_000), "bytes_sent": 1}, now=at(6_000_000))
+    assert "age_ms" not in row
 
 
 def test_nothing_gives_nothing(table):

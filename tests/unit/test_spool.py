@@ -103,6 +103,16 @@ def test_a_merged_batch_has_the_newest_number_and_time_and_no_entities():
     assert numbers[-1] == 60
 
 
+def test_a_merged_row_has_the_age_that_it_has_when_the_newest_was_told():
+    spool = Spool(50_000, 20_000)
+    for i in range(60):
+        spool.append(*batch_of(same(i), time=(i + 1) * 1_000_000_000, age_ms=10 if i == 3 else 0))
+    first = decoded(spool)[0]
+    elapsed_ms = first.time_unix_ns // 1_000_000 - 4_000
+    assert elapsed_ms > 0
+    assert set(unpack_rows("tcp", first.tcp, 1_000)["age_ms"].tolist()) == {elapsed_ms + 10}
+
+
 def test_append_tells_whether_entities_went():
     spool = Spool(50_000, 20_000)
     told = [spool.append(*batch_of(same(i))) for i in range(60)]
