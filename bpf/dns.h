@@ -394,7 +394,8 @@ static __attribute__((noinline)) bool dns_count_answer(u16 id, struct dns_query 
 	dns_write_key(&query->peer, id, &key);
 	if (!dns_find_query(&key, query) || now - query->time_ns > dns_timeout_ns ||
 	    bpf_map_delete_elem(&dns_open, &key)) {
-		__sync_fetch_and_add(&dns_answers_unmatched, 1);
+		if (dns_read_owner(query)) /* is watched */
+			__sync_fetch_and_add(&dns_answers_unmatched, 1);
 		return 0;
 	}
 	latency_ns = now - query->time_ns;

@@ -34,6 +34,37 @@ def debian_program(path: str, *packages: str, release: str | None = None) -> str
     pytest.skip(f"{path} cannot be had: no package {' or '.join(packages)} can be fetched that has it")
 
 
+def debian_command(path: str, package: str) -> tuple[str, ...]:
+    """Return what runs the program at *path* of a Debian package with the libraries of the packages that it needs.
+
+    The test is skipped where they cannot be had.
+    """
+    if installed := shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin"):
+        return (installed,)
+    unpacked = CACHE / "packages" / f"{package}-with-libraries"
+    with contextlib.suppress(subprocess.CalledProcessError):
+        if not unpacked.exists():
+            _fetch_all(package, unpacked)
+    if not (unpacked / path).exists():
+        pytest.skip(f"{path} cannot be had: the package {package} cannot be fetched")
+    libraries = ":".join(map(str, (unpacked / "usr/lib").glob("*-linux-gnu*")))
+    return ("env", f"LD_LIBRARY_PATH={libraries}", str(unpacked / path))
+
+
+def _fetch_all(package: str, target: Path) -> None:
+    """Unpack a package and those that it needs and that are not installed."""
+    work = target.with_name(f"{target.name}.new")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    plan = _apt(["--simulate", "--no-install-recommends", "install", package], work)
+    _apt(["download", *re.findall(r"^Inst (\S+)", plan, re.MULTILINE)], work)
+    for archive in work.glob("*.deb"):
+        subprocess.run(["dpkg-deb", "-x", archive, work / "root"], check=True)
+    shutil.rmtree(target, ignore_errors=True)
+    (work / "root").rename(target)
+    shutil.rmtree(work)
+
+
 def _fetch(package: str, target: Path, release: str | None) -> None:
     work = target.with_name(f"{target.name}.new")
     shutil.rmtree(work, ignore_errors=True)
@@ -50,9 +81,9 @@ def _fetch(package: str, target: Path, release: str | None) -> None:
     shutil.rmtree(work)
 
 
-def _apt(arguments: list[str], directory: Path) -> None:
+def _apt(arguments: list[str], directory: Path) -> str:
     command = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", *arguments]
-    subprocess.run(command, check=True, cwd=directory, capture_output=True)
+    return subprocess.run(command, check=True, cwd=directory, capture_output=True, text=True).stdout
 
 
 def _release_options(release: str, directory: Path) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from tests.lab.network import run
 from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.lab.network import Host
     from tests.lab.programs import Program, Programs
@@ -42,6 +44,25 @@ def live_sockets(host: Host) -> list[Socket]:
     """Return the connected TCP sockets of a host."""
     with host.entered():
         return _parse(run("ss", "-tinOH"))
+
+
+@contextlib.contextmanager
+def arrival(host: Host) -> Iterator[Callable[[], None]]:
+    """Yield what waits until all that was sent before on the host's loopback interface has arrived.
+
+    It stands in a queue, which a busy kernel before 6.4 leaves to ksoftirqd (Linux d15121be7485).
+    """
+    with host.entered():
+        listener = socket.create_server(("127.0.0.1", 0))
+        sender = socket.create_connection(listener.getsockname())
+    receiver, _ = listener.accept()
+
+    def wait() -> None:
+        sender.send(b"x")
+        receiver.recv(1)
+
+    with listener, sender, receiver:
+        yield wait
 
 
 class ClosedSockets:

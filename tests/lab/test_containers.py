@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,12 +98,10 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
         lab.programs.start("server", *inside(web, sys.executable, "-c", SERVER), host=two)
         wait_for_listener(two, PORT)
 
-        started = time.monotonic()
         short = unified.make(f"system.slice/docker-{SHORT}.scope")
         assert client(lab, one, two, short, 0.4).wait() == 0
         remove(short)
         there.remove(SHORT)
-        assert time.monotonic() - started < 1
 
         of_pod = unified.make(f"{POD}/docker-{OF_POD}.scope")
         without_name = unified.make(f"{POD}/cri-containerd-{'e' * 64}.scope")
