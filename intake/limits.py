@@ -27,6 +27,8 @@ MOST_ENTITIES = 65_536
 MOST_PARTS = 1_024
 # Rings, maps, programs and measures in the statistics of a collector.
 MOST_FIGURES = 64
+# Of a machine; more are a mistake.
+MOST_PUBLIC_ADDRESSES = 64
 ADDRESS_BYTES = 16
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
@@ -44,7 +46,7 @@ _VALUES = (
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
 _MOST = {"cgroups": MOST_CGROUPS, "retired_cgroups": MOST_CGROUPS}
 # Of what a message of this kind holds.
-_MOST_OF = {"Entities": MOST_ENTITIES, "CollectorStatistics": MOST_FIGURES}
+_MOST_OF = {"Entities": MOST_ENTITIES, "CollectorStatistics": MOST_FIGURES, "Cloud": MOST_PUBLIC_ADDRESSES}
 # Messages whose numbers are all figures, no ids.
 _FIGURES = {"CollectorStatistics"} | {
     field.message_type.name for field in intake_pb2.CollectorStatistics.DESCRIPTOR.fields if field.message_type
@@ -110,7 +112,10 @@ def cut_entities(entities: intake_pb2.Entities) -> int:
 
 
 def cut_host(host: intake_pb2.Host) -> int:
-    """Cut labels that are too long and leave out addresses that are none, in place; return how many were."""
+    """Cut labels that are too long and leave out addresses that are none, in place; return how many were.
+
+    Interfaces, of which the reducer makes nothing, go.
+    """
     return _cut_message(host)
 
 
@@ -122,6 +127,8 @@ def cut_statistics(statistics: intake_pb2.CollectorStatistics) -> int:
 def _cut_message(message: Message) -> int:
     """Cut the strings, lists, addresses and times in a message, and in those within it."""
     cut = 0
+    if isinstance(message, intake_pb2.Host):
+        message.ClearField("interfaces")
     for field, value in message.ListFields():
         if isinstance(value, str):
             cut += _cut_text(message, field.name, value)

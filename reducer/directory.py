@@ -28,6 +28,8 @@ MOST_CLAIMS = 1 << 21
 MOST_CLAIMS_OF_ENTITY = 4_096
 MOST_PAST_CLAIMS = 16  # of an entity
 MOST_CONTAINERS = 1 << 20
+# Of all messages that tell of entities: their texts, containers and other parts.
+MOST_BYTES = 1 << 29
 # Ended entities are kept for as long as flows are remembered, and no more of them than this.
 MOST_ENDED = 1 << 16
 KEPT_NS = 600 * 1_000_000_000
@@ -45,6 +47,7 @@ _FIELDS = (
 @dataclass(slots=True)
 class _Record:
     number: int
+    size_bytes: int = 0
     tellers: set[bytes] = field(default_factory=set)
     claims: dict[Claim, int] = field(default_factory=dict)
     since_ns: int = NOT_KNOWN
@@ -127,7 +130,7 @@ class Directory:
         self._free: list[int] = []
         self._freed: list[int] = []  # not to be given again while a view is out
         self._generation = 0
-        self._claims = 0
+        self._claims = self._bytes = 0
         self._of_container: dict[str, int] = {}
         self._zones: LastWord[tuple[str, str]] = LastWord()
         self._pods_on: dict[tuple[str, str], set[Key]] = {}
@@ -251,12 +254,15 @@ class Directory:
 
     def _tell(self, session_id: bytes, teller: _Teller, told: Told, time_ns: int) -> None:
         record = self._records.get(told.key)
+        _, uid = told.key
+        more = told.size_bytes - (record.size_bytes if record else 0)
+        if not uid or self._bytes + max(more, 0) > MOST_BYTES or (record is None and len(self) >= MOST_HELD):
+            self.refused += 1
+            return
         if record is None:
-            _, uid = told.key
-            if not uid or len(self._records) >= MOST_HELD:
-                self.refused += 1
-                return
             record = self._records[told.key] = _Record(self._new_number())
+        self._bytes += more
+        record.size_bytes = told.size_bytes
         self._ended.pop(told.key, None)
         record.tellers.add(session_id)
         teller.told.add(told.key)
@@ -342,6 +348,7 @@ class Directory:
 
     def _forget(self, key: Key) -> None:
         record = self._records.pop(key)
+        self._bytes -= record.size_bytes
         del self._ended[key]
         self._remove(record.past + [(claim.timeline, number) for claim, number in record.claims.items()])
         self._describe(key, record.number, None)

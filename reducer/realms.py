@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     Hosts = Sequence[intake_pb2.Host | None]
 
-# Of a machine; more are a mistake.
-MOST_PUBLIC = 64
 _V4 = np.uint64(0xFFFF_0000)
 _V4_NETWORKS = ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
 _V6_NETWORKS = ("fc00::/7", "fe80::/10")  # besides ::/64
@@ -106,7 +104,7 @@ def is_private(address: np.ndarray) -> np.ndarray:
 
 def public_pairs(host: intake_pb2.Host) -> np.ndarray:
     """Return the addresses of a machine that others see as others: (n, 4) uint64, private and public."""
-    told = b"".join(pair.private + pair.public for pair in host.cloud.addresses[:MOST_PUBLIC])
+    told = b"".join(pair.private + pair.public for pair in host.cloud.addresses)
     return np.frombuffer(told, np.uint64).reshape(-1, 4)
 
 

@@ -230,13 +230,15 @@ class ReducerSessions:
             session = self._disconnected.pop(hello.session_id, None) or Session(hello.session_id)
             self._connected[session.id] = session
         self.counters.strings_cut += cut_host(hello.host)
+        host = intake_pb2.Host()
+        host.CopyFrom(hello.host)  # what is a part of the hello would keep all of it in memory
         session.stream, stream.session = stream, session
-        session.host = hello.host.name
+        session.host = host.name
         session.kind = intake_pb2.CollectorKind.Name(hello.kind)
         session.about = _about(hello)
         session.heard_unix_ns = now_unix_ns
         self._forget_beyond_limit()
-        self.pipeline.hello(session.id, hello.host, hello.kind)
+        self.pipeline.hello(session.id, host, hello.kind)
         welcome = intake_pb2.Welcome(
             version=VERSION,
             window_ns=self.window_ns,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Stands for the addresses of all nodes: a port there is a service's wherever one connects to it.
 ANY_NODE = bytes(16)
+# What a part of an entity, such as a container, takes besides its texts.
+_PART_BYTES = 128
 _ENDED_PHASES = ("Succeeded", "Failed")
 
 Key = tuple[str, str]
@@ -31,11 +33,12 @@ class Claim(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An entity of a message."""
+    """An entity of a message, and about how much memory it takes besides its claims."""
 
     key: Key
     entity: Entity
     claims: list[Claim]
+    size_bytes: int
     since_ns: int = NOT_KNOWN
     until_ns: int = FOREVER
 
@@ -55,7 +58,8 @@ def _told_pod(pod: intake_pb2.Pod, environment: str, scope: int) -> Told:
     claims = [] if pod.host_network else [Claim("pods", place, scope) for place in _places(pod.addresses)]
     ended = pod.phase in _ENDED_PHASES
     until_ns = pod.end_time_unix_ns or (NOT_KNOWN if ended else FOREVER)
-    return Told(("pod", pod.uid), entity, claims, pod.start_time_unix_ns, until_ns)
+    size = pod.ByteSize() + _PART_BYTES * len(containers)
+    return Told(("pod", pod.uid), entity, claims, size, pod.start_time_unix_ns, until_ns)
 
 
 def _told_service(service: intake_pb2.KubernetesService, environment: str, scope: int) -> Told:
@@ -63,12 +67,14 @@ def _told_service(service: intake_pb2.KubernetesService, environment: str, scope
     ports = [0, *(port_number(port.protocol, port.port) for port in service.ports)]
     node_ports = [port_number(port.protocol, port.node_port) for port in service.ports if port.node_port]
     places = _places(service.addresses, ports) + _places([ANY_NODE], node_ports)
-    return Told(("service", service.uid), entity, [Claim("services", place, scope) for place in places])
+    claims = [Claim("services", place, scope) for place in places]
+    return Told(("service", service.uid), entity, claims, service.ByteSize())
 
 
 def _told_node(node: intake_pb2.KubernetesNode, environment: str, scope: int) -> Told:
     entity = Node(environment, node.name, node.uid, node.zone)
-    return Told(("node", node.uid), entity, [Claim("nodes", place, scope) for place in _places(node.addresses)])
+    claims = [Claim("nodes", place, scope) for place in _places(node.addresses)]
+    return Told(("node", node.uid), entity, claims, node.ByteSize())
 
 
 def _told_interface(interface: intake_pb2.CloudInterface) -> Told:
@@ -86,7 +92,7 @@ def _told_interface(interface: intake_pb2.CloudInterface) -> Told:
     scope = scope_of(interface.network)
     claims = [Claim("interfaces", place, scope) for place in _places(interface.addresses)]
     claims += [Claim("interfaces", place, 0) for place in _places([pair.public for pair in interface.public_addresses])]
-    return Told(("interface", interface.id), entity, claims)
+    return Told(("interface", interface.id), entity, claims, interface.ByteSize() + _PART_BYTES * len(public))
 
 
 def port_number(protocol: int, port: int) -> int:

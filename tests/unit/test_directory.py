@@ -327,6 +327,22 @@ def test_a_machine_that_loses_an_interface_stays_in_its_network(told):
     assert dict(told.directory.view().networks) == {}
 
 
+def test_texts_of_entities_that_are_too_many_are_refused_and_counted(told, monkeypatch):
+    fat = pod("a", "10.1.0.1", containers=[{"id": f"{number}", "image": "i" * 200} for number in range(100)])
+    monkeypatch.setattr(module, "MOST_BYTES", 3 * 100 * 350)
+    told.learn(0, 100, pods=[fat])
+    others = [pod(name, "10.1.0.2", containers=fat.containers) for name in "bcd"]
+    told.learn(0, 101, pods=others)
+    assert (len(told.directory), told.directory.refused) == (3, 1)
+    told.learn(0, 102, pods=[fat], retired_pods=["uid-b"])  # what is known may be told again
+    assert told.directory.refused == 1
+    told.learn(0, 103, pods=[others[-1]])  # what has ended is kept for a while
+    assert told.directory.refused == 2
+    told.directory.collect(900 * SECOND_NS)
+    told.learn(0, 901, pods=[others[-1]])
+    assert (len(told.directory), told.directory.refused) == (3, 2)
+
+
 def test_entities_without_a_uid_are_none(told):
     told.learn(0, 100, pods=[pod("a", "10.1.0.1", uid="")], services=[{"name": "s", "addresses": [packed("10.2.0.1")]}])
     assert (len(told.directory), told.directory.refused) == (0, 2)

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
@@ -259,3 +262,25 @@ def test_times_of_pods_are_none_no_more_than_before_whatever_the_clock_said(sess
     pods = intake_pb2.Entities(pods=[{"uid": "p", "start_time_unix_ns": NOW, "end_time_unix_ns": (1 << 64) - 1}])
     give(sessions, stream, snapshot=intake_pb2.Snapshot(entities=pods))
     assert all(0 < time_ns <= 1 << 62 for pod in pipeline.pods for time_ns in pod)
+
+
+def test_nothing_of_a_hello_is_kept_but_what_is_of_use(sessions, pipeline, monkeypatch):
+    hosts = []
+    monkeypatch.setattr(pipeline, "hello", lambda session, host, kind: hosts.append(host))
+    own, large = bytes(16), {"interfaces": [{"name": "eth0", "addresses": [bytes(16)] * 1000}] * 100}
+    pairs = [{"public": own, "private": own}] * 100
+    before = _resident_bytes()
+    for number in range(20):
+        hello(
+            sessions,
+            number.to_bytes(16),
+            version="v" * (4 << 20),
+            host={"name": "h", "addresses": [own], "cloud": {"addresses": pairs}, **large},
+        )
+    kept = intake_pb2.Host(name="h", addresses=[own], cloud={"addresses": pairs[:64]})
+    assert hosts == [kept] * 20
+    assert _resident_bytes() - before < 40 << 20
+
+
+def _resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
