@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from ebpf_net.v1 import intake_pb2
 from google.protobuf.message import Message
 
@@ -32,8 +33,9 @@ MOST_PUBLIC_ADDRESSES = 64
 ADDRESS_BYTES = 16
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
-# What a row may say at most, so that sums of rows stay within int64 whatever a collector sends.
+# What a row, and all rows of a batch together, may say at most, so that no sum of many batches leaves int64.
 GREATEST_VALUE = 1 << 48
+GREATEST_SUM = 1 << 50
 # Numbers stay within int64, for those who store them.
 GREATEST_NUMBER = 1 << 62
 
@@ -89,6 +91,8 @@ def checked_rows(batch: intake_pb2.Batch) -> Tables:
         for name in rows.keys() & _VALUES:
             if rows[name].max() > GREATEST_VALUE:
                 raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
+            if (told := rows[name].sum(dtype=np.float64)) > GREATEST_SUM:
+                raise MalformedMessageError(f"column {name} adds up to {told:.4g}: a batch has at most 2^50")
     return tables
 
 

@@ -8,7 +8,6 @@ known of a cgroup later, such as its container's name, holds for the rows that c
 from __future__ import annotations
 
 import hashlib
-import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,23 +15,24 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.limits import MOST_CGROUPS, MOST_PROCESSES
+from reducer.owner_lookup import OwnerLookup
 from reducer.realms import public_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from reducer.realms import Realms
 
 UNKNOWN_OWNER = 0
 DOCKER_PROXY = "docker-proxy"
 MOST_OWNERS = 1 << 20
+# Of what all sessions tell of processes and cgroups; of each of them besides its texts as much as `_EACH_BYTES`.
+MOST_BYTES = 1 << 30
+_EACH_BYTES = 200
 # A session that did nothing for this many windows is forgotten when room is made.
 _IDLE_WINDOWS = 120
 _LEAST_BEFORE_COLLECTION = 4096
 _NEVER = -1
-_LEAST_LOOKUP_BITS = 8
-# Drawn anew each time, so that nobody can choose ids that are taken for one another.
-_MULTIPLIERS = [np.uint64(secrets.randbits(64) | 1) for _ in range(2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +58,9 @@ class _Process(NamedTuple):
     service: str
     cgroup: int
 
-
-class _Lookup:
-    """The owners of processes in cgroups that rows asked for last: a pair has one place, where the last one stays."""
-
-    def __init__(self, size: int) -> None:
-        bits = max(_LEAST_LOOKUP_BITS, (4 * size).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._process = np.zeros(1 << bits, np.uint32)
-        self._cgroup = np.zeros(1 << bits, np.uint64)
-        self._owner = np.full(1 << bits, UNKNOWN_OWNER, np.uint32)
-
-    def find(self, process: np.ndarray, cgroup: np.ndarray, resolve: Callable[[int, int], int]) -> np.ndarray:
-        """Return the owners of rows; *resolve* tells that of a process and cgroup where it is not at its place."""
-        marks = process * _MULTIPLIERS[0] ^ cgroup * _MULTIPLIERS[1]
-        at = marks >> self._shift
-        owner: np.ndarray = self._owner[at]
-        missing = (self._process[at] != process) | (self._cgroup[at] != cgroup) | (owner == UNKNOWN_OWNER)
-        rows = np.flatnonzero(missing)
-        if len(rows):
-            _, first, which = np.unique(marks[rows], return_index=True, return_inverse=True)
-            pairs = rows[first]
-            found = [resolve(*ids) for ids in zip(process[pairs].tolist(), cgroup[pairs].tolist(), strict=True)]
-            resolved = np.array(found, np.uint32)
-            self._process[at[pairs]], self._cgroup[at[pairs]] = process[pairs], cgroup[pairs]
-            self._owner[at[pairs]] = resolved
-            owner[rows] = resolved[which]
-        return owner
+    @property
+    def size_bytes(self) -> int:
+        return _EACH_BYTES + len(self.name) + len(self.service)
 
 
 @dataclass(slots=True)
@@ -97,7 +73,8 @@ class _Session:
     # By cgroup (0: none), then by name and service of the process, and by its id where it is Docker's proxy.
     owners: dict[int, dict[tuple[str, str, int], int]] = field(default_factory=dict)
     owned: int = 0  # elements in `owners`
-    lookup: _Lookup | None = None  # None when what it was made from changed
+    size_bytes: int = 0  # of `processes` and `cgroups`
+    lookup: OwnerLookup | None = None  # None when what it was made from changed
     used: int = 0
     public: np.ndarray | None = None  # None when the host changed
     # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
@@ -153,7 +130,7 @@ class Owners:
 
     Attributes:
         processes_refused: processes that were not named since a session, or all together, had too many.
-        cgroups_refused: cgroups that were not named since a session had too many.
+        cgroups_refused: the same of cgroups.
 
     """
 
@@ -175,6 +152,7 @@ class Owners:
         self._generation = 0
         self._windows = 0
         self._collect_at = _LEAST_BEFORE_COLLECTION
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._owners) - 1 - len(self._free_owners)
@@ -194,6 +172,7 @@ class Owners:
             session.unnamed = self._new_owner(Owner(host, ""), session.index)
             session.owners, session.owned = {}, 0
             session.processes, session.cgroups, session.lookup = {}, {}, None
+            self._hold(session, -session.size_bytes)
 
     def snapshot(self, session_id: bytes, entities: intake_pb2.Entities, *, partial: bool = False) -> None:
         """Replace the processes and cgroups of a session; those after a *partial* snapshot add to it."""
@@ -206,8 +185,7 @@ class Owners:
             session.named = processes & session.processes.keys(), cgroups & session.cgroups.keys()
             return
         session.named = None
-        for process in session.processes.keys() - processes:
-            del session.processes[process]
+        self._forget_processes(session, session.processes.keys() - processes)
         self._forget_cgroups(session, session.cgroups.keys() - cgroups)
         self._learn(session, entities)
 
@@ -220,8 +198,7 @@ class Owners:
         """Forget what no row after this batch refers to."""
         if entities.retired_processes or entities.retired_cgroups:
             session = self._session(session_id)
-            for process in entities.retired_processes:
-                session.processes.pop(process, None)
+            self._forget_processes(session, entities.retired_processes)
             self._forget_cgroups(session, entities.retired_cgroups)
             session.lookup = None
 
@@ -238,7 +215,7 @@ class Owners:
         """Return the owners, uint32, of rows with these process and cgroup ids."""
         session = self._session(session_id)
         if session.lookup is None:
-            session.lookup = _Lookup(len(session.processes) + len(session.cgroups))
+            session.lookup = OwnerLookup(len(session.processes) + len(session.cgroups))
         return session.lookup.find(process, cgroup, lambda *ids: self._resolve(session, *ids))
 
     def view(self) -> OwnersView:
@@ -273,7 +250,9 @@ class Owners:
             return
         idle = [key for key, session in self._sessions.items() if self._windows - session.used > _IDLE_WINDOWS]
         for session_id in idle:
-            index = self._sessions.pop(session_id).index
+            session = self._sessions.pop(session_id)
+            self._hold(session, -session.size_bytes)
+            index = session.index
             self._note_host(index, None)
             self._session_of[self._session_of == index] = 0
             self._free_sessions.append(index)
@@ -326,16 +305,27 @@ class Owners:
         if entities.HasField("host") and entities.host != session.host:
             self._learn_host(session, entities.host)
         for cgroup in entities.cgroups:
-            if cgroup.id not in session.cgroups and len(session.cgroups) >= MOST_CGROUPS:
+            known = session.cgroups.get(cgroup.id)
+            more = _size_of(cgroup) - _size_of(known)
+            if (known is None and len(session.cgroups) >= MOST_CGROUPS) or self._bytes + more > MOST_BYTES:
                 self.cgroups_refused += 1
-            elif cgroup.id and session.cgroups.get(cgroup.id) != cgroup:
+            elif cgroup.id and known != cgroup:
+                self._hold(session, more)
                 self._learn_cgroup(session, cgroup)
-        for process in entities.processes:
-            if process.id not in session.processes and len(session.processes) >= MOST_PROCESSES:
+        for told in entities.processes:
+            process = _Process(told.name, told.service, told.cgroup)
+            before = session.processes.get(told.id)
+            more = process.size_bytes - (before.size_bytes if before else 0)
+            if (before is None and len(session.processes) >= MOST_PROCESSES) or self._bytes + more > MOST_BYTES:
                 self.processes_refused += 1
-            elif process.id:
-                session.processes[process.id] = _Process(process.name, process.service, process.cgroup)
+            elif told.id:
+                self._hold(session, more)
+                session.processes[told.id] = process
         session.lookup = None
+
+    def _hold(self, session: _Session, more_bytes: int) -> None:
+        session.size_bytes += more_bytes
+        self._bytes += more_bytes
 
     def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
         session.host, session.public = intake_pb2.Host(), None
@@ -355,9 +345,14 @@ class Owners:
             self._owners[number] = Owner(session.host, name, service, cgroup)
             self._revision[number] += 1
 
+    def _forget_processes(self, session: _Session, processes: Iterable[int]) -> None:
+        for process in list(processes):
+            known = session.processes.pop(process, None)
+            self._hold(session, -known.size_bytes if known else 0)
+
     def _forget_cgroups(self, session: _Session, cgroups: Iterable[int]) -> None:
         for cgroup in list(cgroups):
-            session.cgroups.pop(cgroup, None)
+            self._hold(session, -_size_of(session.cgroups.pop(cgroup, None)))
             if cgroup:
                 session.owned -= len(session.owners.pop(cgroup, ()))
 
@@ -394,6 +389,10 @@ class Owners:
         self._session_of[number] = session_index
         self._named[number] = bool(owner.process or owner.service or owner.cgroup)
         return number
+
+
+def _size_of(cgroup: intake_pb2.Cgroup | None) -> int:
+    return 0 if cgroup is None else _EACH_BYTES + cgroup.ByteSize()
 
 
 def _with_room(array: np.ndarray, index: int) -> np.ndarray:

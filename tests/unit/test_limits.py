@@ -15,6 +15,13 @@ def batch_with(number=1, **columns):
     return intake_pb2.Batch(number=number, tcp=pack_rows("tcp", rows))
 
 
+def batch_of(rows, **values):
+    columns = empty_columns(rows)
+    for name, value in values.items():
+        columns[name][:] = value
+    return intake_pb2.Batch(number=1, tcp=pack_rows("tcp", columns))
+
+
 def test_rows_within_the_limits_are_taken():
     tables = checked_rows(batch_with(role=[2, 0], failure=[7, 0], bytes_sent=[2**48, 0]))
     assert tables.keys() == {"tcp"}
@@ -43,6 +50,7 @@ def test_a_batch_without_rows_is_taken():
         (batch_with(failure=[8, 0]), "column failure holds 8"),
         (batch_with(baseline=[2, 0]), "column baseline holds 2"),
         (batch_with(bytes_sent=[2**48 + 1, 0]), "column bytes_sent"),
+        (batch_of(1 << 16, bytes_sent=2**48), "column bytes_sent adds up to 1.845e"),
         (batch_with(connect_sum_us=[2**63, 0]), "column connect_sum_us"),
         (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=65_537)), "65537 rows"),
         (intake_pb2.Batch(number=1, tcp=intake_pb2.TcpSockets(rows=3, socket=b"1")), "column socket"),

@@ -227,6 +227,28 @@ def test_too_many_cgroups_and_owners_are_counted_and_have_no_name(monkeypatch):
     assert owners.processes_refused == 1
 
 
+def test_names_that_take_too_much_are_counted_and_have_no_name(monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 2 * 500)
+    owners = Owners()
+    long = "x" * 200
+    for number in range(3):
+        owners.hello(session_id(number), HOST)
+        owners.learn(session_id(number), entities(**{long: 1}))
+    assert owners.processes_refused == 1
+    assert [owners.view().owners[of(owners, 1, session=number)[0]].process for number in range(3)] == [long, long, ""]
+    owners.learn(session_id(0), entities(**{long: 1}))  # what is known may be told again
+    owners.learn(session_id(2), cgroups(7, service=long))
+    assert (owners.processes_refused, owners.cgroups_refused) == (1, 1)
+    owners.retire(session_id(0), intake_pb2.Entities(retired_processes=[1, 1, 99]))
+    owners.learn(session_id(2), cgroups(7, service=long))
+    assert owners.cgroups_refused == 1
+    owners.learn(session_id(2), cgroups(7, service=f"{long}y" * 2))
+    assert owners.cgroups_refused == 2
+    owners.retire(session_id(2), intake_pb2.Entities(retired_cgroups=[7, 7, 99]))
+    owners.hello(session_id(1), intake_pb2.Host(name="another"))
+    assert owners._bytes == 0
+
+
 def test_ids_that_mean_nothing_do_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr(module, "MOST_PROCESSES", 100)
     owners = Owners()
