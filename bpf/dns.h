@@ -203,6 +203,7 @@ static __always_inline struct dns_counts *dns_entry(u32 generation, struct dns_q
 	return entry;
 }
 
+/* Most entries have latencies in one bin: it is a part of them, and only the others are entries of their own. */
 static __always_inline void dns_count_latency(u32 generation, struct dns_counts *entry, u64 latency_ns)
 {
 	void *counted = generation & 1 ? (void *)&dns_bins_1 : (void *)&dns_bins_0;
@@ -211,6 +212,12 @@ static __always_inline void dns_count_latency(u32 generation, struct dns_counts 
 
 	__sync_fetch_and_add(&entry->latency_sum_ns, latency_ns);
 	__sync_fetch_and_add(&entry->latency_count, 1);
+	if (!entry->latency_bin)
+		__sync_val_compare_and_swap(&entry->latency_bin, 0, bin.bin + 1);
+	if (entry->latency_bin == bin.bin + 1) {
+		__sync_fetch_and_add(&entry->latency_bin_count, 1);
+		return;
+	}
 	count = bpf_map_lookup_elem(counted, &bin);
 	if (!count) {
 		bpf_map_update_elem(counted, &bin, &zero, BPF_NOEXIST);

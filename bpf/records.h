@@ -133,6 +133,8 @@ struct dns_counts {
 	struct socket_owner owner;
 	u64 latency_sum_ns;
 	u32 latency_count;
+	u32 latency_bin; /* 1 + the bin of the first latency; 0: there is none */
+	u32 latency_bin_count; /* how many are in that; the others are in the map of bins */
 	u32 queries;
 	u32 retransmits;
 	u32 timeouts; /* of queries that were sent again later; the others are in the map of open queries */

@@ -97,6 +97,7 @@ DNS_COLUMNS = (
     *(_column(name, "<u4", "sum") for name in ("queries", "retransmits", "timeouts", *DNS_RESULTS)),
     _column("latency_sum_us", "<u8", "sum"),
     _column("latency_count", "<u4", "sum"),
+    _column("latency_bin", "<u2", "key"),
 )
 
 HTTP_STATUSES = ("status_2xx", "status_3xx", "status_4xx", "status_5xx", "status_other")
@@ -106,6 +107,8 @@ HTTP_COLUMNS = (
     *(_column(name, "<u4", "sum") for name in ("requests", *HTTP_STATUSES)),
     _column("latency_sum_us", "<u8", "sum"),
     _column("latency_count", "<u4", "sum"),
+    _column("latency_bin", "<u2", "key"),
+    _column("status", "<u2", "key"),
 )
 
 BIN_COLUMNS = (

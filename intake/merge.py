@@ -33,6 +33,14 @@ def merge_rows(table: Sequence[Column], parts: Sequence[Columns]) -> Columns:
     return {column.name: _reduce(column, columns[column.name][order], starts, ends)[by_first] for column in table}
 
 
+def merge_some(table: Sequence[Column], columns: Columns, which: np.ndarray) -> Columns:
+    """Return *columns* with those of the rows *which* made one that have equal keys; these come last."""
+    if not which.any():
+        return columns
+    merged = merge_rows(table, [{name: column[which] for name, column in columns.items()}])
+    return {name: np.concatenate((column[~which], merged[name])) for name, column in columns.items()}
+
+
 def _parts(key: np.ndarray) -> list[np.ndarray]:
     """Return a key column as one or two columns of u64."""
     if key.dtype.kind != "V":

@@ -8,7 +8,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DNS_RESULTS
-from intake.merge import merge_rows
+from intake.merge import merge_some
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,11 +46,15 @@ def traffic_rows(traffic: DnsTraffic, ends: Columns) -> Tables:
     rows = ends | {name: counts[name] for name in ("queries", "retransmits", "timeouts", "latency_count")}
     rows |= {name: results[:, number] for number, name in enumerate(DNS_RESULTS)}
     rows["latency_sum_us"] = counts["latency_sum_ns"] // _US
+    in_one_bin = counts["latency_bin_count"] == counts["latency_count"]
+    rows["latency_bin"] = np.where(in_one_bin, counts["latency_bin"], 0)
+    first = np.flatnonzero(~in_one_bin & (counts["latency_bin"] != 0))
     order = np.argsort(counts["number"])
     at = order[np.searchsorted(counts["number"], traffic.bins["entry"], sorter=order)]
-    bins = {name: ends[name][at] for name in _SHARED}
-    bins |= {"bin": traffic.bins["bin"], "count": traffic.bin_counts}
-    bins["kind"] = np.full(len(at), intake_pb2.BIN_KIND_DNS_LATENCY)
+    bins = {name: np.concatenate((ends[name][first], ends[name][at])) for name in _SHARED}
+    bins["bin"] = np.concatenate((counts["latency_bin"][first] - 1, traffic.bins["bin"]))
+    bins["count"] = np.concatenate((counts["latency_bin_count"][first], traffic.bin_counts))
+    bins["kind"] = np.full(len(bins["bin"]), intake_pb2.BIN_KIND_DNS_LATENCY)
     return {"dns": _table(DNS_COLUMNS, rows), "bins": _table(BIN_COLUMNS, bins)}
 
 
@@ -59,7 +63,8 @@ def with_timeouts(rows: Columns, ends: Columns) -> Columns:
     if not len(ends["socket"]):
         return rows
     timeouts = _table(DNS_COLUMNS, ends | {"timeouts": np.ones(len(ends["socket"]), np.uint32)})
-    return merge_rows(DNS_COLUMNS, [timeouts, rows])
+    joined = {name: np.concatenate((column, rows[name])) for name, column in timeouts.items()}
+    return merge_some(DNS_COLUMNS, joined, np.isin(joined["socket"], ends["socket"]))
 
 
 def _table(columns: Iterable[Column], rows: Columns) -> Columns:

@@ -8,7 +8,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, HTTP_COLUMNS, HTTP_STATUSES
-from intake.merge import merge_rows
+from intake.merge import merge_some
 from kernel_collector.records import HttpPairKind
 
 if TYPE_CHECKING:
@@ -27,16 +27,20 @@ _STATUS_OF_CLASS = {2: "status_2xx", 3: "status_3xx", 4: "status_4xx", 5: "statu
 
 
 class _Pairs(NamedTuple):
-    """The pairs of bin and count in records: a row a pair."""
+    """The pairs of bin and count in records: arrays of the shape (records, pairs of a record)."""
 
-    record: np.ndarray  # index of its record
-    kinds: np.ndarray
+    kinds: np.ndarray  # of HttpPairKind; 0 where there is no pair
     bins: np.ndarray
     counts: np.ndarray
 
+    def counted(self, which: np.ndarray) -> np.ndarray:
+        """Return for each record the counts of the pairs *which*, added up, uint32."""
+        sums: np.ndarray = np.where(which, self.counts, 0).sum(axis=1, dtype=np.uint32)
+        return sums
+
 
 def http_rows(records: np.ndarray, owners: Callable[[Columns], np.ndarray]) -> Tables:
-    """Return the tables `http` and `bins` of *records*, a row a socket and a row a socket and bin.
+    """Return the tables `http` and `bins` of *records*.
 
     Args:
         records: `http_record`s.
@@ -48,13 +52,25 @@ def http_rows(records: np.ndarray, owners: Callable[[Columns], np.ndarray]) -> T
     sockets["process"] = owners(sockets)
     http = {column.name: np.zeros(len(records), column.dtype) for column in HTTP_COLUMNS} | sockets
     http["requests"], http["latency_sum_us"] = records["requests"], records["latency_sum_ns"] // 1000
-    http["latency_count"] = _counted(pairs, pairs.kinds == HttpPairKind.LATENCY, len(records))
+    is_latency = pairs.kinds == HttpPairKind.LATENCY
+    is_status = (pairs.kinds != 0) & ~is_latency
+    http["latency_count"] = pairs.counted(is_latency)
     classes = np.where(pairs.kinds == HttpPairKind.STATUS, pairs.bins // 100, pairs.bins)
-    is_status = pairs.kinds != HttpPairKind.LATENCY
     for number, status in _STATUS_OF_CLASS.items():
-        http[status] = _counted(pairs, is_status & (classes == number), len(records))
-    http[HTTP_STATUSES[-1]] = _counted(pairs, is_status & ~np.isin(classes, list(_STATUS_OF_CLASS)), len(records))
-    return {"http": merge_rows(HTTP_COLUMNS, [http]), "bins": merge_rows(BIN_COLUMNS, [_bin_rows(pairs, sockets)])}
+        http[status] = pairs.counted(is_status & (classes == number))
+    http[HTTP_STATUSES[-1]] = pairs.counted(is_status & ~np.isin(classes, list(_STATUS_OF_CLASS)))
+
+    several = _several(records["cookie"])
+    one_bin, one_status = (~several & (which.sum(axis=1) == 1) for which in (is_latency, is_status))
+    one_status &= (pairs.kinds == HttpPairKind.CLASS).sum(axis=1) == 0
+    http["latency_bin"] = _the_only(pairs.bins, is_latency, one_bin, add=1)
+    http["status"] = _the_only(pairs.bins, is_status, one_status)
+    apart = is_latency & ~one_bin[:, None] | (pairs.kinds == HttpPairKind.STATUS) & ~one_status[:, None]
+    bins = _bin_rows(pairs, apart, sockets)
+    return {
+        "http": merge_some(HTTP_COLUMNS, http, several),
+        "bins": merge_some(BIN_COLUMNS, bins, np.isin(bins["socket"], records["cookie"][several])),
+    }
 
 
 def statuses_untold(records: np.ndarray) -> int:
@@ -65,11 +81,11 @@ def statuses_untold(records: np.ndarray) -> int:
 
 def _pairs(records: np.ndarray) -> _Pairs:
     counts, bins, kinds = (
-        np.ascontiguousarray(records[name]).view((dtype, records.dtype[name].itemsize // np.dtype(dtype).itemsize))
+        np.ascontiguousarray(records[name]).view(dtype).reshape(len(records), records.dtype["kinds"].itemsize)
         for name, dtype in (("counts", "<u4"), ("bins", "<u2"), ("kinds", "u1"))
     )
     used = np.arange(kinds.shape[1]) < records["pairs"][:, None]
-    return _Pairs(np.nonzero(used)[0], kinds[used], bins[used], counts[used])
+    return _Pairs(np.where(used, kinds, 0), bins, counts)
 
 
 def _sockets(records: np.ndarray) -> Columns:
@@ -82,16 +98,23 @@ def _sockets(records: np.ndarray) -> Columns:
     }
 
 
-def _bin_rows(pairs: _Pairs, sockets: Columns) -> Columns:
-    told = np.isin(pairs.kinds, list(_BIN_KINDS))
-    rows = {name: column[pairs.record[told]] for name, column in sockets.items()}
-    kinds = pairs.kinds[told]
-    rows["transport"] = np.full(len(kinds), _IPPROTO_TCP, np.uint8)
+def _several(cookies: np.ndarray) -> np.ndarray:
+    """Return which records are of a socket that has others."""
+    _, which, counts = np.unique(cookies, return_inverse=True, return_counts=True)
+    several: np.ndarray = counts[which] > 1
+    return several
+
+
+def _the_only(bins: np.ndarray, which: np.ndarray, has_one: np.ndarray, add: int = 0) -> np.ndarray:
+    """Return of each record the bin of its pair *which*, *add* added, where it *has_one*; else 0; uint16."""
+    return np.where(has_one, np.where(which, bins, 0).sum(axis=1) + add, 0).astype(np.uint16)
+
+
+def _bin_rows(pairs: _Pairs, which: np.ndarray, sockets: Columns) -> Columns:
+    of = np.nonzero(which)[0]
+    rows = {name: column[of] for name, column in sockets.items()}
+    kinds = pairs.kinds[which]
+    rows["transport"] = np.full(len(of), _IPPROTO_TCP, np.uint8)
     rows["kind"] = np.select([kinds == pair for pair in _BIN_KINDS], list(_BIN_KINDS.values())).astype(np.uint8)
-    rows["bin"], rows["count"] = pairs.bins[told], pairs.counts[told]
+    rows["bin"], rows["count"] = pairs.bins[which], pairs.counts[which]
     return rows
-
-
-def _counted(pairs: _Pairs, which: np.ndarray, records: int) -> np.ndarray:
-    """Return for each record the counts of the pairs *which*, added up."""
-    return np.bincount(pairs.record[which], pairs.counts[which], records).astype(np.uint32)

@@ -112,9 +112,14 @@ def _local_address(name: str, column: str) -> ColumnAttributes:
     return ColumnAttributes(column, (name, "network.type"), values)
 
 
-def _latency_bounds(column: str) -> ColumnAttributes:
+def _latency_bounds(column: str, first: int) -> ColumnAttributes:
+    """Return the bounds of the bin that is the column's value less *first*; none where it is less than that."""
     names = ("ebpf_net.latency.from_s", "ebpf_net.latency.to_s")
-    return ColumnAttributes(column, names, lambda b: [(name, latency_s(b + i)) for i, name in enumerate(names)])
+
+    def values(value: int) -> Attributes:
+        return [(name, latency_s(value - first + i)) for i, name in enumerate(names) if value >= first]
+
+    return ColumnAttributes(column, names, values)
 
 
 def latency_s(number: int) -> float:
@@ -122,6 +127,7 @@ def latency_s(number: int) -> float:
     return math.exp2(number / 8 - 30)
 
 
+_STATUS_CODE = "http.response.status_code"
 _TRANSPORTS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 _ROLES = {int(intake_pb2.ROLE_CONNECTOR): "client", int(intake_pb2.ROLE_ACCEPTOR): "server"}
 _FAILURES = {
@@ -141,6 +147,8 @@ _COLUMNS = {
     "role": _choice("ebpf_net.role", "role", _ROLES),
     "transport": _choice("network.transport", "transport", _TRANSPORTS),
     "failure": _choice("error.type", "failure", _FAILURES),
+    "latency_bin": _latency_bounds("latency_bin", 1),
+    "status": _column(_STATUS_CODE, "status"),
 }
 _DROP_COLUMNS = _COLUMNS | {
     "local_address": _local_address("source.address", "local_address"),
@@ -174,8 +182,8 @@ def _row_event(
     return RowEvent(name, table, constants, own, kind)
 
 
-_BINS = {"bin": _latency_bounds("bin"), "count": _column("ebpf_net.count", "count")}
-_STATUS = _BINS | {"bin": _column("http.response.status_code", "bin")}
+_BINS = {"bin": _latency_bounds("bin", 0), "count": _column("ebpf_net.count", "count")}
+_STATUS = _BINS | {"bin": _column(_STATUS_CODE, "bin")}
 
 ROW_EVENTS = (
     _row_event("ebpf_net.tcp", "tcp", _TCP),

@@ -58,9 +58,9 @@ _MEANINGS = {
     "ebpf_net.role": "`client`: this end connected, or asks; `server`: it accepted, or answers.",
     "error.type": "Why connects failed: `refused`, `timed_out`, `unreachable`, `reset`, `cancelled`, `no_local_port`, "
     "`other`.",
-    "ebpf_net.latency.from_s": "Least latency that is counted here, seconds.",
+    "ebpf_net.latency.from_s": "Least latency that is counted here, seconds; absent: they have records of their own.",
     "ebpf_net.latency.to_s": "Least latency that is not any more, seconds.",
-    "http.response.status_code": "Status of the responses counted here.",
+    "http.response.status_code": "Status of the responses counted here; absent: they have records of their own.",
     "ebpf_net.count": "How many there were.",
     DROP_REASON: "The kernel's reason, by its name there, e.g. `TCP_INVALID_SEQUENCE`; else its number.",
     "process.creation.time": "RFC 3339, with nanoseconds.",

@@ -65,7 +65,7 @@ DROP_FIELDS = {
 DNS_FIELDS = {
     "dns_peer": (*("cookie", "local_address", "remote_address", "local_port", "remote_port", "transport", "role"),),
     "dns_counts": (
-        *("number", "cgroup", "owner", "latency_sum_ns", "latency_count"),
+        *("number", "cgroup", "owner", "latency_sum_ns", "latency_count", "latency_bin", "latency_bin_count"),
         *("queries", "retransmits", "timeouts", "results"),
     ),
     "dns_bin": ("entry", "bin"),

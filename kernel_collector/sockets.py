@@ -19,7 +19,7 @@ from kernel_collector.listeners import Listeners, choose_owners
 from kernel_collector.records import TcpRecordKind
 from kernel_collector.resets import reset_lives
 from kernel_collector.socket_index import SocketIndex
-from kernel_collector.structured import opaque
+from kernel_collector.structured import concatenated, opaque
 from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
 
 MOST_SOCKETS = 1 << 20
@@ -123,6 +123,7 @@ class SocketTable:
         self._sockets = np.zeros(1024, _SOCKET)  # the last one stays 0: a new socket's slot is -1
         self._listeners = Listeners(MOST_LISTENERS)
         self._ended = np.empty(0, _OWNED)
+        self._ended_sorted: np.ndarray | None = None  # by socket; made when it is asked for
 
     def __len__(self) -> int:
         return len(self._index)
@@ -148,8 +149,9 @@ class SocketTable:
         """Return the process id and the network namespace of sockets that are open, or ended not long ago; else 0."""
         slots = self._index.find(cookies)
         process, namespace = (self._sockets[name][slots] for name in ("process", "network_namespace"))
-        order = np.argsort(self._ended["socket"], kind="stable")
-        ended = self._ended[order]
+        if self._ended_sorted is None:
+            self._ended_sorted = self._ended.take(np.argsort(self._ended["socket"], kind="stable"))
+        ended = self._ended_sorted
         if len(ended):
             at = np.minimum(np.searchsorted(ended["socket"], cookies), len(ended) - 1)
             found = (slots < 0) & (ended["socket"][at] == cookies)
@@ -353,7 +355,8 @@ class SocketTable:
             ended = np.empty(len(closed), _OWNED)
             for name in _OWNED.fields or ():
                 ended[name] = rows[name][closed]
-            self._ended = np.concatenate((self._ended, ended))[-MOST_ENDED:]
+            self._ended = concatenated([self._ended, ended])[-MOST_ENDED:]
+            self._ended_sorted = None
 
     def _end(self, slots: np.ndarray) -> Columns:
         """Return the last rows of sockets whose close event was lost, and forget them."""

@@ -33,11 +33,12 @@ _COUNTS = {
     "dns": ("queries", "retransmits", "timeouts", *DNS_RESULTS),
     "http": ("requests", *HTTP_STATUSES),
 }
-# Kinds of latencies on the wire, by who tells: the one who asks, the one who answers.
+# Kinds of latencies by who tells, the one who asks or the one who answers; and on the wire.
 _LATENCIES = {
-    intake_pb2.BIN_KIND_DNS_LATENCY: (CellKind.DNS_CLIENT, CellKind.DNS_SERVER),
-    intake_pb2.BIN_KIND_HTTP_LATENCY: (CellKind.HTTP_CLIENT, CellKind.HTTP_SERVER),
+    "dns": (CellKind.DNS_CLIENT, CellKind.DNS_SERVER),
+    "http": (CellKind.HTTP_CLIENT, CellKind.HTTP_SERVER),
 }
+_LATENCY_KINDS = {"dns": intake_pb2.BIN_KIND_DNS_LATENCY, "http": intake_pb2.BIN_KIND_HTTP_LATENCY}
 _STATUS_CODES = (100, 999)
 
 
@@ -141,6 +142,15 @@ def _told_by_counts(table: str, rows: Columns, direction: np.ndarray, asks: np.n
         for what in ("sum_us", "count"):
             code = column_code(f"{table}_{end}_{what}")
             alone.append(cells_of(direction[tells], code, rows[f"latency_{what}"][tells]))
+    in_one_bin = rows["latency_bin"] != 0
+    latency_bin = np.minimum(rows["latency_bin"].astype(np.int64) - 1, HIGHEST_BIN)
+    for kind, tells in zip(_LATENCIES[table], (asks, ~asks), strict=True):
+        alone.append(_binned(kind, in_one_bin & tells, direction, latency_bin, rows["latency_count"]))
+    if table == "http":
+        responses = sum((rows[name].astype(np.int64) for name in HTTP_STATUSES), np.zeros(len(asks), np.int64))
+        has_one, status = rows["status"] != 0, _status_codes(rows["status"])
+        for told, tells in ((by_client, asks), (by_server, ~asks)):
+            told.append(_binned(CellKind.HTTP_STATUS, has_one & tells, direction, status, responses))
     return Told(joined_cells(by_client), joined_cells(by_server), joined_cells(alone))
 
 
@@ -158,18 +168,25 @@ def _active(table: str, rows: Columns, direction: np.ndarray, asks: np.ndarray, 
 
 
 def _told_by_bins(rows: Columns, direction: np.ndarray, asks: np.ndarray) -> Told:
-    kind, latency_bin = rows["kind"], np.minimum(rows["bin"], HIGHEST_BIN)
-    alone = []
-    for told, (of_client, of_server) in _LATENCIES.items():
-        for cell_kind, tells in ((of_client, asks), (of_server, ~asks)):
-            these = (kind == told) & tells
-            alone.append(cells_of(direction[these], code_of(cell_kind, latency_bin[these]), rows["count"][these]))
+    kind, count, latency_bin = rows["kind"], rows["count"], np.minimum(rows["bin"], HIGHEST_BIN)
+    alone = [
+        _binned(cell_kind, (kind == _LATENCY_KINDS[table]) & tells, direction, latency_bin, count)
+        for table, cell_kinds in _LATENCIES.items()
+        for cell_kind, tells in zip(cell_kinds, (asks, ~asks), strict=True)
+    ]
+    is_status, status = kind == intake_pb2.BIN_KIND_HTTP_STATUS, _status_codes(rows["bin"])
+    by_client, by_server = (
+        _binned(CellKind.HTTP_STATUS, is_status & tells, direction, status, count) for tells in (asks, ~asks)
+    )
+    return Told(by_client, by_server, joined_cells(alone))
+
+
+def _binned(kind: CellKind, which: np.ndarray, direction: np.ndarray, bins: np.ndarray, count: np.ndarray) -> Cells:
+    """Return the rows *which* as cells of a kind."""
+    return cells_of(direction[which], code_of(kind, bins[which]), count[which])
+
+
+def _status_codes(told: np.ndarray) -> np.ndarray:
+    """Return statuses with those that are none made 0."""
     lowest, highest = _STATUS_CODES
-    status = np.where((rows["bin"] >= lowest) & (rows["bin"] <= highest), rows["bin"], 0)
-    is_status = kind == intake_pb2.BIN_KIND_HTTP_STATUS
-    by_end = []
-    for tells in (asks, ~asks):
-        these = is_status & tells
-        codes = code_of(CellKind.HTTP_STATUS, status[these])
-        by_end.append(cells_of(direction[these], codes, rows["count"][these]))
-    return Told(by_end[0], by_end[1], joined_cells(alone))
+    return np.where((told >= lowest) & (told <= highest), told, 0)

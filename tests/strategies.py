@@ -264,6 +264,7 @@ class Collector:
 
 
 LATENCY_BIN, LATENCY_US = 200, 31
+OK, UNAVAILABLE = 200, 503
 
 
 def request_row(row: dict, *, udp: bool) -> dict:
@@ -274,17 +275,22 @@ def request_row(row: dict, *, udp: bool) -> dict:
         told |= {"transport": 17, "queries": row["requests"], "noerror": good, "servfail": row["errors"]}
     else:
         told |= {"transport": 6, "status_2xx": good, "status_5xx": row["errors"]}
+        if not (good and row["errors"]):
+            told |= {"status": OK if good else UNAVAILABLE}
+    # What is all in one bin may be told by the row itself, or by bins.
+    if row["requests"] % 2:
+        told |= {"latency_bin": LATENCY_BIN + 1}
     return row | told
 
 
 def bin_rows(request: dict, *, udp: bool) -> list[dict]:
     """Return the bins that go with a row of DNS or HTTP."""
-    if udp:
-        return [request | {"kind": intake_pb2.BIN_KIND_DNS_LATENCY, "bin": LATENCY_BIN, "count": request["requests"]}]
-    latency = {"kind": intake_pb2.BIN_KIND_HTTP_LATENCY, "bin": LATENCY_BIN, "count": request["requests"]}
-    codes = ((200, request["status_2xx"]), (503, request["status_5xx"]))
-    status = [{"kind": intake_pb2.BIN_KIND_HTTP_STATUS, "bin": code, "count": count} for code, count in codes if count]
-    return [request | told for told in (latency, *status)]
+    kind = intake_pb2.BIN_KIND_DNS_LATENCY if udp else intake_pb2.BIN_KIND_HTTP_LATENCY
+    told = [] if "latency_bin" in request else [{"kind": kind, "bin": LATENCY_BIN, "count": request["requests"]}]
+    if not udp and "status" not in request:
+        codes = ((OK, request["status_2xx"]), (UNAVAILABLE, request["status_5xx"]))
+        told += [{"kind": intake_pb2.BIN_KIND_HTTP_STATUS, "bin": code, "count": count} for code, count in codes]
+    return [request | each for each in told]
 
 
 def merged(one: Columns | None, two: Columns) -> Columns:

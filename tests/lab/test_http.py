@@ -55,7 +55,7 @@ def test_keep_alive_with_errors(lab: Lab, ends: str) -> None:
     for metric, end in measured.items():
         found = [point.value for point in exported.points(metric, **names)]
         assert bool(found) == (ends in (end, "both"))
-        assert all(0 < value < 10 for value in found)
+        assert all(0 < value < 10 for value in found), found
 
 
 def test_pipelining_by_ipv6(lab: Lab) -> None:

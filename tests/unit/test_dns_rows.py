@@ -82,6 +82,20 @@ def test_counts_become_rows_and_each_bin_finds_its_row(dtypes):
     assert (of_second["socket"], of_second["process"], of_second["bin"], of_second["count"]) == (2, 8, 80, 1)
 
 
+def test_latencies_that_are_all_in_one_bin_are_told_by_the_row_itself(dtypes):
+    peers = peers_of(dtypes, (1, CLIENT), (2, CLIENT), (3, CLIENT))
+    counts = np.zeros(3, dtypes["dns_counts"])
+    counts["number"], counts["latency_count"] = [77, 5, 6], [4, 5, 0]
+    counts["latency_bin"], counts["latency_bin_count"] = [188, 191, 0], [4, 2, 0]
+    bins = np.zeros(1, dtypes["dns_bin"])
+    bins["entry"], bins["bin"] = 5, 80
+    traffic = DnsTraffic(peers, counts, bins, np.array([3], np.uint32))
+    tables = traffic_rows(traffic, described(peers, counts, np.array([7, 8, 9], np.uint32)))
+    assert tables["dns"]["latency_bin"].tolist() == [188, 0, 0]
+    told = [tables["bins"][name].tolist() for name in ("socket", "process", "bin", "count")]
+    assert told == [[2, 2], [8, 8], [190, 80], [2, 3]]
+
+
 def test_timeouts_are_added_to_the_row_of_their_peer_or_are_rows_of_their_own(dtypes):
     peers = peers_of(dtypes, (1, CLIENT))
     counts = np.zeros(1, dtypes["dns_counts"])

@@ -88,14 +88,30 @@ def test_records_of_a_socket_become_one_row(record):
         record(1, [(STATUS, 200, 4), (LATENCY, 90, 4)], requests=3, latency_sum_ns=7000),
     )
     http, bins = found["http"], found["bins"]
-    assert http["socket"].tolist() == [1, 2]
-    assert http["role"].tolist() == [intake_pb2.ROLE_CONNECTOR, intake_pb2.ROLE_ACCEPTOR]
-    assert [http[name][0] for name in ("requests", "status_2xx", "latency_count", "latency_sum_us")] == [5, 5, 5, 12]
+    assert http["socket"].tolist() == [2, 1]
+    assert http["role"].tolist() == [intake_pb2.ROLE_ACCEPTOR, intake_pb2.ROLE_CONNECTOR]
+    assert [http[name][1] for name in ("requests", "status_2xx", "latency_count", "latency_sum_us")] == [5, 5, 5, 12]
+    assert (http["latency_bin"][1], http["status"][1]) == (0, 0)
     assert sorted(zip(bins["socket"].tolist(), bins["bin"].tolist(), bins["count"].tolist(), strict=True)) == [
         (1, 90, 4),
         (1, 100, 1),
         (1, 200, 5),
-        (2, 200, 1),
+    ]
+
+
+def test_what_is_all_in_one_bin_is_told_by_the_row_itself(record):
+    found = rows_of(
+        record(1, [(STATUS, 404, 3), (LATENCY, 160, 2)], requests=3),
+        record(2, [(STATUS, 200, 1), (STATUS, 204, 1), (LATENCY, 161, 2)]),
+        record(3, [(STATUS, 200, 1), (CLASS, 2, 1), (LATENCY, 160, 1), (LATENCY, 162, 1)]),
+        record(4, [], requests=1),
+    )
+    http, bins = found["http"], found["bins"]
+    told = [http[name].tolist() for name in ("latency_bin", "latency_count", "status", "status_2xx", "status_4xx")]
+    assert told == [[161, 162, 0, 0], [2, 2, 2, 0], [404, 0, 0, 0], [0, 2, 2, 0], [3, 0, 0, 0]]
+    assert sorted(zip(bins["socket"].tolist(), bins["bin"].tolist(), bins["count"].tolist(), strict=True)) == [
+        *((2, 200, 1), (2, 204, 1)),
+        *((3, 160, 1), (3, 162, 1), (3, 200, 1)),
     ]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from intake.columns import TCP_COLUMNS, empty_columns
-from intake.merge import merge_rows
+from intake.merge import merge_rows, merge_some
 
 
 def table(**columns):
@@ -56,3 +56,11 @@ def test_a_sum_stops_at_the_greatest_value_of_its_column():
 
 def test_no_rows():
     assert len(merge_rows(TCP_COLUMNS, [empty_columns()])["socket"]) == 0
+
+
+def test_of_some_rows_those_with_equal_keys_become_one_and_the_others_stay():
+    rows = table(socket=[7, 8, 7, 9, 9], bytes_sent=[1, 2, 4, 8, 16])
+    merged = merge_some(TCP_COLUMNS, rows, np.array([True, True, True, False, False]))
+    assert merged["socket"].tolist() == [9, 9, 7, 8]
+    assert merged["bytes_sent"].tolist() == [8, 16, 5, 2]
+    assert merge_some(TCP_COLUMNS, rows, np.zeros(5, bool)) is rows

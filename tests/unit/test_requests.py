@@ -144,6 +144,33 @@ def test_bins_are_those_of_the_end_that_measured_and_status_codes_are_counted_on
         assert bins_of(window, CellKind.HTTP_STATUS, level) == {("app", 0): 2, ("app", 200): 2, ("app", 404): 2}
 
 
+def test_rows_that_tell_their_bin_themselves_are_as_good_as_bins(feed):
+    latencies = {"requests": 3, "status_4xx": 3, "latency_count": 3, "latency_sum_us": 9}
+    feed.take(0, 3, http=(connector_row(**latencies, latency_bin=211, status=404),))
+    answers = {"status_4xx": 2, "status_other": 1, "latency_count": 2}
+    feed.take(1, 3, http=(acceptor_row(**answers, latency_bin=206, status=65535),))
+    feed.take(0, 3, dns=(query_row(queries=2, latency_count=2, latency_bin=1),))
+    feed.take(1, 3, dns=(answer_row(latency_count=1, latency_bin=65535),))
+    window = feed.seal(heard=HEARD)
+    for level in (0, 1):
+        assert bins_of(window, CellKind.HTTP_CLIENT, level) == {("app", 210): 3}
+        assert bins_of(window, CellKind.HTTP_SERVER, level) == {("app", 205): 2}
+        assert bins_of(window, CellKind.HTTP_STATUS, level) == {("app", 404): 3}
+        assert bins_of(window, CellKind.DNS_CLIENT, level) == {("app", 0): 2}
+        assert bins_of(window, CellKind.DNS_SERVER, level) == {("app", 511): 1}
+
+
+def test_rows_that_wait_keep_their_bins_apart(feed, monkeypatch):
+    monkeypatch.setattr("reducer.window.MOST_UNFOLDED_ROWS", 10)
+    for i in range(60):
+        row = connector_row(requests=1, status_2xx=1, latency_count=1, latency_bin=201 + i % 2, status=200 + i % 3)
+        feed.take(0, 3, http=(row,))
+    assert feed.pipeline.statistics().rows_open < 20
+    window = feed.seal()
+    assert bins_of(window, CellKind.HTTP_CLIENT) == {("app", 200): 30, ("app", 201): 30}
+    assert bins_of(window, CellKind.HTTP_STATUS) == {("app", code): 20 for code in (200, 201, 202)}
+
+
 def test_latency_bins_that_cannot_be_are_the_highest(feed):
     row = query_row(kind=intake_pb2.BIN_KIND_DNS_LATENCY, bin=65535, count=1)
     feed.take(0, 3, bins=(row,))
