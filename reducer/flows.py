@@ -13,6 +13,8 @@ import numpy as np
 # A flow takes about 200 bytes.
 MOST_FLOWS = 2_000_000
 IDLE_WINDOWS = 10
+# Of a flow that a collector which is away may have more to tell of; collectors keep batches about as long.
+AWAY_WINDOWS = 120
 KEY_WORDS: Final = 6
 """uint64 words of a flow's key: the low address, the high address, protocol and ports, scope."""
 
@@ -130,8 +132,15 @@ class FlowTable:
             self._slot = np.insert(self._slot, at[new], slots[new])
         return slots
 
-    def forget(self, window: int, finished: np.ndarray) -> np.ndarray:
+    def idle(self, window: int) -> np.ndarray:
+        """Return the slots that were idle for `IDLE_WINDOWS`, but not yet for `AWAY_WINDOWS`."""
+        idle_for = window - self.last_seen[self._slot]
+        return self._slot[(idle_for >= IDLE_WINDOWS) & (idle_for < AWAY_WINDOWS)]
+
+    def forget(self, window: int, finished: np.ndarray, awaited: np.ndarray) -> np.ndarray:
         """Forget the *finished* slots, those idle for `IDLE_WINDOWS`, and beyond the bound those idle the longest.
+
+        The *awaited* slots are kept, idle or not, but for the bound.
 
         Returns:
             The slots that were forgotten, whose columns stay as they are until they are given again.
@@ -139,8 +148,9 @@ class FlowTable:
         """
         keep = np.ones(len(self.last_seen), bool)
         keep[finished] = False
-        idle_until = window - IDLE_WINDOWS
-        kept = keep[self._slot] & (self.last_seen[self._slot] > idle_until)
+        seen = self.last_seen > window - IDLE_WINDOWS
+        seen[awaited] = True
+        kept = keep[self._slot] & seen[self._slot]
         excess = int(np.count_nonzero(kept)) - self._most_flows
         if excess > 0:
             remaining = np.flatnonzero(kept)

@@ -184,7 +184,8 @@ class Matcher:
         moment = np.concatenate((np.zeros(len(slots), np.int64), own.moment_ns))
         began, told = (np.concatenate((np.where(moment, moment, each[of_flow]), strange)) for each in (began, told))
         connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
-        self.agreement.forgotten(flows, flows.forget(window, self._finished(slots)))
+        awaited = self._awaited(flows.idle(window), (owners.session != 0) & ~heard)
+        self.agreement.forgotten(flows, flows.forget(window, self._finished(slots), awaited))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
         values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
@@ -288,6 +289,22 @@ class Matcher:
         sender_balance[at] = _fitting(said - amount, counter)
         receiver_balance[at] = _fitting(witnessed - amount, counter)
         return amount, witnessed > amount
+
+    def _awaited(self, idle: np.ndarray, away: np.ndarray) -> np.ndarray:
+        """Return those of *idle* slots of which an end has told less than was emitted, and may tell the rest later.
+
+        If they were forgotten, that would be emitted again. *away* tells by owner whether its collector is.
+        """
+        at = by_side(idle)
+        at_away = away[self.flows.owner[at]]
+        if not at_away.any():
+            return idle[:0]
+        behind = np.isin(at, self.requests.at)
+        for counter in COUNTERS:
+            behind |= self.flows.sender[counter.name][at] < 0
+            behind |= other(self.flows.receiver[counter.name][at]) < 0
+        awaited: np.ndarray = idle[(behind & at_away).reshape(-1, 2).any(axis=1)]
+        return awaited
 
     def _finished(self, slots: np.ndarray) -> np.ndarray:
         """Return the slots of flows of which nothing more is to come: closed, and told in full by both ends."""

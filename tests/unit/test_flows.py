@@ -40,7 +40,7 @@ def test_slots_of_forgotten_flows_are_used_again_clean():
     columns = [flows.owner, flows.knows, flows.done, *flows.sender.values(), *flows.receiver.values()]
     for column in (*columns, flows.connector, flows.pending):
         column[:] = 1
-    flows.forget(0, slots)
+    flows.forget(0, slots, NONE)
     assert len(flows) == 0
     again = add(flows, *range(1024))
     assert sorted(again.tolist()) == sorted(slots.tolist())
@@ -53,7 +53,7 @@ def test_idle_flows_are_forgotten():
     flows = FlowTable()
     slots = add(flows, 1, 2)
     flows.last_seen[slots] = [100, 101]
-    flows.forget(100 + IDLE_WINDOWS, NONE)
+    flows.forget(100 + IDLE_WINDOWS, NONE, NONE)
     assert flows.slots.tolist() == [slots[1]]
     assert flows.untracked == 0
 
@@ -62,7 +62,7 @@ def test_beyond_the_bound_those_idle_the_longest_go():
     flows = FlowTable(most_flows=2)
     slots = add(flows, 1, 2, 3, 4)
     flows.last_seen[slots] = [7, 5, 8, 6]
-    flows.forget(8, NONE)
+    flows.forget(8, NONE, NONE)
     assert sorted(flows.slots.tolist()) == sorted(slots[[0, 2]].tolist())
     assert flows.untracked == 2
 

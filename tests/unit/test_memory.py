@@ -42,6 +42,36 @@ def test_flows_are_forgotten_after_idle_windows():
         assert feed.pipeline.statistics().flows == (2 if index < 10 else 1)
 
 
+def cut_off(windows):
+    """Have the client's collector be away for so many windows, and then tell what the server told: how much it adds."""
+    feed = two_hosts()
+    feed.take(0, 3, connector_row(bytes_sent=5, opened=1))
+    feed.take(1, 3, acceptor_row(bytes_received=5, opened=1))
+    feed.seal(heard=(0, 1))
+    feed.take(1, 33, acceptor_row(bytes_received=70))
+    assert series_of(feed.seal(1, heard=(1,)))[("wget", "nginx")]["bytes"] == 70
+    for index in range(2, windows):
+        feed.take(1, index * 30 + 3, acceptor_row(remote_port=2, bytes_received=1, socket=3))
+        feed.seal(index, heard=(1,))
+    feed.take(0, 34, connector_row(bytes_sent=70))
+    told = series_of(feed.seal(windows, heard=(0, 1)))
+    return feed, sum(values.get("bytes", 0) for values in told.values())
+
+
+def test_what_a_collector_that_was_away_tells_of_an_idle_flow_is_not_counted_again():
+    feed, told_again = cut_off(30)
+    assert told_again == 0
+    for index in range(31, 45):
+        feed.take(1, index * 30 + 3, acceptor_row(remote_port=2, bytes_received=1, socket=3))
+        feed.seal(index, heard=(0, 1))
+    assert feed.pipeline.statistics().flows == 1, "nothing is awaited any more"
+
+
+def test_a_collector_is_not_awaited_for_ever():
+    _, told_again = cut_off(130)
+    assert told_again == 70
+
+
 def test_too_many_flows_push_out_those_that_were_idle_the_longest():
     feed = two_hosts(most_flows=3)
     feed.take(0, 3, *(connector_row(local_port=port, bytes_sent=1) for port in (1, 2)))
