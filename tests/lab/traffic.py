@@ -196,6 +196,7 @@ class Wrk:
         paths: Sequence[str] = ("/",),
     ) -> None:
         self._nginx = nginx
+        self._client = client
         self._requests = requests
         script = programs.directory / "wrk.lua"
         script.write_text(WRK_SCRIPT)
@@ -208,9 +209,12 @@ class Wrk:
     def finish(self, timeout_s: float = 120.0) -> int:
         """Wait until all requests are answered; return the bytes of the responses as the client counted them."""
         wait_until(lambda: self._nginx.logged() >= self._requests, timeout_s, "wrk's requests")
-        time.sleep(0.2)  # for the last answers to reach the client
+        wait_until(self._all_read, timeout_s, "wrk to read the last answers")
         assert self._wrk.stop(signal.SIGINT) == 0
         counts = self._wrk.wait_for(r"requests=(\d+) bytes=(\d+) failed=(\d+)")
         requests, response_bytes, failed = map(int, counts.groups())
         assert (requests, failed) == (self._requests, 0), self._wrk.tail()
         return response_bytes
+
+    def _all_read(self) -> bool:
+        return not any(socket.queued for host in (self._nginx.host, self._client) for socket in live_sockets(host))

@@ -120,6 +120,17 @@ def test_a_server_that_comes_back_when_the_client_is_gone_tells_nothing_twice(fe
     assert series_of(feed.seal(6, heard=(1,)))["app", "named"]["http_requests"] == 3
 
 
+@pytest.mark.parametrize(("udp", "counted"), [({"baseline": 1, "packets_sent": 3}, 7), ({}, 3)], ids=["UDP", "no UDP"])
+def test_a_client_whose_socket_was_open_before_its_collector(feed, udp, counted):
+    feed.take(1, 3, dns=(answer_row(queries=4),))
+    feed.take(1, 25, dns=(answer_row(queries=3),))
+    feed.take(0, 25, dns=(query_row(queries=3),), udp=(connector_row(socket=11, remote_port=53) | udp,) if udp else ())
+    assert series_of(feed.seal(heard=HEARD))["app", "DNS"]["dns_queries"] == counted
+    feed.take(1, 35, dns=(answer_row(queries=2),))
+    feed.take(0, 35, dns=(query_row(queries=2),))
+    assert series_of(feed.seal(1, heard=HEARD))["app", "DNS"]["dns_queries"] == 2
+
+
 def test_a_silent_end_keeps_its_name_and_a_late_one_has_it(feed):
     feed.take(0, 3, dns=(query_row(remote_port=5353, queries=1),))
     feed.take(1, 31, dns=(answer_row(local_port=5353, queries=1),))
