@@ -33,6 +33,13 @@ def same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return equal
 
 
+def in_loopback(endpoints: np.ndarray) -> np.ndarray:
+    """Return which `ENDPOINTS` have a loopback address at either end."""
+    local, remote = map(_loopback, _addresses(endpoints))
+    either: np.ndarray = local | remote
+    return either
+
+
 class EndpointKeys:
     """Gives `ENDPOINTS` keys by which they are told apart; the way is secret, since others choose addresses and ports.
 
@@ -51,12 +58,9 @@ class EndpointKeys:
             network_namespace: uint32, inode numbers.
 
         """
-        addresses = [
-            np.ascontiguousarray(endpoints[name]).view(np.uint64).reshape(-1, 2)
-            for name in ("local_address", "remote_address")
-        ]
+        addresses = _addresses(endpoints)
         ports = endpoints["local_port"].astype(np.uint64) << np.uint64(16) | endpoints["remote_port"]
-        scope = np.where(_loopback(addresses[0]) | _loopback(addresses[1]), network_namespace, 0).astype(np.uint64)
+        scope = np.where(in_loopback(endpoints), network_namespace, 0).astype(np.uint64)
         words = [column for address in addresses for column in address.T]
         words += [ports | protocol.astype(np.uint64) << _SHIFT, scope]
         key = np.zeros(len(endpoints), np.uint64)
@@ -64,6 +68,14 @@ class EndpointKeys:
             key = (key ^ word ^ add) * multiply
             key ^= key >> _SHIFT
         return key
+
+
+def _addresses(endpoints: np.ndarray) -> list[np.ndarray]:
+    """Return the local and the remote addresses, each as (n, 2) uint64."""
+    return [
+        np.ascontiguousarray(endpoints[name]).view(np.uint64).reshape(-1, 2)
+        for name in ("local_address", "remote_address")
+    ]
 
 
 def _loopback(address: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from intake.clock import SECOND_NS
 from kernel_collector.chosen_endpoints import ChosenEndpoints
-from kernel_collector.endpoints import ENDPOINTS, EndpointKeys, other_end, same
+from kernel_collector.endpoints import ENDPOINTS, EndpointKeys, in_loopback, other_end, same
 from kernel_collector.socket_index import SocketIndex
 from kernel_collector.structured import opaque
 
@@ -148,8 +148,8 @@ class Translations:
         slots = np.where(rows.of_packets, self._by_original.find(turned_keys), -1)
         other_undone, by_other_undone = self._found(slots, "original", turned)
 
-        of_first_ends = np.concatenate((by_first[first & rows.of_sockets], by_first_done[first_done & rows.of_sockets]))
-        self._table["first_end_here"][of_first_ends] = True
+        for which, slots in ((first, by_first), (first_done, by_first_done)):
+            self._note_first_ends(slots[which & rows.of_sockets], rows.network_namespaces[which & rows.of_sockets])
         here = self._table["first_end_here"]
         endpoints = np.where(known, chosen, rows.endpoints)
         changed = known.copy()
@@ -164,6 +164,16 @@ class Translations:
             endpoints[these] = other_end(given) if turn else given
             changed[these] = True
         return endpoints, changed
+
+    def _note_first_ends(self, slots: np.ndarray, network_namespaces: np.ndarray) -> None:
+        """Note that rows of the first ends' sockets, in these namespaces, were seen.
+
+        A pair with a loopback address means nothing to a first end in another namespace, such as a pod that dials a
+        service which a program of the node answers on 127.0.0.1: it is as if that end was on another machine.
+        """
+        beyond_reach = in_loopback(self._table["translated"][slots])
+        beyond_reach &= self._table["network_namespace"][slots] != network_namespaces
+        self._table["first_end_here"][slots[~beyond_reach]] = True
 
     def _found(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which *slots* hold a translation with these *endpoints* by *name*, and the slots."""

@@ -56,6 +56,7 @@ from reducer.match import (
 )
 from reducer.owners import UNKNOWN_OWNER
 from reducer.ports import split_by_owner
+from reducer.receivers import SharedReceivers
 from reducer.request_balances import RequestBalances
 from reducer.requests import Requests
 from reducer.rows import SOCKETS, no_rows
@@ -114,6 +115,7 @@ class Matcher:
         self.flows = FlowTable(most_flows)
         self.requests = RequestBalances()
         self.agreement = Agreement()
+        self._receivers = SharedReceivers()
         self.seed = secrets.randbits(64)
 
     @property
@@ -146,6 +148,7 @@ class Matcher:
         """
         flows = self.flows
         grouped = group(tables.get(SOCKETS) or [no_rows()], owners, self.seed)
+        grouped = self._receivers.hear_one(window, grouped, owners)
         requests = Requests(tables, grouped.hashes, owners, self.seed)
         slots = np.concatenate(
             (

@@ -192,6 +192,41 @@ def test_translated_before_the_start_and_forgotten_by_the_kernel_before_the_end(
         assert exported.total("tcp.closed_sockets", **ends) == 1
 
 
+def test_a_pods_dial_that_ends_on_the_loopback_of_its_node(lab: Lab) -> None:
+    """As the node's cache of the DNS, or its proxy of instance metadata, may listen."""
+    node, service = lab.host("node"), "10.96.0.1"
+    pod = lab.network.behind(node, "pod")
+    node.run("sysctl", "-qw", "net.ipv4.conf.all.route_localnet=1")
+    rule = f"ip daddr {service} meta l4proto {{ tcp, udp }} th dport {UDP_PORT} dnat to 127.0.0.1"
+    node.run(
+        *("nft", "-f", "-"),
+        input=f"table ip services {{ chain in {{ type nat hook prerouting priority -100;\n{rule}\n}}\n}}\n",
+    )
+    reducer = lab.start_reducer_with_sink("--keep-loopback")
+    collector = lab.start_collector(node, node, pod)
+    exchange_datagrams(pod, service, node)
+    with node.entered():
+        listener = socket.create_server(("127.0.0.1", UDP_PORT))
+    with (
+        listener,
+        pod.entered(),
+        socket.create_connection((service, UDP_PORT)) as client,
+        listener.accept()[0] as server,
+    ):
+        client.sendall(b"x" * 7000)
+        client.shutdown(socket.SHUT_WR)
+        while server.recv(1 << 16):
+            pass
+    time.sleep(0.5)
+    lab.finish(reducer, collector)
+    exported = Exported(lab.sink.points())
+    ends = {"source__ip": pod.ipv4, "dest__ip": service}
+    assert exported.total("tcp.bytes", **ends) == exported.total("tcp.bytes", source__ip=pod.ipv4) == 7000
+    assert exported.total("tcp.new_sockets", **ends) == exported.total("tcp.new_sockets", source__ip=pod.ipv4) == 1
+    assert exported.total("udp.bytes", **ends) == exported.total("udp.bytes", source__ip=pod.ipv4) == DATAGRAMS * BLOCK
+    assert not exported.points("tcp.bytes", dest__ip="127.0.0.1")
+
+
 def test_what_a_machine_redirects_to_a_port_of_its_own(lab: Lab) -> None:
     host, service = lab.host("host"), "10.96.0.1"
     rules = (

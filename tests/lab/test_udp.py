@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # iperf3 begins with a datagram of 4 bytes each way (iperf_udp_connect).
 GREETING_BYTES = 4
 BLOCK_BYTES = 1200
+GROUP_PORT = 5400
 
 
 def datagrams(host: Host) -> dict[str, int]:
@@ -115,6 +117,29 @@ def test_a_server_of_many_peers_and_one_that_drops(lab: Lab) -> None:
     assert exported.total("udp.active", source__ip=server.ipv4, dest__ip=client.ipv4) >= 200
 
 
+@pytest.mark.parametrize(
+    ("group", "sender"), [("239.1.2.3", "unwatched"), ("ff05::1234", "before"), ("255.255.255.255", "unwatched")]
+)
+def test_what_several_receive_of_one_datagram_counts_once(lab: Lab, group: str, sender: str) -> None:
+    """What only receivers tell of, or a sender that was there before its collector."""
+    one, other, source = lab.host("one"), lab.host("other"), lab.host("source")
+    address = source.ipv6 if ":" in group else source.ipv4
+    source.run("ip", "route", "add", "default", "dev", "eth0")
+    with contextlib.ExitStack() as stack:
+        sending = stack.enter_context(udp_socket(source, address))
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        reducer = lab.start_reducer_with_sink()
+        collectors = [lab.start_collector(host) for host in (one, other, *([source] if sender == "before" else []))]
+        members = [stack.enter_context(_member(host, group)) for host in (one, one, other)]
+        for _ in range(10):
+            sending.sendto(b"x" * 100, (group, GROUP_PORT))
+            for member in members:
+                assert len(member.recv(1000)) == 100
+        lab.finish(reducer, *collectors)
+    exported = Exported(lab.sink.points())
+    assert totals(exported, address, group) == (1000, 10)
+
+
 def test_udp_that_is_switched_off_is_not_counted(lab: Lab) -> None:
     host = lab.host("host")
     reducer = lab.start_reducer_with_sink()
@@ -154,6 +179,23 @@ def test_where_udp_is_refused_it_is_told_once_and_tcp_is_counted(lab: Lab) -> No
     assert exported.total("tcp.bytes", source__ip=host.ipv4, dest__ip=lab.centre.ipv4) >= 777
     assert not exported.points("udp.bytes")
     assert collector.output().count("UDP is not watched") == 1
+
+
+def _member(host: Host, group: str) -> socket.socket:
+    """Return a socket that receives what is sent to *group*, beside others."""
+    with host.entered():
+        opened = socket.socket(socket.AF_INET6 if ":" in group else socket.AF_INET, socket.SOCK_DGRAM)
+        device = socket.if_nametoindex("eth0")
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    opened.settimeout(5)
+    if ":" in group:
+        joined = socket.inet_pton(socket.AF_INET6, group) + struct.pack("I", device)
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, joined)
+    elif group != "255.255.255.255":
+        joined = socket.inet_aton(group) + socket.inet_aton(host.ipv4)
+        opened.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+    opened.bind(("", GROUP_PORT))
+    return opened
 
 
 def _sent(host: Host, family: str) -> int:

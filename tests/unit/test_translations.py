@@ -187,6 +187,17 @@ def test_loopback_addresses_mean_something_in_their_namespace_alone():
     assert given == [redirected[1], redirected[0]]
 
 
+@pytest.mark.parametrize("name", ["tcp", "udp"])
+def test_a_pod_whose_service_is_a_program_on_the_nodes_loopback_is_one_flow_with_it(name):
+    program = ("127.0.0.1", 8082)
+    table = table_of((pair(POD, SERVICE), pair(POD, program), UDP if name == "udp" else TCP))
+    namespaces = [POD_NAMESPACE, NAMESPACE]
+    given = translated(table, pair(POD, SERVICE), pair(program, POD), name=name, network_namespace=namespaces)
+    assert given == [pair(POD, SERVICE), pair(SERVICE, POD)]
+    given = translated(table, pair(program, POD), name=name)
+    assert given == [pair(SERVICE, POD)], "also where its row comes later"
+
+
 def test_a_dump_ends_what_it_does_not_tell_in_its_namespace():
     other = (pair(("10.0.0.2", 1), SERVICE), pair(("10.0.0.2", 1), POD))
     elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
