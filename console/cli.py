@@ -11,14 +11,17 @@ from typing import Any
 
 import click
 
-from console.query import FORMATS, query
-from console.replay import replay
-from console.run import run_and_show
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
+from daemon.parts import part
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
-from reducer.options import VARIABLE_PREFIX, reducer_options, settings_from
+
+with part("reducer"):
+    from console.query import FORMATS, query
+    from console.replay import replay
+    from console.run import run_and_show
+    from reducer.options import VARIABLE_PREFIX, reducer_options, settings_from
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -11,10 +11,13 @@ import click
 
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
+from daemon.parts import part
 from daemon.version import VERSION
-from k8s_collector.collector import collect
-from k8s_collector.once import print_once
-from k8s_collector.options import collector_options, settings_from
+
+with part("k8s"):
+    from k8s_collector.collector import collect
+    from k8s_collector.once import print_once
+    from k8s_collector.options import collector_options, settings_from
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,9 +10,12 @@ import click
 from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
 from daemon.open_files import allow_open_files
+from daemon.parts import part
 from daemon.version import VERSION
-from reducer.options import reducer_options, settings_from
-from reducer.service import serve
+
+with part("reducer"):
+    from reducer.options import reducer_options, settings_from
+    from reducer.service import serve
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -1,0 +1,19 @@
+"""Parts of the package whose libraries need not be installed, as the extras of pyproject.toml."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def part(extra: str) -> Iterator[None]:
+    """Import a part within; where a library of it is missing, exit with one line that says how to get it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        sys.exit(f"error: the package {error.name} is not installed: run ./build.sh setup, or pip install '.[{extra}]'")
