@@ -60,6 +60,8 @@ enum {
 	IPPROTO_DSTOPTS = 60,
 	ETH_P_IP = 0x0800,
 	ETH_P_IPV6 = 0x86DD,
+	SO_EE_ORIGIN_ICMP = 2,
+	SO_EE_ORIGIN_ICMP6 = 3,
 };
 
 enum tcp_state {
@@ -142,8 +144,14 @@ struct sock_cgroup_data {
 	struct cgroup *cgroup;
 };
 
+struct sk_buff_head {
+	struct sk_buff *prev; /* the last of them */
+	u32 qlen;
+};
+
 struct sock {
 	struct sock_common __sk_common;
+	struct sk_buff_head sk_error_queue;
 	struct sock_cgroup_data sk_cgrp_data;
 	u16 sk_protocol;
 	s32 sk_err;
@@ -216,6 +224,16 @@ struct sk_buff {
 	u32 end; /* from head on, to where struct skb_shared_info is */
 	u8 *head;
 	u8 *data;
+	u8 cb[48];
+};
+
+struct sock_extended_err {
+	u32 ee_errno;
+	u8 ee_origin;
+};
+
+struct sock_exterr_skb { /* cb of what is in sk_error_queue */
+	struct sock_extended_err ee;
 };
 
 struct skb_shared_info {

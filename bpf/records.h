@@ -32,7 +32,7 @@ struct tcp_record {
 	u8 kind;
 	u8 state;     /* new state of an event, present state of a live socket */
 	u8 old_state; /* of an event */
-	u8 error;     /* sk_err */
+	u8 error;     /* sk_err; where a connecting socket has none, what ICMP told */
 	u8 fin_received;
 	u8 padding[3];
 	u8 local_address[16];

@@ -44,6 +44,21 @@ static __always_inline void write_counters(struct tcp_record *record, struct tcp
 	record->fin_received = sk->__sk_common.skc_flags >> bpf_core_enum_value(enum sock_flags, SOCK_DONE) & 1;
 }
 
+/* The error by ICMP that a connecting socket was told of last. Where it comes while the program is in connect(2), the
+ * socket goes on, the program learns of it by SO_ERROR, which takes it away from the socket, and closes. What is queued
+ * for IP_RECVERR stays: tcp_v4_err() queues it whether or not the program asked for it (45af29ca761c). */
+static __always_inline u8 error_by_icmp(struct sock *sk)
+{
+	struct sock_exterr_skb *queued;
+	u8 origin;
+
+	if (!sk->sk_error_queue.qlen)
+		return 0;
+	queued = (struct sock_exterr_skb *)&sk->sk_error_queue.prev->cb;
+	origin = BPF_CORE_READ(queued, ee.ee_origin);
+	return origin == SO_EE_ORIGIN_ICMP || origin == SO_EE_ORIGIN_ICMP6 ? BPF_CORE_READ(queued, ee.ee_errno) : 0;
+}
+
 static __always_inline enum tcp_record_kind kind_of_event(int old_state, int new_state)
 {
 	switch (new_state) {
@@ -92,6 +107,8 @@ int BPF_PROG(tcp_state_changed, struct sock *sk, int old_state, int new_state)
 		write_owner(bpf_get_current_task_btf(), &record->process_start_ns, &record->pid, record->comm);
 	else
 		write_counters(record, tcp);
+	if (kind == TCP_RECORD_CLOSED && old_state == TCP_SYN_SENT && !record->error)
+		record->error = error_by_icmp(sk);
 	submit_events(record);
 	return 0;
 }

@@ -258,6 +258,28 @@ def test_connects_that_fail_and_why(watched, family):
     assert rows["opened"].sum() == 0
 
 
+def test_a_program_that_asks_at_once_why_its_connect_failed(watched):
+    """It is told of an error by ICMP that came within connect(), which leaves the socket as it was, and closes."""
+    answers = {port: answer for port, answer in ANSWERS["ipv4"].items() if "icmp" in answer[0]}
+    rules = "; ".join(f"tcp dport {port} {verdict}" for port, (verdict, _) in answers.items())
+    watched.server.firewall("answers", input_rules=rules)
+    watched.server.run("sysctl", "-qw", "net.ipv4.icmp_ratelimit=0")
+    asked = {}
+    for port, (_, reason) in answers.items():
+        with watched.client.entered():
+            one = socket.socket()
+        with one:
+            one.settimeout(0)
+            assert one.connect_ex((watched.server.ipv4, port)) == errno.EINPROGRESS
+            wait_for_ends([one])
+            assert one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+            asked[cookie(one)] = reason
+    rows = watched.rows()
+    assert {key: rows["failure"][rows["socket"] == key].max() for key in asked} == {
+        key: FAILURE[reason] for key, reason in asked.items()
+    }
+
+
 def wait_for_ends(sockets):
     """Wait until each has failed."""
     poll = select.poll()
