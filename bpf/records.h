@@ -55,6 +55,12 @@ struct udp_record {
 	char comm[16]; /* of the process's first thread */
 };
 
+/* What a UDP socket had dropped when it did so last. */
+struct udp_dropped {
+	u32 before; /* this count began; both wrap */
+	u32 now;
+};
+
 /* Whose traffic an entry counts: a socket and one of its peers, as the packets name them. A remote end of zeros stands
  * for all peers beyond the limit. */
 struct udp_peer {

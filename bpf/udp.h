@@ -3,11 +3,13 @@
 
 #define MOST_UDP_SOCKETS (1 << 16)
 #define MOST_UDP_ENTRIES (1 << 17) /* between two polls, each 200 bytes while it is used */
+#define MOST_UDP_DROPPED (1 << 12) /* sockets that drop datagrams: those that did lately */
 #define UDP_HEADER_BYTES 8
 
 const struct udp_record *udp_record; /* puts the structs into the object's BTF */
 const struct udp_peer *udp_peer;
 const struct udp_traffic *udp_traffic;
+const struct udp_dropped *udp_dropped_record;
 
 /* Set before load: how many peers of a socket are told apart between two polls. */
 const volatile u32 udp_most_peers = 4096;
@@ -147,6 +149,33 @@ static __always_inline u32 drops(struct sock *sk)
 			return counters->drops0.counter + counters->drops1.counter;
 	}
 	return sk->sk_drops.counter;
+}
+
+/* By cookie: of a socket that ends before the next poll nothing else tells what it dropped. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MOST_UDP_DROPPED);
+	__type(key, u64);
+	__type(value, struct udp_dropped);
+} udp_dropped SEC(".maps");
+
+/* A socket drops a datagram for want of room; its count has risen already. */
+SEC("tp_btf/udp_fail_queue_rcv_skb")
+int BPF_PROG(udp_no_room, int error, struct sock *sk)
+{
+	u32 now = drops(sk);
+	struct udp_dropped new = { .before = now - 1, .now = now }, *known;
+	u64 cookie;
+
+	if (sk->sk_protocol != IPPROTO_UDP || !is_watched(sk->__sk_common.skc_net.net->ns.inum))
+		return 0;
+	cookie = bpf_get_socket_cookie(sk);
+	known = bpf_map_lookup_elem(&udp_dropped, &cookie);
+	if (known)
+		known->now = now;
+	else
+		bpf_map_update_elem(&udp_dropped, &cookie, &new, BPF_NOEXIST);
+	return 0;
 }
 
 /* A record for each file descriptor that is a UDP socket, of every network namespace and of the reader's pid namespace. */

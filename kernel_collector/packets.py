@@ -29,6 +29,7 @@ UDP_FUNCTIONS = ("udp_sent_ipv4", "udp_sent_ipv6", "udp_received")
 UDP_SOCKETS = "udp_sockets"
 UDP_CREATED = "udp_created"
 UDP_PROCESSES = "udp_of_processes"
+UDP_NO_ROOM = "udp_no_room"
 HTTP_CLOSED = "http_socket_closed"
 # How the names of each concern's maps and programs begin; all others are always made and loaded.
 PREFIXES = {"udp": ("udp_",), "dns": ("dns_", UDP_SOCKETS, UDP_CREATED, UDP_PROCESSES), "http": ("http_",)}
@@ -159,6 +160,8 @@ def _attach(opened: BpfObject, cgroup: Path, watched: Collection[str]) -> None:
     try:
         if {"udp", "dns"} & set(watched):
             _attach_udp(opened, directory)
+        if "udp" in watched:
+            opened.attach(UDP_NO_ROOM)
         if "http" in watched:
             opened.attach(HTTP_CLOSED)
         for program in PACKETS:
@@ -188,7 +191,7 @@ def _udp_functions(
             _attach_udp(opened, directory)
         finally:
             os.close(directory)
-        for program in UDP_FUNCTIONS:
+        for program in (*UDP_FUNCTIONS, UDP_NO_ROOM):
             opened.attach(program)
     except (OSError, BtfError) as error:
         _LOGGER.debug("UDP is not counted in the kernel's functions for it: %s", error)

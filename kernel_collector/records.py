@@ -54,6 +54,7 @@ UDP_FIELDS = {
         *("bytes_sent", "bytes_received", "packets_sent", "packets_received", "network_namespace"),
         *("cgroup", "pid", "process_start_ns", "comm"),
     ),
+    "udp_dropped": ("before", "now"),
 }
 DROP_FIELDS = {
     "drop_key": (
@@ -102,7 +103,7 @@ def tcp_record_dtype(btf: Btf) -> np.dtype:
 
 
 def udp_record_dtypes(btf: Btf) -> tuple[np.dtype, ...]:
-    """Return the dtypes of `struct udp_record`, `udp_peer` and `udp_traffic`: integers, addresses as V16, comm as S16.
+    """Return the dtypes of the structs in `UDP_FIELDS`: integers, addresses as V16, comm as S16.
 
     Raises:
         BtfError: the object lacks one of `UDP_FIELDS`.

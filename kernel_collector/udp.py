@@ -8,7 +8,7 @@ import numpy as np
 
 from kernel_collector.exchanged_maps import ExchangedMaps
 from kernel_collector.libbpf import open_iterator, read_iterator
-from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_FUNCTIONS, UDP_PROCESSES
+from kernel_collector.packets import PACKETS, UDP_CREATED, UDP_FUNCTIONS, UDP_NO_ROOM, UDP_PROCESSES
 from kernel_collector.records import udp_record_dtypes
 
 if TYPE_CHECKING:
@@ -21,6 +21,21 @@ class UdpTraffic(NamedTuple):
 
     peers: np.ndarray
     counts: np.ndarray
+
+
+class UdpDropped(NamedTuple):
+    """What sockets had dropped when they did so last, those that did lately: a row each, numbers that wrap.
+
+    Attributes:
+        cookies: uint64.
+        before: uint32, before the first drop that was seen.
+        now: uint32.
+
+    """
+
+    cookies: np.ndarray
+    before: np.ndarray
+    now: np.ndarray
 
 
 class UdpProbe:
@@ -39,7 +54,7 @@ class UdpProbe:
     def __init__(self, packets: Packets) -> None:
         self._object = packets.require("udp")
         self._in_functions = packets.in_udp_functions
-        self._record, self._peer, self._traffic = udp_record_dtypes(self._object.btf)
+        self._record, self._peer, self._traffic, self._dropped = udp_record_dtypes(self._object.btf)
         self._variables = self._object.variables()
         self._maps = ExchangedMaps(
             self._object, "udp_counts", self._variables["udp_entries_added"], self._peer, self._traffic
@@ -61,6 +76,11 @@ class UdpProbe:
         self._variables["udp_generation"][0] += 1
         return UdpTraffic(*self._maps.drain())
 
+    def dropped(self) -> UdpDropped:
+        """Return what sockets dropped, whether or not they are still there."""
+        cookies, counts = self._object.read("udp_dropped", np.dtype("u8"), self._dropped)
+        return UdpDropped(cookies, counts["before"], counts["now"])
+
     def poll(self) -> np.ndarray:
         """Return a `udp_record` for each file descriptor, of any process of this pid namespace, that is a UDP socket.
 
@@ -71,4 +91,4 @@ class UdpProbe:
     def cost(self) -> dict[str, ProgramCost]:
         """Return what each program cost so far, while kernel.bpf_stats_enabled is 1."""
         counting = UDP_FUNCTIONS if self._in_functions else PACKETS
-        return {program: self._object.cost(program) for program in (UDP_PROCESSES, UDP_CREATED, *counting)}
+        return {program: self._object.cost(program) for program in (UDP_PROCESSES, UDP_CREATED, UDP_NO_ROOM, *counting)}

@@ -26,9 +26,9 @@ class UdpConcern(Concern):
 
     def read(self) -> Tables:
         """Return the rows since the call before."""
-        traffic, polled = self._probe.drain(), self._probe.poll()
+        traffic, dropped, polled = self._probe.drain(), self._probe.dropped(), self._probe.poll()
         creators, holders = self._processes.identify(traffic.counts), self._processes.identify(polled)
-        return {"udp": self._sockets.update(traffic, creators, polled, holders)}
+        return {"udp": self._sockets.update(traffic, creators, polled, holders, dropped)}
 
     def processes(self) -> np.ndarray:
         """Return the ids of the owners of sockets."""

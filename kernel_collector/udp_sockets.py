@@ -15,7 +15,7 @@ from kernel_collector.listeners import choose_owners
 
 if TYPE_CHECKING:
     from intake.columns import Columns
-    from kernel_collector.udp import UdpTraffic
+    from kernel_collector.udp import UdpDropped, UdpTraffic
 
 MOST_SOCKETS = 1 << 17
 _REMOTE = ("remote_address", "remote_port")
@@ -58,6 +58,7 @@ class UdpSocketTable:
         self.untracked = 0
         self._most = most_sockets
         self._sockets = np.empty(0, _SOCKET)  # sorted by cookie
+        self._unseen = np.empty(0, _SOCKET)  # that no poll sees any more, or ever saw, and that dropped something
         self._started = False
 
     def __len__(self) -> int:
@@ -71,7 +72,14 @@ class UdpSocketTable:
         """Return the ids of the cgroups of the sockets, as often as they hold one."""
         return self._sockets["cgroup"]
 
-    def update(self, traffic: UdpTraffic, creators: np.ndarray, polled: np.ndarray, holders: np.ndarray) -> Columns:
+    def update(
+        self,
+        traffic: UdpTraffic,
+        creators: np.ndarray,
+        polled: np.ndarray,
+        holders: np.ndarray,
+        dropped: UdpDropped,
+    ) -> Columns:
         """Return the rows of what is new.
 
         Args:
@@ -79,6 +87,7 @@ class UdpSocketTable:
             creators: for each row of it, the id of the process that opened the socket; 0 where unknown.
             polled: `udp_record`s of a poll made after.
             holders: the ids of their processes.
+            dropped: by sockets that this poll may not have seen, read before it.
 
         """
         before = self._sockets
@@ -87,8 +96,11 @@ class UdpSocketTable:
             self._started = True
             self._sockets["baseline"] = True
             self._sockets["drops"] = _drops(self._sockets, polled)
-        self._learn_peers(traffic)
-        return _joined(self._traffic_rows(traffic, creators, before), self._drop_rows(polled))
+        _learn_peers(self._sockets, traffic)
+        traffic_rows = self._traffic_rows(traffic, creators, before)
+        totals = self._find_unseen(before, traffic_rows, traffic, dropped)
+        drop_rows = (_drop_rows(self._sockets, _drops(self._sockets, polled)), _drop_rows(self._unseen, totals))
+        return _joined(traffic_rows, *drop_rows)
 
     def _polled(self, polled: np.ndarray, holders: np.ndarray) -> np.ndarray:
         """Return the sockets of a poll, with what is known of them from before."""
@@ -98,8 +110,11 @@ class UdpSocketTable:
             kept = groups.heads[self._most]
             groups = _Groups(groups.order[:kept], groups.cookies[: self._most], groups.heads[: self._most])
         sockets = np.zeros(len(groups.cookies), _SOCKET)
-        known, at = _find(self._sockets["cookie"], groups.cookies)
-        sockets[known] = self._sockets[at[known]]
+        known = np.zeros(len(sockets), bool)
+        for before in (self._unseen, self._sockets):
+            found, at = _find(before["cookie"], groups.cookies)
+            sockets[found] = before[at[found]]
+            known |= found
         records = polled[groups.order[groups.heads]]
         for name in ("cookie", "cgroup", "network_namespace"):
             sockets[name] = records[name]
@@ -112,26 +127,31 @@ class UdpSocketTable:
         )
         return sockets
 
-    def _learn_peers(self, traffic: UdpTraffic) -> None:
-        """Note with whom the sockets exchange packets, and with what local address."""
-        groups = _grouped(traffic.peers["cookie"])
-        known, at = _find(self._sockets["cookie"], groups.cookies)
-        if not known.any():
-            return
-        peers = traffic.peers[groups.order]
-        lengths = np.diff(groups.heads, append=len(peers))
-        first = peers[groups.heads]
-        differs = np.zeros(len(peers), bool)
-        for name in _REMOTE:
-            differs |= peers[name] != np.repeat(first[name], lengths)
-        several = np.logical_or.reduceat(differs, groups.heads)[known]
-        sockets, first = self._sockets[at[known]], first[known]
-        for name in _REMOTE:
-            several |= (sockets["remote_port"] != 0) & (sockets[name] != first[name])
-        for name in _ENDPOINTS:
-            sockets[name] = first[name]
-        sockets["several"] |= several
-        self._sockets[at[known]] = sockets
+    def _find_unseen(
+        self, before: np.ndarray, traffic_rows: Columns, traffic: UdpTraffic, dropped: UdpDropped
+    ) -> np.ndarray:
+        """Set the sockets that dropped something and are not in the poll; return what each dropped in all.
+
+        One of which nothing is known waits for its packets to be told.
+        """
+        polled, _ = _find(self._sockets["cookie"], dropped.cookies)
+        order = np.flatnonzero(~polled)[np.argsort(dropped.cookies[~polled])]
+        cookies, totals = dropped.cookies[order], dropped.now[order]
+        unseen = np.zeros(len(cookies), _SOCKET)
+        unseen["cookie"], unseen["drops"] = cookies, dropped.before[order]
+        exchanged = _grouped(traffic_rows["socket"])
+        known, at = _find(exchanged.cookies, cookies)
+        rows = exchanged.order[exchanged.heads[at[known]]]
+        for name in ("process", "cgroup", "network_namespace", "baseline"):
+            unseen[name][known] = traffic_rows[name][rows]
+        for sockets in (before, self._unseen):
+            known, at = _find(sockets["cookie"], cookies)
+            unseen[known] = sockets[at[known]]
+        _learn_peers(unseen, traffic)
+        known_ends = unseen["local_port"] != 0
+        self._unseen, totals = unseen[known_ends], totals[known_ends]
+        # Polls may have seen more: what is dropped for other reasons than room.
+        return np.where((totals - self._unseen["drops"]).view(np.int32) < 0, self._unseen["drops"], totals)
 
     def _traffic_rows(self, traffic: UdpTraffic, creators: np.ndarray, before: np.ndarray) -> Columns:
         peers, counts = traffic
@@ -147,16 +167,39 @@ class UdpSocketTable:
                 rows[name][known] = np.where(of[name] != 0, of[name], rows[name][known])
         return rows
 
-    def _drop_rows(self, polled: np.ndarray) -> Columns:
-        """Return a row of each socket that dropped something."""
-        grown = _drops(self._sockets, polled) - self._sockets["drops"]
-        self._sockets["drops"] += grown
-        sockets = self._sockets[grown != 0]
-        for name in _REMOTE:
-            sockets[name][sockets["several"]] = np.zeros((), sockets[name].dtype)
-        rows: Columns = {"socket": sockets["cookie"], **{name: sockets[name] for name in _ENDPOINTS}}
-        rows |= {name: sockets[name] for name in ("process", "cgroup", "network_namespace", "baseline")}
-        return rows | {"drops": grown[grown != 0]}
+
+def _learn_peers(sockets: np.ndarray, traffic: UdpTraffic) -> None:
+    """Note with whom the sockets, sorted by cookie, exchange packets, and with what local address, in place."""
+    groups = _grouped(traffic.peers["cookie"])
+    known, at = _find(sockets["cookie"], groups.cookies)
+    if not known.any():
+        return
+    peers = traffic.peers[groups.order]
+    lengths = np.diff(groups.heads, append=len(peers))
+    first = peers[groups.heads]
+    differs = np.zeros(len(peers), bool)
+    for name in _REMOTE:
+        differs |= peers[name] != np.repeat(first[name], lengths)
+    several = np.logical_or.reduceat(differs, groups.heads)[known]
+    found, first = sockets[at[known]], first[known]
+    for name in _REMOTE:
+        several |= (found["remote_port"] != 0) & (found[name] != first[name])
+    for name in _ENDPOINTS:
+        found[name] = first[name]
+    found["several"] |= several
+    sockets[at[known]] = found
+
+
+def _drop_rows(sockets: np.ndarray, totals: np.ndarray) -> Columns:
+    """Return a row of each of *sockets* that dropped something since, and note the *totals*."""
+    grown = totals - sockets["drops"]
+    sockets["drops"] = totals
+    sockets = sockets[grown != 0]
+    for name in _REMOTE:
+        sockets[name][sockets["several"]] = np.zeros((), sockets[name].dtype)
+    rows: Columns = {"socket": sockets["cookie"], **{name: sockets[name] for name in _ENDPOINTS}}
+    rows |= {name: sockets[name] for name in ("process", "cgroup", "network_namespace", "baseline")}
+    return rows | {"drops": grown[grown != 0]}
 
 
 def _drops(sockets: np.ndarray, polled: np.ndarray) -> np.ndarray:
@@ -183,14 +226,14 @@ def _find(cookies: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return cookies[at] == wanted, at
 
 
-def _joined(first: Columns, second: Columns) -> Columns:
-    """Return the whole table of the rows of both; columns that they lack are 0."""
-    rows = [len(part["socket"]) for part in (first, second)]
+def _joined(*parts: Columns) -> Columns:
+    """Return the whole table of the rows of all; columns that they lack are 0."""
+    rows = [len(part["socket"]) for part in parts]
     return {
         column.name: np.concatenate(
             [
                 part[column.name].astype(column.dtype) if column.name in part else np.zeros(count, column.dtype)
-                for part, count in zip((first, second), rows, strict=True)
+                for part, count in zip(parts, rows, strict=True)
             ]
         )
         for column in UDP_COLUMNS

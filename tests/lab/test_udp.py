@@ -117,6 +117,22 @@ def test_a_server_of_many_peers_and_one_that_drops(lab: Lab) -> None:
     assert exported.total("udp.active", source__ip=server.ipv4, dest__ip=client.ipv4) >= 200
 
 
+def test_drops_of_a_socket_that_ends_between_two_polls(lab: Lab) -> None:
+    client, server = lab.host("client"), lab.host("server")
+    reducer = lab.start_reducer_with_sink()
+    collectors = [lab.start_collector(host) for host in (client, server)]
+    with udp_socket(server, server.ipv4) as full, udp_socket(client, client.ipv4) as sending:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        for _ in range(300):
+            sending.sendto(b"z" * 500, full.getsockname())
+        dropped = drops(server, full.getsockname()[1])
+    assert dropped > 200
+    lab.finish(reducer, *collectors)
+    exported = Exported(lab.sink.points())
+    assert exported.total("udp.drops", source__ip=client.ipv4, dest__ip=server.ipv4) == dropped
+    assert exported.total("udp.drops") == dropped
+
+
 @pytest.mark.parametrize(
     ("group", "sender"), [("239.1.2.3", "unwatched"), ("ff05::1234", "before"), ("255.255.255.255", "unwatched")]
 )

@@ -159,6 +159,9 @@ def test_drops_are_those_of_the_kernel(host, probe):
         port = f"{server.getsockname()[1]:04X}"
         assert dropped == sum(int(line[-1]) for line in lines if line[1].endswith(port)) > 400
         assert counted(probe.drain(), server)[3] == 500  # what the socket drops has reached it
+        told = probe.dropped()
+        of_server = told.cookies == cookie(server)
+    assert (told.before[of_server].tolist(), told.now[of_server].tolist()) == ([0], [dropped])
 
 
 def test_who_opened_a_socket_that_no_poll_saw(host, probe):

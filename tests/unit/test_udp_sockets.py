@@ -11,7 +11,7 @@ from kernel_collector.btf import Btf
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import udp_record_dtypes
-from kernel_collector.udp import UdpTraffic
+from kernel_collector.udp import UdpDropped, UdpTraffic
 from kernel_collector.udp_sockets import UdpSocketTable
 from tests.strategies import packed
 
@@ -29,11 +29,14 @@ class Kernel:
     """A table, and what the kernel tells it; sockets are cookies, processes ids."""
 
     def __init__(self, dtypes, **options):
-        self.record, self.peer, self.traffic = dtypes
+        self.record, self.peer, self.traffic, _ = dtypes
         self.table = UdpSocketTable(**options)
 
-    def update(self, exchanged=(), polled=()):
-        """Take (cookie, remote, {counter: value}), and (cookie, process, drops) or with a connected remote as well."""
+    def update(self, exchanged=(), polled=(), dropped=()):
+        """Take (cookie, remote, {counter: value}), and (cookie, process, drops) or with a connected remote as well.
+
+        And of those that dropped (cookie, before, now).
+        """
         peers, counts = np.zeros(len(exchanged), self.peer), np.zeros(len(exchanged), self.traffic)
         creators = np.zeros(len(exchanged), np.uint32)
         for row, (cookie, remote, values) in enumerate(exchanged):
@@ -52,7 +55,9 @@ class Kernel:
             records["local_address"][row] = np.void(WILDCARD)
             for remote in connected:
                 records["remote_address"][row], records["remote_port"][row] = np.void(remote), 53
-        rows = self.table.update(UdpTraffic(peers, counts), creators, records, holders)
+        cookies, before, now = np.array(dropped, np.uint64).reshape(-1, 3).T
+        totals = UdpDropped(cookies, before.astype(np.uint32), now.astype(np.uint32))
+        rows = self.table.update(UdpTraffic(peers, counts), creators, records, holders, totals)
         assert {name: column.dtype for name, column in rows.items()} == {c.name: c.dtype for c in UDP_COLUMNS}
         assert len({len(column) for column in rows.values()}) == 1
         return [
@@ -140,6 +145,26 @@ def test_drops_of_a_socket_with_several_peers_are_nobodys(kernel, later):
     rows = kernel.update(exchanged, [(1, 9, 3)])
     assert drop_rows(rows) == [(1, NOWHERE, 0, 3)]
     assert drop_rows(kernel.update(exchanged[:1], [(1, 9, 5)])) == [(1, NOWHERE, 0, 2)]
+
+
+def test_drops_of_a_socket_that_no_poll_saw(kernel):
+    received = (1, THERE, {"bytes_received": 5, "cgroup": 51, "process": 4})
+    rows = kernel.update([received], dropped=[(1, 2, 99)])
+    assert drop_rows(rows) == [(1, THERE, 53, 97)]
+    assert [(row["process"], row["cgroup"]) for row in rows] == [(4, 51), (4, 51)]
+    assert drop_rows(kernel.update(dropped=[(1, 2, 99)])) == []
+    assert drop_rows(kernel.update(dropped=[(1, 2, 101), (2, 0, 7)])) == [(1, THERE, 53, 2)], (
+        "of the other no end is known"
+    )
+    assert drop_rows(kernel.update(polled=[(1, 9, 104, THERE)], dropped=[(1, 2, 104)])) == [(1, THERE, 53, 3)]
+
+
+def test_drops_after_the_last_poll_that_saw_the_socket(kernel):
+    kernel.update(polled=[(1, 9, 3, THERE), (2, 9, 6, THERE)], dropped=[(1, 0, 3), (2, 0, 2)])
+    rows = kernel.update(dropped=[(2, 0, 2), (1, 0, 8)])
+    assert drop_rows(rows) == [(1, THERE, 53, 5)]
+    assert rows[0]["process"] == 9
+    assert drop_rows(kernel.update(dropped=[(2, 0, 2), (1, 0, 8)])) == []
 
 
 def test_drops_of_a_socket_that_was_connected_since_are_its_peers(kernel):
