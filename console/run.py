@@ -57,14 +57,17 @@ async def _start_collector(port: int, output: IO[str]) -> asyncio.subprocess.Pro
     program = Path(sys.executable).with_name("kernel-collector")
     environment = os.environ | {"EBPF_NET_INTAKE_HOST": "127.0.0.1", "EBPF_NET_INTAKE_PORT": str(port)}
     # A session of its own: Ctrl-C is for this process, which ends the collector in good order.
-    return await asyncio.create_subprocess_exec(
-        *(program, "--no-log-file", "--log-console", "--warning"),
-        env=environment,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
+    try:
+        return await asyncio.create_subprocess_exec(
+            *(program, "--no-log-file", "--log-console", "--warning"),
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise StartupError(f"the kernel collector cannot be started: {program}: {error.strerror}") from None
 
 
 async def _show(

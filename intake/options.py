@@ -53,7 +53,7 @@ def intake_settings(arguments: dict[str, Any], environ: Mapping[str, str]) -> In
     An option comes before its variable, that before the configuration file, and that before the default.
 
     Raises:
-        StartupError: the configuration file, a label or a file of credentials cannot be used.
+        StartupError: the host, the configuration file, a label or a file of credentials cannot be used.
 
     """
     path = arguments["config_file"]
@@ -62,7 +62,7 @@ def intake_settings(arguments: dict[str, Any], environ: Mapping[str, str]) -> In
     if not isinstance(intake, dict):
         raise StartupError(f"{path}: intake must be a mapping with host and port, not {intake!r}")
     check_keys(intake, ("host", "port"), f"{path}: intake")
-    host = arguments["intake_host"] or str(intake.get("host") or DEFAULT_INTAKE_HOST)
+    host = _host(arguments["intake_host"] or str(intake.get("host") or DEFAULT_INTAKE_HOST))
     port = arguments["intake_port"] or intake.get("port") or DEFAULT_INTAKE_PORT
     if not isinstance(port, int) or port not in _PORTS:
         raise StartupError(f"{path}: intake: port must be a number from 1 to 65535, not {port!r}")
@@ -72,6 +72,14 @@ def intake_settings(arguments: dict[str, Any], environ: Mapping[str, str]) -> In
         labels=operator_labels(config.get("labels") or {}, environ),
         credentials=client_credentials(host, **{name: arguments[name] for name in _CREDENTIALS}),
     )
+
+
+def _host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")  # an IPv6 address as in a URL
+    if "/" in host or "]" in host or host.count(":") == 1 or not host.strip():
+        message = f"the reducer's host (--intake-host, EBPF_NET_INTAKE_HOST) is a name or an address, not {text!r}"
+        raise StartupError(f"{message}; its port goes into --intake-port (EBPF_NET_INTAKE_PORT)")
+    return host
 
 
 _OPTIONS = (

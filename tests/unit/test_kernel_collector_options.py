@@ -131,6 +131,18 @@ def test_port_that_is_none(asked):
     assert "65535" in asked("--intake-port", "65536", exit_code=2)
 
 
+@pytest.mark.parametrize("host", ["http://reducer", "reducer:8000", "[::1]:8000", "10.0.0.1/8", " "])
+def test_host_that_is_none(asked, host):
+    output = asked(exit_code=1, EBPF_NET_INTAKE_HOST=host)
+    assert repr(host) in output
+    assert "EBPF_NET_INTAKE_PORT" in output
+
+
+@pytest.mark.parametrize("host", ["reducer.example", "10.0.0.1", "::1", "[::1]", "fe80::1%eth0"])
+def test_hosts(asked, host):
+    assert asked("--intake-host", host).intake_host == host.strip("[]")
+
+
 def test_unwritable_log_file(monkeypatch):
     monkeypatch.setenv("EBPF_NET_LOG_FILE_PATH", "/nowhere/a.log")
     result = CliRunner().invoke(cli.main, [], env=VARIABLES)
