@@ -64,6 +64,12 @@ static __always_inline bool is_upper(u8 byte)
 	return byte >= 'A' && byte <= 'Z';
 }
 
+static __always_inline bool has_newline(u64 bytes)
+{
+	bytes ^= NEWLINES;
+	return (bytes - ONES) & ~bytes & ~LOW_BITS; /* one of them is 0 */
+}
+
 /* A method of letters that are not those below: returns whether there is one, and a space. */
 static __always_inline bool is_other_method(struct http_first *first)
 {
@@ -91,7 +97,7 @@ static __always_inline u32 request_of(struct http_first *first, u32 length)
 {
 	u64 known = length >= 8 ? ~0ULL : (1ULL << length * 8) - 1;
 
-	if (!is_upper(first->low))
+	if (!is_upper(first->low) || has_newline(first->low) || has_newline(first->high)) /* no request's line is so short */
 		return 0;
 	if (BEGINS_WITH(4, 'G', 'E', 'T', ' ', 0, 0, 0, 0) || BEGINS_WITH(8, 'O', 'P', 'T', 'I', 'O', 'N', 'S', ' ') ||
 	    BEGINS_WITH(6, 'T', 'R', 'A', 'C', 'E', ' ', 0, 0))

@@ -350,6 +350,7 @@ def test_other_protocols_have_no_entry(host, probe):
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "Redis": b"GET some-key-that-is-long\r\n",
+        "Redis, short": b"GET key\r\n",
         "SMTP": b"HELO example.com\r\nMAIL FROM:<a@b>\r\n",
         "text": b"HTTP is a protocol, and so on, for a line\n",
     }
