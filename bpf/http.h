@@ -136,6 +136,7 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 		if (left > stream->skip)
 			left = stream->skip;
 		stream->skip -= left;
+		stream->fields = 0;
 		packet->offset += left;
 		stream->position = packet->base + packet->offset;
 		return packet->offset < packet->end;
@@ -302,7 +303,7 @@ static __always_inline bool find_position(struct __sk_buff *skb, struct bpf_sock
 					  struct http_stream *stream, struct http_packet *packet)
 {
 	u32 sequence = packet->base + packet->begin, end = packet->base + packet->end, gap;
-	bool waits = http->asked != http->answered;
+	bool waits = http->asked != http->answered, withheld;
 
 	if ((s32)(end - stream->position) <= 0)
 		return 0; /* sent again */
@@ -310,6 +311,7 @@ static __always_inline bool find_position(struct __sk_buff *skb, struct bpf_sock
 	if (stream->mode != HTTP_UNKNOWN && (s32)gap > 0) {
 		if (stream->mode == HTTP_HEAD && stream->skip >= gap) {
 			stream->skip -= gap;
+			stream->fields = 0;
 			stream->position = sequence;
 		} else if (has_passed(sk, packet->asks == http->client, stream->position)) {
 			stream->mode = HTTP_UNKNOWN;
@@ -317,7 +319,9 @@ static __always_inline bool find_position(struct __sk_buff *skb, struct bpf_sock
 			return 0; /* what is missing will come */
 		}
 	}
-	if (stream->mode == HTTP_UNKNOWN || stream->mode == HTTP_CHUNKED) {
+	/* A client that asked whether to send the body (RFC 9110, 10.1.1), and was told not to, may go on without it. */
+	withheld = packet->asks && stream->mode == HTTP_HEAD && stream->skip && stream->fields & HTTP_HAS_LENGTH;
+	if (stream->mode == HTTP_UNKNOWN || stream->mode == HTTP_CHUNKED || withheld) {
 		if ((s32)(sequence - stream->position) >= 0 && waits != packet->asks &&
 		    http_begins(skb, packet->offset, packet->end, packet->asks))
 			expect(stream, sequence);

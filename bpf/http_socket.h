@@ -20,7 +20,7 @@ struct http_stream {
 	u32 first[3]; /* the bytes of such a head */
 	u8 mode;
 	u8 first_length;
-	u8 fields; /* of the head: HTTP_HAS_LENGTH, HTTP_HAS_CODING */
+	u8 fields; /* of the head, 0 once the body began: HTTP_HAS_LENGTH, HTTP_HAS_CODING */
 	u8 bodyless;
 };
 

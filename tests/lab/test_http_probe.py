@@ -302,6 +302,20 @@ def test_informational_responses_are_none(probe, connection):
     assert both(probe, connection) == Told(1, {200: 1}, 1)
 
 
+def test_a_body_that_the_server_does_not_want(probe, connection):
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    for _ in range(3):
+        connection.ask(head)
+        connection.answer(b"HTTP/1.1 417 no\r\nContent-Length: 0\r\n\r\n")
+        connection.ask(GET)
+        connection.answer(OK)
+        connection.ask(head)
+        connection.answer(b"HTTP/1.1 100 Continue\r\n\r\n")
+        connection.ask(b"GET / HTTP"[:9])
+        connection.answer(OK)
+    assert both(probe, connection) == Told(9, {200: 6, 417: 3}, 9)
+
+
 def test_after_an_upgrade_it_is_http_no_more(probe, connection):
     connection.ask(b"GET /chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")
     connection.answer(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
