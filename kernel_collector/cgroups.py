@@ -14,7 +14,7 @@ from ebpf_net.v1 import intake_pb2
 
 from kernel_collector.announced import Announced
 from kernel_collector.cgroup_paths import NOWHERE, Place, place_of
-from kernel_collector.cgroup_tree import ROOT_ID
+from kernel_collector.cgroup_tree import MOST_DIRECTORIES, ROOT_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -44,7 +44,7 @@ class CgroupTable:
         most: the bound.
 
     Attributes:
-        untracked: how often a cgroup found no room.
+        untracked: how often a cgroup found no room, or may lie beyond what a walk sees.
 
     """
 
@@ -94,9 +94,11 @@ class CgroupTable:
         """Have those announced of the cgroups of rows that say anything."""
         wanted = [number for number in np.unique(ids).tolist() if number > ROOT_ID and number not in self._told]
         if any(number not in self._places for number in wanted) and self._clock() >= self._walk_after_ns:
-            self._learn_by_walk()
+            whole = self._learn_by_walk()
             for number in wanted:
-                self._places.setdefault(number, NOWHERE)  # it is gone
+                if number not in self._places:  # it is gone, or lies beyond what a walk sees
+                    self._places[number] = NOWHERE
+                    self.untracked += not whole
         for number in wanted:
             self._announce(number, self._places.get(number, NOWHERE))
 
@@ -167,12 +169,15 @@ class CgroupTable:
         else:
             self._unasked += 1
 
-    def _learn_by_walk(self) -> None:
+    def _learn_by_walk(self) -> bool:
+        """Return whether the walk saw all that there are."""
         started_ns = self._clock()
-        for number, path in self._walk().items():
+        paths = self._walk()
+        for number, path in paths.items():
             self._learn(number, place_of(path))
         ended_ns = self._clock()
         self._walk_after_ns = ended_ns + max(WALK_PAUSE_NS, _WALK_BUDGET * (ended_ns - started_ns))
+        return len(paths) < MOST_DIRECTORIES
 
     def _learn(self, number: int, place: Place) -> None:
         _put(self._places, number, place, MOST_KNOWN)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from kernel_collector import cgroups
 from kernel_collector import cgroups as module
 from kernel_collector.bpf_object import BpfObject
 from kernel_collector.cgroups import FIRST_V1_ID, WALK_PAUSE_NS, CgroupTable
@@ -96,6 +97,16 @@ def test_unknown_ids_are_walked_for_now_and_then(world):
     world.now_ns *= 3
     world.refer(10)
     assert world.walks == 2  # 10 is known to be gone
+
+
+def test_ids_beyond_what_a_walk_sees_are_counted(world, monkeypatch):
+    world.now_ns = WALK_PAUSE_NS
+    world.refer(9)
+    assert world.table.untracked == 0
+    monkeypatch.setattr(cgroups, "MOST_DIRECTORIES", len(world.paths))
+    world.now_ns *= 3
+    world.refer(9, 10)
+    assert (world.walks, world.table.untracked) == (3, 1)
 
 
 def test_docker_is_asked_when_its_cgroup_is_made_and_once_only(world):
