@@ -6,6 +6,8 @@ where the collector has a cgroup namespace of its own, in which /proc shows othe
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
 from pathlib import Path
 
@@ -14,6 +16,11 @@ ROOT_ID = 1
 """Id of the root cgroup of v2: the sockets of a machine without containers, or with cgroup v1 alone, are all in it."""
 
 _LONGEST_FILE = 65_536
+# Of all architectures but alpha; Linux 5.2, include/uapi/asm-generic/unistd.h and linux/mount.h.
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
+_CLOSE_ON_EXEC = 1
+_CONFIG_CREATE = 6
+_READ_ONLY = 1
 
 
 class NotMountedError(OSError):
@@ -23,7 +30,8 @@ class NotMountedError(OSError):
 def v2_hierarchy(proc: Path) -> Path:
     """Return where the v2 hierarchy is mounted: the whole of it, if that can be seen, rather than a part.
 
-    In a container this process's own mounts may show a part; those of the machine's first process show all.
+    In a container this process's own mounts may show a part, or, where there is v1 as well, nothing; those of the
+    machine's first process show all. Where they may not be looked at, it is mounted for this process alone.
 
     Args:
         proc: the machine's /proc.
@@ -39,9 +47,16 @@ def v2_hierarchy(proc: Path) -> Path:
     except OSError:  # CAP_SYS_PTRACE is missing
         found = []
     found = [path for path in found if _inode(path)] + _mounted(proc / "self" / "mounts")
+    if not any(map(is_whole, found)) and (own := _own_mount()):
+        found.append(own)
     if not found:
         raise NotMountedError(f"cgroup v2 is not mounted, says {proc / 'self' / 'mounts'}")
-    return min(found, key=lambda path: _inode(path) != ROOT_ID)
+    return min(found, key=lambda path: not is_whole(path))
+
+
+def is_whole(hierarchy: Path) -> bool:
+    """Return whether a hierarchy is the machine's, not the part that a container is shown."""
+    return _inode(hierarchy) == ROOT_ID
 
 
 def has_v1(cgroups_of_a_process: str) -> bool:
@@ -85,6 +100,28 @@ def _mounted(mounts: Path) -> list[Path]:
     """Return the directories on which cgroup v2 is mounted."""
     lines = (line.split() for line in mounts.read_text().splitlines())
     return [Path(fields[1]) for fields in lines if len(fields) > 2 and fields[2] == "cgroup2"]  # noqa: PLR2004
+
+
+@functools.cache
+def _own_mount() -> Path | None:
+    """Return the v2 hierarchy of this process's cgroup namespace at a place of its own; None where it may not mount."""
+    opened: list[int] = []
+
+    def call(*arguments: int | bytes | None) -> int:
+        result = ctypes.CDLL(None, use_errno=True).syscall(*arguments)
+        if result < 0:
+            raise OSError(ctypes.get_errno(), "cgroup v2 cannot be mounted")
+        return int(result)
+
+    try:
+        opened.append(call(_FSOPEN, b"cgroup2", _CLOSE_ON_EXEC))
+        call(_FSCONFIG, opened[0], _CONFIG_CREATE, None, None, 0)
+        return Path(f"/proc/self/fd/{call(_FSMOUNT, opened[0], _CLOSE_ON_EXEC, _READ_ONLY)}")
+    except OSError:  # CAP_SYS_ADMIN is missing
+        return None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _inode(path: Path) -> int:

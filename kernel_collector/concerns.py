@@ -10,7 +10,6 @@ import numpy as np
 
 from kernel_collector import drops_concern, nat_concern
 from kernel_collector.btf import BtfError
-from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.concern import Concern, Kind
 from kernel_collector.drops_concern import DropsConcern
 from kernel_collector.http_concern import HttpConcern
@@ -36,7 +35,7 @@ def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
         packets.require(part)
         if part == "udp" and packets.in_udp_functions:
             return "counted in the kernel's functions for it (fentry): other protocols cost nothing"
-    return f"watched by packets that pass {v2_hierarchy(proc)} (cgroup_skb)"
+    return "watched by a program on packets (cgroup_skb)"
 
 
 def _open_dns(surroundings: Surroundings) -> Concern:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 # What `ProcessTable.identify` needs of a record.
 OWNER = np.dtype([("process_start_ns", "<u8"), ("pid", "<u4"), ("comm", "S16")])
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Outside(NamedTuple):
@@ -91,6 +94,12 @@ class Files:
             self._hierarchy: Path | None = cgroup_tree.v2_hierarchy(settings.proc)
         except OSError:
             self._hierarchy = None
+        if self._hierarchy and not cgroup_tree.is_whole(self._hierarchy):
+            _LOGGER.warning(
+                "packets and containers outside of %s are not seen: it is a part of the machine's cgroups; "
+                "start the container with --cgroupns host or --volume /sys/fs/cgroup:/sys/fs/cgroup:ro",
+                self._hierarchy,
+            )
 
     def origin(self, pid: int, start_ns: int, name: bytes) -> Origin:
         """Return what is known of a process; see `read_origin`."""

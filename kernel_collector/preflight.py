@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kernel_collector import cgroup_probe, execs, tcp
 from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import BtfError
-from kernel_collector.cgroup_tree import NotMountedError, v2_hierarchy
+from kernel_collector.cgroup_tree import NotMountedError, is_whole, v2_hierarchy
 from kernel_collector.concerns import KINDS
 from kernel_collector.libbpf import LibbpfError, library
 from kernel_collector.objects import OBJECTS
@@ -34,6 +34,7 @@ HOOKS = (
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _NO_PROC = "mount procfs on /proc"
+_CGROUPS_SHOWN = "--volume /sys/fs/cgroup:/sys/fs/cgroup:ro"
 _PRIVILEGED = "run it as root; in a container give the capabilities that docs/kernel-collector.md lists"
 
 
@@ -200,7 +201,16 @@ def _cgroup_v2(proc: Path) -> Check:
     try:
         root = v2_hierarchy(proc)
     except NotMountedError:
-        return Check(name, Result.NO, "not mounted", "mount -t cgroup2 none /sys/fs/cgroup, or boot with it")
+        without = (
+            "without it UDP, HTTP and DNS are not watched, and sockets are known by their processes' cgroups alone"
+        )
+        remedy = f"mount -t cgroup2 none /sys/fs/cgroup; start a container with --cap-add SYS_ADMIN or {_CGROUPS_SHOWN}"
+        return Check(name, Result.NO, f"not mounted: {without}", remedy, required=False)
     except OSError as error:
-        return Check(name, Result.UNKNOWN, f"{error.filename}: {error.strerror}", _NO_PROC)
-    return Check(name, Result.YES, f"mounted on {root}")
+        return Check(name, Result.UNKNOWN, f"{error.filename}: {error.strerror}", _NO_PROC, required=False)
+    if not is_whole(root):
+        part = f"{root} is a part of the machine's: packets and containers outside of it are not seen"
+        return Check(
+            name, Result.NO, part, f"start the container with --cgroupns host or {_CGROUPS_SHOWN}", required=False
+        )
+    return Check(name, Result.YES, f"all of it, on {root}", required=False)

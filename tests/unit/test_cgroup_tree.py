@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from kernel_collector.cgroup_tree import NotMountedError, has_v1, paths_of_process, v2_hierarchy, walk
+from kernel_collector import cgroup_tree
+from kernel_collector.cgroup_tree import NotMountedError, has_v1, is_whole, paths_of_process, v2_hierarchy, walk
+
+
+@pytest.fixture
+def no_own_mount(monkeypatch):
+    monkeypatch.setattr(cgroup_tree, "_own_mount", lambda: None)
 
 
 def make(root, *paths):
@@ -36,7 +42,7 @@ MOUNTS = "tmpfs /run tmpfs rw 0 0\nbroken\ncgroup /sys/fs/cgroup/memory cgroup r
 
 
 @pytest.fixture
-def proc(tmp_path):
+def proc(tmp_path, no_own_mount):
     """A machine whose first process sees the hierarchy elsewhere than we, in a container, see a part of it."""
     for process, directory in (("self", "/in/container"), ("1", "/sys/fs/cgroup/unified")):
         (tmp_path / process / "root" / directory[1:]).mkdir(parents=True)
@@ -68,6 +74,17 @@ def test_only_version_1(proc):
         (proc / process / "mounts").write_text(MOUNTS)
     with pytest.raises(NotMountedError, match="cgroup v2 is not mounted"):
         v2_hierarchy(proc)
+
+
+def test_where_no_mount_shows_it_all_it_is_mounted_for_this_process(tmp_path):
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "mounts").write_text(f"cgroup2 {tmp_path} cgroup2 rw 0 0\n")
+    found = v2_hierarchy(tmp_path)
+    if found == tmp_path:
+        pytest.skip("cgroup v2 may not be mounted, or only a part of it")
+    assert is_whole(found)
+    assert set(walk(found)) == set(walk(v2_hierarchy(Path("/proc"))))
+    assert v2_hierarchy(tmp_path) == found
 
 
 def test_v1_is_told_from_v2():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel_collector import packets
+from kernel_collector import cgroup_tree, packets
 from kernel_collector.libbpf import LibbpfError
 from kernel_collector.packets import Packets
 
@@ -75,7 +75,8 @@ def test_without_any_nothing_is_loaded(kernel):
     assert not loaded
 
 
-def test_without_cgroup_v2_each_says_so(tmp_path):
+def test_without_cgroup_v2_each_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(cgroup_tree, "_own_mount", lambda: None)
     (tmp_path / "self").mkdir()
     (tmp_path / "self" / "mounts").write_text("proc /proc proc rw 0 0\n")
     with Packets(tmp_path, ("udp",)) as opened, pytest.raises(OSError, match="cgroup v2 is not mounted"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel_collector import libbpf, preflight
+from kernel_collector import cgroup_tree, libbpf, preflight
 from kernel_collector.preflight import Check, Result, checks, render, required_failures
 
 ALL, NETWORK_ADMINISTRATOR = (1 << 41) - 1, 1 << 12
@@ -17,13 +17,14 @@ BPF_AND_PERFMON = 1 << 39 | 1 << 38
 
 
 @pytest.fixture
-def proc(tmp_path):
+def proc(tmp_path, monkeypatch):
     """A /proc of a privileged process, with cgroup v2, in a pid namespace that is not the host's."""
     own = tmp_path / "self"
     (own / "ns").mkdir(parents=True)
     (own / "ns" / "pid").touch()
     (own / "mounts").write_text("proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n")
     capabilities(tmp_path, ALL)
+    monkeypatch.setattr(cgroup_tree, "_own_mount", lambda: None)
     return tmp_path
 
 
@@ -64,8 +65,17 @@ def test_capabilities_that_only_narrow_the_view_are_no_failure(proc, monkeypatch
 def test_without_cgroup_v2(proc):
     (proc / "self" / "mounts").write_text("cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n")
     found = by_name(checks(proc))["cgroup v2"]
-    assert (found.result, found.required) == (Result.NO, True)
+    assert (found.result, found.required) == (Result.NO, False)
+    assert "UDP, HTTP and DNS are not watched" in found.detail
     assert "mount -t cgroup2" in found.remedy
+
+
+def test_a_part_of_cgroup_v2_is_told(proc):
+    (proc / "self" / "mounts").write_text(f"cgroup2 {proc} cgroup2 rw 0 0\n")
+    found = by_name(checks(proc))["cgroup v2"]
+    assert (found.result, found.required) == (Result.NO, False)
+    assert f"{proc} is a part of the machine's" in found.detail
+    assert "--cgroupns host" in found.remedy
 
 
 def test_without_proc_no_guess_is_made(tmp_path):
