@@ -19,5 +19,7 @@ COPY --from=build /opt/ebpf-net /opt/ebpf-net
 ENV PATH=/opt/ebpf-net/bin:$PATH
 USER 65534:65534
 EXPOSE 7002
-ENTRYPOINT ["k8s-collector"]
-CMD ["--log-console", "--no-log-file"]
+# Where its user may write, for those who give other options.
+ENV EBPF_NET_LOG_FILE_PATH=/tmp/ebpf_net.log
+ENTRYPOINT ["k8s-collector", "--log-console"]
+CMD ["--no-log-file"]

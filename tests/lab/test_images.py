@@ -18,6 +18,8 @@ from tests.packages import ROOT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CAPABILITIES = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN")]
+
 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
@@ -53,8 +55,7 @@ def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
         ).strip()
     )
     address = ("--env", "EBPF_NET_INTAKE_HOST=127.0.0.1", "--env", f"EBPF_NET_INTAKE_PORT={intake}")
-    added = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN")]
-    shared = ("--cap-drop", "ALL", *added, "--pid", "host", "--network", "host", "--cgroupns", "host")
+    shared = ("--cap-drop", "ALL", *CAPABILITIES, "--pid", "host", "--network", "host", "--cgroupns", "host")
     command = ("docker", "run", "--detach", *shared, *address, "kernel-collector", "--log-console")
     containers.append(run(*command).strip())
 
@@ -81,7 +82,29 @@ def test_the_collector_of_kubernetes_needs_no_root() -> None:
     assert "no credentials for a cluster" in done.stderr
 
 
+def test_the_collector_of_clouds_needs_no_root() -> None:
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", "cloud-collector", "--provider", "aws", "--once"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "there are no credentials for AWS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "cgroups",
+    [("--cgroupns", "host"), ("--cgroupns", "private", "--volume", "/sys/fs/cgroup:/sys/fs/cgroup:ro")],
+    ids=["namespace of the host", "own namespace, and the host's cgroups"],
+)
+def test_the_collector_of_machines_sees_all_packets(cgroups: tuple[str, ...]) -> None:
+    shared = ("--cap-drop", "ALL", *CAPABILITIES, "--pid", "host", "--network", "host")
+    table = run("docker", "run", "--rm", *shared, *cgroups, "kernel-collector", "preflight")
+    for name in ("UDP", "HTTP", "DNS", "cgroup v2"):
+        assert re.search(rf"^yes +{name}  ", table, re.MULTILINE), table
+
+
 def test_the_images_hold_no_compiler() -> None:
-    for image in ("kernel-collector", "k8s-collector", "reducer"):
+    for image in ("kernel-collector", "k8s-collector", "cloud-collector", "reducer"):
         found = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v clang gcc cc pip; true")
         assert not found
