@@ -211,6 +211,10 @@ class Owners:
         index = self._session(session_id).index
         self._watermark_ns[index] = max(self._watermark_ns[index], time_ns)
 
+    def follow_back(self, now_ns: int) -> None:
+        """Let no collector have told more than until now, where the clock was set back."""
+        np.minimum(self._watermark_ns, now_ns, out=self._watermark_ns)
+
     def of(self, session_id: bytes, process: np.ndarray, cgroup: np.ndarray) -> np.ndarray:
         """Return the owners, uint32, of rows with these process and cgroup ids."""
         session = self._session(session_id)

@@ -6,6 +6,7 @@ all else that both touch out under a lock, and the rest of its work is on what n
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from reducer import balances
 from reducer.budget import MOST_SERIES, Budget
 from reducer.directory import Directory, DirectoryView
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from reducer.autonomous_systems import AutonomousSystems
     from reducer.live import LiveView
 
+_LOGGER = logging.getLogger(__name__)
 # A collector that was not heard for as many windows will not come back.
 _GONE_WINDOWS = 3
 # 150 bytes each.
@@ -162,6 +165,7 @@ class Pipeline:
         self._active = False
         self._restored = False
         self._not_before_ns = 0
+        self._windows_back = 0  # by how many the clock was set back
         self._rows = self._loopback_rows = self._sealed = self._lag_ns = 0
 
     def hello(self, session: bytes, host: intake_pb2.Host, kind: int = intake_pb2.COLLECTOR_KIND_KERNEL) -> None:
@@ -226,6 +230,7 @@ class Pipeline:
         """
         while True:
             with self._lock:
+                self._follow_clock(now_ns)
                 if now_ns < self._due_ns(now_ns):
                     return None
                 window = self._windows.close(now_ns, idle=not (self._matcher.pending or self._active))
@@ -296,6 +301,17 @@ class Pipeline:
         with self._lock:
             return self._owners.view()
 
+    def _follow_clock(self, now_ns: int) -> None:
+        """Go on at the present where the clock was set back, as at the start of a machine whose own was wrong."""
+        back = self._windows.follow_back(now_ns)
+        if back:
+            _LOGGER.warning(
+                "the clock was set back by %.0f s: windows go on from now", back * self._window_ns / SECOND_NS
+            )
+            self._windows_back += back
+            self._not_before_ns = min(self._not_before_ns, now_ns + self._window_ns)
+            self._owners.follow_back(now_ns)
+
     def _due_ns(self, now_ns: int) -> int:
         if self._restored:
             self._not_before_ns = now_ns + self._window_ns
@@ -356,7 +372,7 @@ class Pipeline:
     def _seal(self, closed: _Closed) -> SealedWindow:
         window, owners = closed.window, closed.owners
         matched = self._matcher.match(
-            (window.end_ns - 1) // self._window_ns,
+            (window.end_ns - 1) // self._window_ns + self._windows_back,
             closed.tables,
             closed.later,
             owners,

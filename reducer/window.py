@@ -140,11 +140,22 @@ class Windows:
                 return window
         return None
 
+    def follow_back(self, now_ns: int) -> int:
+        """Begin anew with the present window if the clock was set back by more than one; return by how many it was.
+
+        Else no window would fall due until it is as late again.
+        """
+        if self.sealed_until_ns is None or self.sealed_until_ns <= now_ns + self._window_ns:
+            return 0
+        before, present = self._oldest(now_ns), now_ns // self._window_ns
+        self.sealed_until_ns = present * self._window_ns
+        self._absorb_later(present)
+        return before - present
+
     def end(self, now_ns: int) -> None:
         """Let the last open window end now, with all that claims to be later."""
         present = max(now_ns // self._window_ns, self._oldest(now_ns))
-        for index in sorted(index for index in self._open if index > present):
-            self._open.setdefault(present, self._window(present)).absorb(self._open.pop(index))
+        self._absorb_later(present)
         if present in self._open:
             window = self._open[present]
             window.end_ns = max(window.start_ns + 1, min(window.end_ns, now_ns))
@@ -174,6 +185,10 @@ class Windows:
             if number >= lowest:
                 numbers[session] = number
         return numbers
+
+    def _absorb_later(self, present: int) -> None:
+        for index in sorted(index for index in self._open if index > present):
+            self._open.setdefault(present, self._window(present)).absorb(self._open.pop(index))
 
     def _oldest(self, time_ns: int) -> int:
         """Return the index of the oldest open window; windows begin with the first time that is told."""

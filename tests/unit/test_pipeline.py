@@ -247,6 +247,51 @@ def test_goes_on_from_its_balances(feed):
     assert series_of(window) == {("wget", "nginx"): {"bytes": 11, "active": 1}}
 
 
+def seal_all(feed, now_s):
+    """Return all windows that are due."""
+    found = []
+    while window := feed.pipeline.seal(now_s * SECOND_NS):
+        found.append(window)
+    return found
+
+
+def test_windows_go_on_where_the_clock_was_set_back(feed, caplog):
+    feed.take(0, 1201, connector_row(bytes_sent=1, opened=1))
+    feed.take(1, 1202, acceptor_row(bytes_received=1, opened=1))
+    feed.pipeline.heard(session_id(0), 2000 * SECOND_NS)
+    assert seal_all(feed, 1240)
+    feed.take(0, 1241, connector_row(bytes_sent=2))
+    assert seal_all(feed, 300) == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "the clock was set back by 930 s: windows go on from now"
+    ]
+    # The client's collector is not believed to have told all until 2000 s: else what it did not tell would not count.
+    feed.take(1, 301, acceptor_row(bytes_received=7, bytes_sent=9))
+    (window,) = seal_all(feed, 340)
+    assert (window.start_ns, window.end_ns) == (300 * SECOND_NS, 330 * SECOND_NS)
+    assert series_of(window) == {("wget", "nginx"): {"bytes": 7, "active": 1}, ("nginx", "wget"): {"bytes": 9}}
+    assert window.acknowledge == {session_id(0): 2, session_id(1): 2}
+    assert len(caplog.records) == 1
+
+
+def test_a_clock_that_is_set_back_a_little_changes_no_window(feed, caplog):
+    feed.take(0, 3, connector_row(bytes_sent=1))
+    feed.seal()
+    assert feed.pipeline.seal(1 * SECOND_NS) is None
+    feed.take(0, 2, connector_row(bytes_sent=2))
+    assert feed.seal(1).start_ns == WINDOW_NS
+    assert not caplog.records
+
+
+def test_flows_are_forgotten_in_time_though_the_clock_was_set_back(feed):
+    feed.take(0, 1800, connector_row(bytes_sent=1))
+    seal_all(feed, 1840)
+    for now_s in range(300, 1200, 30):
+        feed.take(0, now_s, connector_row(bytes_sent=1, local_port=9))
+        seal_all(feed, now_s + 10)
+    assert feed.pipeline.statistics().flows == 1
+
+
 def test_overload_is_told_until_windows_are_sealed(feed, monkeypatch):
     monkeypatch.setattr(module, "MOST_ROWS", 1)
     feed.take(0, 3, connector_row(), connector_row(local_port=1))
