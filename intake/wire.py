@@ -12,6 +12,9 @@ METHOD = "Connect"
 KEEPALIVE_MS = 8_000
 # gRPC makes it TCP_USER_TIMEOUT too: a reducer that is busy for as long would lose its collectors.
 KEEPALIVE_TIMEOUT_MS = 20_000
+# Until the first frame of HTTP/2, and without a stream: a collector has one from the beginning.
+HANDSHAKE_TIMEOUT_MS = 20_000
+IDLE_TIMEOUT_MS = 60_000
 
 _SHARED_OPTIONS = (
     ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
@@ -39,6 +42,9 @@ SERVER_OPTIONS = (
     # What a stream may have under way before it is read: gRPC would let it grow to megabytes for each collector.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 1 << 18),
+    # Connections on which nobody comes to speak: each takes a file and 15 KB.
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_TIMEOUT_MS),
+    ("grpc.max_connection_idle_ms", IDLE_TIMEOUT_MS),
     # A second reducer on the same port must fail, not take half of the collectors.
     ("grpc.so_reuseport", 0),
 )

@@ -155,7 +155,7 @@ class Directory:
         if teller is not None:
             teller.absent_since_ns = now_ns
             teller.named = None
-            if any(
+            if not teller.told or any(
                 each.whole and each.absent_since_ns is None and each.follows(teller) for each in self._others(teller)
             ):
                 self._forget_teller(session_id, now_ns)

@@ -29,8 +29,10 @@ MOST_OWNERS = 1 << 20
 # Of what all sessions tell of processes and cgroups; of each of them besides its texts as much as `_EACH_BYTES`.
 MOST_BYTES = 1 << 30
 _EACH_BYTES = 200
-# A session that did nothing for this many windows is forgotten when room is made.
+# A session that did nothing for this many windows is forgotten when room is made; one that will not be known should it
+# come back, as soon as its rows are in no open window.
 _IDLE_WINDOWS = 120
+_IDLE_WINDOWS_AT_END = 2
 _LEAST_BEFORE_COLLECTION = 4096
 _NEVER = -1
 
@@ -76,6 +78,7 @@ class _Session:
     size_bytes: int = 0  # of `processes` and `cgroups`
     lookup: OwnerLookup | None = None  # None when what it was made from changed
     used: int = 0
+    most_idle: int = _IDLE_WINDOWS
     public: np.ndarray | None = None  # None when the host changed
     # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
     named: tuple[set[int], set[int]] | None = None
@@ -165,7 +168,7 @@ class Owners:
     def hello(self, session_id: bytes, host: intake_pb2.Host) -> None:
         """Note the host of a session."""
         session = self._session(session_id, host)
-        session.named = None
+        session.named, session.most_idle = None, _IDLE_WINDOWS
         if session.host != host:
             session.host, session.public = host, None
             self._note_host(session.index, host)
@@ -211,6 +214,12 @@ class Owners:
         index = self._session(session_id).index
         self._watermark_ns[index] = max(self._watermark_ns[index], time_ns)
 
+    def forget(self, session_id: bytes) -> None:
+        """Keep a session no longer than its rows need it."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            session.most_idle = _IDLE_WINDOWS_AT_END
+
     def follow_back(self, now_ns: int) -> None:
         """Let no collector have told more than until now, where the clock was set back."""
         np.minimum(self._watermark_ns, now_ns, out=self._watermark_ns)
@@ -252,7 +261,7 @@ class Owners:
         self._windows += 1
         if len(self) + len(self._sessions) < self._collect_at:
             return
-        idle = [key for key, session in self._sessions.items() if self._windows - session.used > _IDLE_WINDOWS]
+        idle = [key for key, session in self._sessions.items() if self._windows - session.used > session.most_idle]
         for session_id in idle:
             session = self._sessions.pop(session_id)
             self._hold(session, -session.size_bytes)

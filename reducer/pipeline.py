@@ -190,6 +190,11 @@ class Pipeline:
         with self._lock:
             self._directory.closed(session, now_ns)
 
+    def forget(self, session: bytes) -> None:
+        """Keep nothing of a session that is not needed for the rows that it sent."""
+        with self._lock:
+            self._owners.forget(session)
+
     def heard(self, session: bytes, event_time_ns: int) -> None:
         """Note that the collector has told all until then."""
         with self._lock:

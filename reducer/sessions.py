@@ -58,6 +58,9 @@ class Pipeline(Protocol):
     def closed(self, session: bytes, now_ns: int) -> None:
         """Note that the session has no connection any more."""
 
+    def forget(self, session: bytes) -> None:
+        """Note that the session is known no more: there are too many."""
+
 
 class RejectedError(Exception):
     """A stream that cannot go on.
@@ -319,7 +322,9 @@ class ReducerSessions:
 
     def _forget_beyond_limit(self) -> None:
         while len(self) > self.most_sessions and self._disconnected:
-            del self._disconnected[next(iter(self._disconnected))]
+            forgotten = next(iter(self._disconnected))
+            del self._disconnected[forgotten]
+            self.pipeline.forget(forgotten)
             self.counters.sessions_forgotten += 1
 
 

@@ -45,6 +45,9 @@ class RecordingPipeline:
     def closed(self, session, now_ns):
         pass
 
+    def forget(self, session):
+        pass
+
 
 class Reducer:
     """A server that can be stopped and started again on the same port, with or without its numbers."""

@@ -2,9 +2,9 @@
 
     python -m tests.fuzz.intake --inputs 1000000 --seed 7
 
-Sessions, pipeline, budgets and all outputs are the real ones, time is virtual. What some sessions send is made at
-random; one in between is well behaved: all that it says must be in the series, to the byte. Prints what happened, and
-the input that broke something as hex.
+Sessions, pipeline, budgets and all outputs are the real ones, time is virtual, and the clock is set now and then. What
+some sessions send is made at random; one in between is well behaved: all that it says must be in the series, to the
+byte. Prints what happened, and the input that broke something as hex.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ HONEST = b"honest collector"
 HONEST_PROCESS = "honest"
 EACH_HONEST = 50
 EACH_RENDERING = 20_000
+EACH_CLOCK_SET = 3_000
 SERIES_LIMIT = 500
 MOST_ENDS = 10_000
 
@@ -88,6 +89,8 @@ class Fuzzer:
         begin = time.monotonic()
         for index in range(inputs):
             self._now_ns += STEP_NS
+            if index % EACH_CLOCK_SET == EACH_CLOCK_SET - 1:
+                self._now_ns += self._random.choice((-3600, -11, -5, 5, 3600)) * SECOND_NS
             self._send(index)
             if index % EACH_HONEST == 0:
                 self._send_honest()

@@ -62,6 +62,9 @@ class ModelPipeline:
     def heard(self, session, event_time_ns):
         self.heard_ns = max(self.heard_ns, event_time_ns)
 
+    def forget(self, session):
+        pass
+
     def closed(self, session, now_ns):
         pass
 

@@ -343,6 +343,13 @@ def test_texts_of_entities_that_are_too_many_are_refused_and_counted(told, monke
     assert (len(told.directory), told.directory.refused) == (3, 2)
 
 
+def test_collectors_that_told_nothing_take_no_room(told):
+    for number in range(1, 100):
+        told.hello(number)
+        told.closed(number, 100)
+    assert len(told.directory._tellers) == 1
+
+
 def test_entities_without_a_uid_are_none(told):
     told.learn(0, 100, pods=[pod("a", "10.1.0.1", uid="")], services=[{"name": "s", "addresses": [packed("10.2.0.1")]}])
     assert (len(told.directory), told.directory.refused) == (0, 2)

@@ -227,6 +227,25 @@ def test_too_many_cgroups_and_owners_are_counted_and_have_no_name(monkeypatch):
     assert owners.processes_refused == 1
 
 
+def test_a_session_that_is_known_no_more_is_kept_only_for_its_rows(monkeypatch):
+    monkeypatch.setattr(module, "_LEAST_BEFORE_COLLECTION", 4)
+    owners = Owners()
+    for number in range(100):
+        owners.hello(session_id(number), HOST)
+        owners.learn(session_id(number), entities(a=1))
+        owners.forget(session_id(number))
+        owners.collect([])
+    assert owners.sessions < 12
+    for number in range(100, 103):
+        owners.hello(session_id(number), HOST)
+        owners.forget(session_id(number))
+    owners.hello(session_id(100), HOST)  # it came back
+    for _ in range(5):
+        owners._collect_at = 0
+        owners.collect([])
+    assert owners.sessions == 1
+
+
 def test_names_that_take_too_much_are_counted_and_have_no_name(monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 2 * 500)
     owners = Owners()

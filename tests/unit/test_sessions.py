@@ -35,6 +35,9 @@ class Recorder:
     def closed(self, session, now_ns):
         self.calls.append(("closed", session, now_ns))
 
+    def forget(self, session):
+        self.calls.append(("forget", session))
+
     def of(self, kind):
         return [call[2:] for call in self.calls if call[0] == kind]
 
@@ -233,6 +236,7 @@ def test_the_session_that_was_disconnected_first_is_forgotten(pipeline):
         sessions.closed(stream, NOW)
     hello(sessions, bytes([7]) * 16)
     assert sessions.counters.sessions_forgotten == 1
+    assert [call for call in pipeline.calls if call[0] == "forget"] == [("forget", bytes([1]) * 16)]
     assert hello(sessions, bytes([0]) * 16)[1].acknowledged == 5
 
 
