@@ -71,12 +71,14 @@ class Feed:
         *names: str,
         host: intake_pb2.Host | None = None,
         kind: int = intake_pb2.COLLECTOR_KIND_KERNEL,
+        at_s: float = 0,
     ) -> None:
         """Say hello with processes 1, 2, ... of these names."""
         default = intake_pb2.Host(name=f"host-{number}", zone=f"zone-{number}", environment="prod", namespace="shop")
         self.pipeline.hello(session_id(number), host or default, kind)
         processes = [intake_pb2.Process(id=index, name=name) for index, name in enumerate(names, 1)]
-        self.pipeline.snapshot(session_id(number), intake_pb2.Entities(processes=processes))
+        told = intake_pb2.Entities(processes=processes)
+        self.pipeline.snapshot(session_id(number), told, int(at_s * SECOND_NS))
         self.numbers.setdefault(number, 0)
 
     def snapshot(self, number: int, at_s: float, *, partial: bool = False, **entities) -> None:

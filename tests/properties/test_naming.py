@@ -31,9 +31,9 @@ class World:
             self.feed.session(index, "client", host=intake_pb2.Host(name=f"machine-{index}", environment=cluster))
             self.start_collector(10 + index, cluster)
 
-    def start_collector(self, number: int, cluster: str) -> None:
+    def start_collector(self, number: int, cluster: str, at_s: int = 0) -> None:
         host = intake_pb2.Host(name=f"k8s-{cluster}", environment=cluster)
-        self.feed.session(number, host=host, kind=K8S)
+        self.feed.session(number, host=host, kind=K8S, at_s=at_s)
 
     def tell(self, number: int, at_s: int, **entities) -> None:
         self.feed.take(number, at_s, entities=intake_pb2.Entities(**entities))
@@ -161,7 +161,7 @@ def test_a_collector_that_starts_again_changes_nothing(lives, told, when, seen):
                 ]
                 if seen:
                     world.feed.close(10 + index, when)
-                world.start_collector(20 + index, cluster)
+                world.start_collector(20 + index, cluster, when)
                 world.feed.snapshot(20 + index, when, pods=alive)
                 if not seen:
                     world.feed.close(10 + index, when)
