@@ -168,6 +168,24 @@ def field_numbers(table: str) -> dict[str, int]:
     return {field.name: field.number for field in _MESSAGES[table].DESCRIPTOR.fields}
 
 
+def constant(rows: int, dtype: np.dtype, value: int = 0) -> np.ndarray:
+    """Return a column of one value in every row; it takes no memory, and cannot be written to."""
+    element = np.array(value, dtype).tobytes() if value else bytes(dtype.itemsize)
+    return np.ndarray(rows, dtype, element, strides=(0,))
+
+
+def is_constant(column: np.ndarray) -> bool:
+    """Whether a column is one that `constant` made."""
+    return column.strides == (0,)
+
+
+def words(column: np.ndarray) -> np.ndarray:
+    """Return a column with addresses as pairs of uint64."""
+    if column.dtype.kind != "V":
+        return column
+    return constant(2 * len(column), np.dtype(np.uint64)) if is_constant(column) else column.view(np.uint64)
+
+
 def pack_rows(table: str, columns: Mapping[str, np.ndarray]) -> Message:
     """Return the message of a table; columns that are zero throughout are left out."""
     message = _MESSAGES[table](rows=len(columns["socket"]))
@@ -179,7 +197,7 @@ def pack_rows(table: str, columns: Mapping[str, np.ndarray]) -> Message:
 
 
 def unpack_rows(table: str, message: Message, most_rows: int) -> Columns:
-    """Return the table of a message: views of its bytes, read-only.
+    """Return the table of a message: views of its bytes, read-only; those that are absent are `constant`.
 
     Raises:
         MalformedRowsError: it has more than *most_rows* rows, or a column whose length is not that of its rows.
@@ -191,9 +209,12 @@ def unpack_rows(table: str, message: Message, most_rows: int) -> Columns:
     for column in TABLES[table]:
         data = getattr(message, column.name)
         expected = message.rows * column.dtype.itemsize
-        if data and len(data) != expected:
+        if not data:
+            columns[column.name] = constant(message.rows, column.dtype)
+        elif len(data) == expected:
+            columns[column.name] = np.frombuffer(data, column.dtype)
+        else:
             raise MalformedRowsError(f"column {column.name} has {len(data)} bytes: {message.rows} rows need {expected}")
-        columns[column.name] = np.frombuffer(data or bytes(expected), column.dtype)
     return columns
 
 

@@ -65,10 +65,7 @@ def load(data: bytes, matcher: Matcher, window_ns: int) -> int:
     flows, requests = matcher.flows, matcher.requests
     frame = pl.read_ipc(data[_HEADER.size : _HEADER.size + first_bytes])
     keys = np.stack([frame[f"key_{word}"].to_numpy() for word in range(KEY_WORDS)])
-    hashes = hashed(keys, matcher.seed)
-    order = np.argsort(hashes)
-    slots = np.empty(len(order), np.int64)
-    slots[order] = flows.find_or_add(hashes[order], keys, order)
+    slots = flows.find_or_add(hashed(keys, matcher.seed), keys, np.arange(keys.shape[1]))
     at = by_side(slots)
     flows.last_seen[slots] = int(sealed_until_ns) // window_ns
     flows.connector[slots] = frame["connector"].to_numpy()

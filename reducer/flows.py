@@ -1,6 +1,6 @@
 """The memory of flows: their ends, and what each witness said beyond what was emitted, while they live.
 
-Columns by slot; an index of sorted hashes finds the slots of a window's flows at once.
+Columns by slot; an index of hashes finds the slots of a window's flows at once.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+
+from reducer.hash_index import HashIndex
 
 # A flow takes about 200 bytes.
 MOST_FLOWS = 2_000_000
@@ -65,7 +67,7 @@ class FlowTable:
     Attributes:
         key: (KEY_WORDS, slots) uint64.
         connector: by slot, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
-        last_seen: by slot, int64: index of the last window that had rows of the flow.
+        last_seen: by slot, uint32: index of the last window that had rows of the flow.
         began: by slot, int64: when the first row of its first, or of its newest, socket came; 0 where not known.
         pending: by slot, bool: the receiver told more than was emitted.
         owner: by end, uint32: the owner heard last; 0 where none was.
@@ -80,12 +82,11 @@ class FlowTable:
 
     def __init__(self, most_flows: int = MOST_FLOWS) -> None:
         self._most_flows = most_flows
-        self._hash = np.empty(0, np.uint64)  # sorted
-        self._slot = np.empty(0, np.int64)
-        self._free = np.empty(0, np.int64)
+        self._index = HashIndex()
+        self._free = np.empty(0, np.uint32)
         self.key = np.empty((KEY_WORDS, 0), np.uint64)
         self.connector = np.empty(0, ConnectorSide)
-        self.last_seen = np.empty(0, np.int64)
+        self.last_seen = np.empty(0, np.uint32)
         self.began = np.empty(0, np.int64)
         self.pending = np.empty(0, bool)
         self.owner = np.empty(0, np.uint32)
@@ -97,45 +98,36 @@ class FlowTable:
         self.untracked = 0
 
     def __len__(self) -> int:
-        return len(self._slot)
+        return len(self._index)
 
     @property
     def slots(self) -> np.ndarray:
         """Return the slots of all flows."""
-        return self._slot
+        return self._index.numbers()
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the slots of flows, -1 where none is remembered."""
-        slots = np.full(len(hashes), -1, np.int64)
-        if len(self._hash):
-            at = np.minimum(np.searchsorted(self._hash, hashes), len(self._hash) - 1)
-            found = self._hash[at] == hashes
-            slots[found] = self._slot[at[found]]
-        return slots
+        return self._index.find(hashes)
 
     def find_or_add(self, hashes: np.ndarray, keys: np.ndarray, first: np.ndarray) -> np.ndarray:
         """Return the slots of flows.
 
         Args:
-            hashes: of the flows, ascending, each once.
+            hashes: of the flows, each once.
             keys: (KEY_WORDS, rows).
             first: a row of each flow, where its key is.
 
         """
-        slots = self.find(hashes)
-        new = np.flatnonzero(slots < 0)
-        if len(new):
-            at = np.searchsorted(self._hash, hashes)
-            slots[new] = self._allocate(len(new))
-            self.key[:, slots[new]] = keys[:, first[new]]
-            self._hash = np.insert(self._hash, at[new], hashes[new])
-            self._slot = np.insert(self._slot, at[new], slots[new])
+        slots, new = self._index.find_or_add(hashes, self._allocate)
+        self.key[:, slots[new]] = keys[:, first[new]]
         return slots
 
     def idle(self, window: int) -> np.ndarray:
         """Return the slots that were idle for `IDLE_WINDOWS`, but not yet for `AWAY_WINDOWS`."""
-        idle_for = window - self.last_seen[self._slot]
-        return self._slot[(idle_for >= IDLE_WINDOWS) & (idle_for < AWAY_WINDOWS)]
+        slots = self.slots
+        idle_for = window - self.last_seen[slots].astype(np.int64)
+        found: np.ndarray = slots[(idle_for >= IDLE_WINDOWS) & (idle_for < AWAY_WINDOWS)]
+        return found
 
     def forget(self, window: int, finished: np.ndarray, awaited: np.ndarray) -> np.ndarray:
         """Forget the *finished* slots, those idle for `IDLE_WINDOWS`, and beyond the bound those idle the longest.
@@ -148,25 +140,26 @@ class FlowTable:
         """
         keep = np.ones(len(self.last_seen), bool)
         keep[finished] = False
-        seen = self.last_seen > window - IDLE_WINDOWS
+        seen = self.last_seen.astype(np.int64) > window - IDLE_WINDOWS
         seen[awaited] = True
-        kept = keep[self._slot] & seen[self._slot]
+        slots = self.slots
+        kept = keep[slots] & seen[slots]
         excess = int(np.count_nonzero(kept)) - self._most_flows
         if excess > 0:
             remaining = np.flatnonzero(kept)
-            oldest = np.argpartition(self.last_seen[self._slot[remaining]], excess - 1)[:excess]
+            oldest = np.argpartition(self.last_seen[slots[remaining]], excess - 1)[:excess]
             kept[remaining[oldest]] = False
             self.untracked += excess
-        forgotten = self._slot[~kept]
-        self._free = np.concatenate((self._free, forgotten))
-        self._hash, self._slot = self._hash[kept], self._slot[kept]
+        forgotten: np.ndarray = slots[~kept]
+        self._index.forget(forgotten)
+        self._free = np.concatenate((self._free, forgotten.astype(np.uint32)))
         return forgotten
 
     def _allocate(self, count: int) -> np.ndarray:
         missing = count - len(self._free)
         if missing > 0:
-            self._grow(max(missing, len(self.last_seen) // 2, 1024))
-        slots, self._free = np.split(self._free, [count])
+            self._grow(max(missing, len(self.last_seen) // 8, 1024))
+        slots, self._free = self._free[:count].astype(np.int64), self._free[count:]
         self.connector[slots] = CONNECTOR_UNKNOWN
         self.pending[slots] = False
         self.began[slots] = 0
@@ -179,7 +172,7 @@ class FlowTable:
 
     def _grow(self, by: int) -> None:
         size = len(self.last_seen)
-        self._free = np.concatenate((self._free, np.arange(size, size + by)))
+        self._free = np.concatenate((self._free, np.arange(size, size + by, dtype=np.uint32)))
         self.key = np.concatenate((self.key, np.empty((KEY_WORDS, by), np.uint64)), axis=1)
         self.connector, self.last_seen, self.began, self.pending = (
             _longer(column, by) for column in (self.connector, self.last_seen, self.began, self.pending)

@@ -13,9 +13,11 @@ import numpy as np
 import polars as pl
 from ebpf_net.v1 import intake_pb2
 
+from intake.columns import words
 from reducer.cells import CellKind, Cells, cells_of, code_of, joined_cells
 from reducer.distributions import bin_of_us
 from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, KEY_WORDS, ConnectorSide, by_side, other
+from reducer.hash_index import HashIndex
 from reducer.owners import UNKNOWN_OWNER
 from reducer.rows import IPPROTO_UDP, ROW_COLUMNS
 from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
@@ -60,14 +62,16 @@ class Grouped:
     Attributes:
         rows: the columns; addresses as pairs of uint64, `process` as owners.
         keys: (KEY_WORDS, rows) uint64.
-        hashes: of the flows, ascending.
-        first: a row of each flow.
+        numbers: of the flows by their hashes, in the order of their first rows.
+        hashes: of the flows.
+        first: row of each flow.
         end: of each row: 2 * flow + side.
 
     """
 
     rows: Columns
     keys: np.ndarray
+    numbers: HashIndex
     hashes: np.ndarray
     first: np.ndarray
     end: np.ndarray
@@ -103,7 +107,7 @@ class Ends:
 
 def in_loopback(rows: Columns) -> np.ndarray:
     """Return which rows have a loopback address: at one end alone where a machine redirects to a port of its own."""
-    local, remote = (is_loopback(rows[name].view(np.uint64)) for name in ("local_address", "remote_address"))
+    local, remote = (is_loopback(words(rows[name])) for name in ("local_address", "remote_address"))
     either: np.ndarray = local | remote
     return either
 
@@ -123,15 +127,16 @@ def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str
     """
     rows = joined(tables, _ROW_COLUMNS if names is None else names)
     keys, side = keys_of(rows, owners)
-    hashes = hashed(keys, seed)
-    order = np.argsort(hashes)
-    ordered = hashes[order]
-    new = np.ones(len(order), bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    end = np.empty(len(order), np.int64)
-    end[order] = 2 * (np.cumsum(new) - 1)
+    return Grouped(rows, keys, *numbered(hashed(keys, seed), side))
+
+
+def numbered(hashes: np.ndarray, side: np.ndarray) -> tuple[HashIndex, np.ndarray, np.ndarray, np.ndarray]:
+    """Return numbers of flows by the *hashes* of rows, the hash and the first row of each flow, and the rows' ends."""
+    numbers = HashIndex(len(hashes))
+    end, first = numbers.find_or_add(hashes, lambda count: np.arange(len(numbers), len(numbers) + count))
+    end *= 2
     end += side
-    return Grouped(rows, keys, ordered[new], order[new], end)
+    return numbers, hashes[first], first, end
 
 
 def hashed(keys: np.ndarray, seed: int) -> np.ndarray:
@@ -314,8 +319,8 @@ def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: Ow
         return
     later = group(tables, owners, seed, (*_KEY_COLUMNS, "role"))
     wanted = np.flatnonzero(lacking)
-    at = np.minimum(np.searchsorted(later.hashes, hashes[wanted]), len(later) - 1)
-    found = later.hashes[at] == hashes[wanted]
+    at = later.numbers.find(hashes[wanted])
+    found = at >= 0
     here, there = wanted[found], at[found]
     # The first is the nearest: later ones may be of sockets that used the port again.
     owner = last_owners(later.end[::-1], later.rows["process"][::-1], 2 * len(later), owners)

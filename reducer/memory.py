@@ -149,7 +149,7 @@ class Matcher:
         flows = self.flows
         grouped = group(tables.get(SOCKETS) or [no_rows()], owners, self.seed)
         grouped = self._receivers.hear_one(window, grouped, owners)
-        requests = Requests(tables, grouped.hashes, owners, self.seed)
+        requests = Requests(tables, grouped.numbers, owners, self.seed)
         slots = np.concatenate(
             (
                 flows.find_or_add(grouped.hashes, grouped.keys, grouped.first),

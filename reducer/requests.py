@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from intake.columns import Columns
+    from reducer.hash_index import HashIndex
     from reducer.match import Ends
     from reducer.owners import OwnersView
 
@@ -62,18 +63,18 @@ class Requests:
     """The rows of DNS, HTTP and bins of a window by flow.
 
     Attributes:
-        hashes: ascending, of those flows that have no other rows: the first of them comes after the last *known* one.
+        hashes: of those flows that have no other rows: the first of them comes after the last *known* one.
         keys: (KEY_WORDS, rows).
         first: a row of each flow in `hashes`.
 
     """
 
-    def __init__(self, tables: Mapping[str, list[Columns]], known: np.ndarray, owners: OwnersView, seed: int) -> None:
+    def __init__(self, tables: Mapping[str, list[Columns]], known: HashIndex, owners: OwnersView, seed: int) -> None:
         """Make it.
 
         Args:
             tables: rows by table.
-            known: hashes of the flows that have rows of sockets, ascending; the flow is the index.
+            known: the flows that have rows of sockets by their hashes; flows that have none are added.
             owners: what the owners mean.
             seed: of the hashes.
 
@@ -83,14 +84,9 @@ class Requests:
         keyed = [keys_of(rows, owners) for rows in self._rows.values()]
         self.keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
         side = np.concatenate([side for _, side in keyed] or [np.empty(0, bool)])
-        different, first, which = np.unique(hashed(self.keys, seed), return_index=True, return_inverse=True)
-        at = np.searchsorted(known, different)
-        strange = np.ones(len(different), bool)
-        if len(known):
-            strange = known[np.minimum(at, len(known) - 1)] != different
-        self.hashes, self.first = different[strange], first[strange]
-        flow = np.where(strange, len(known) + np.cumsum(strange) - 1, at)
-        self._flow = flow[which]
+        hashes = hashed(self.keys, seed)
+        self._flow, self.first = known.find_or_add(hashes, lambda count: np.arange(len(known), len(known) + count))
+        self.hashes = hashes[self.first]
         self._side = side.astype(np.int64)
 
     def fill(self, ends: Ends) -> None:

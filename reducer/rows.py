@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DROP_COLUMNS, HTTP_COLUMNS, TCP_COLUMNS, Column
+from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DROP_COLUMNS, HTTP_COLUMNS, TCP_COLUMNS, Column, constant
 
 if TYPE_CHECKING:
     from intake.columns import Columns
@@ -60,9 +60,9 @@ def uniform_rows(table: str, columns: Columns) -> Columns:
         told = columns.get(column.name)
         if told is None:
             told = columns.get(_NAMES.get(column.name, ""))
-        uniform[column.name] = np.broadcast_to(np.zeros((), column.dtype), rows) if told is None else told
+        uniform[column.name] = constant(rows, column.dtype) if told is None else told
     if table in _PROTOCOLS:
-        uniform["protocol"] = np.broadcast_to(np.uint8(_PROTOCOLS[table]), rows)
+        uniform["protocol"] = constant(rows, _PROTOCOL.dtype, _PROTOCOLS[table])
     return uniform
 
 
@@ -70,7 +70,7 @@ def times(columns: Columns, batch_ns: int) -> np.ndarray:
     """Return when the connections of rows opened or failed, where these say so, else the time of their batch, int64."""
     age_ms = columns.get("age_ms")
     if age_ms is None or not age_ms.any():
-        return np.broadcast_to(np.int64(batch_ns), len(columns["socket"]))
+        return constant(len(columns["socket"]), np.dtype(np.int64), batch_ns)
     return np.asarray(batch_ns - age_ms.astype(np.int64) * 1_000_000)
 
 

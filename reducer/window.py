@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from intake.merge import merge_rows
+from intake.columns import constant, is_constant, words
+from reducer.row_store import RowStore
 from reducer.rows import SOCKETS, TABLES
 
 if TYPE_CHECKING:
     from intake.columns import Columns
 
-# Beyond it, the rows of a session in a window are added up by socket.
+# Beyond it, the rows of a window are added up by socket.
 MOST_UNFOLDED_ROWS = 2_000_000
+# Of so many, one part is added up at a time.
+_FOLDS = 8
 # Rows that claim to be later than this many windows after the oldest open one are put into the last of them.
 MOST_OPEN_WINDOWS = 64
-
-
-@dataclass(slots=True)
-class _Part:
-    """The rows of one session in one table, oldest first; the first `folded` of them are sums."""
-
-    tables: list[Columns] = field(default_factory=list)
-    rows: int = 0
-    folded: int = 0
 
 
 @dataclass(slots=True)
@@ -37,6 +32,7 @@ class Window:
         end_ns: exclusive.
         rows: how many there are.
         lowest: the lowest number of its batches, by session.
+        seed: of the hashes of rows.
 
     """
 
@@ -44,42 +40,38 @@ class Window:
     end_ns: int
     rows: int = 0
     lowest: dict[bytes, int] = field(default_factory=dict)
-    _parts: dict[tuple[str, bytes], _Part] = field(default_factory=dict)
+    seed: int = 0
+    _stores: dict[str, RowStore] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Columns]]:
         """Return its rows by table, those of a session in the order in which they came."""
-        found: dict[str, list[Columns]] = {}
-        for (table, _), part in self._parts.items():
-            found.setdefault(table, []).extend(part.tables)
-        return found
+        return {table: [store.columns()] for table, store in self._stores.items()}
 
     def add(self, session: bytes, number: int, rows: Columns | None, table: str = SOCKETS) -> None:
         """Add a batch, or one of its tables."""
         self.lowest[session] = min(number, self.lowest.get(session, number))
         if rows is None:
             return
-        part = self._parts.setdefault((table, session), _Part())
-        part.tables.append(rows)
-        part.rows += len(rows["socket"])
-        self.rows += len(rows["socket"])
-        if self.rows > MOST_UNFOLDED_ROWS and part.rows >= 2 * part.folded:
-            self._fold(table, part)
+        self._add(table, rows)
+        if self.rows > MOST_UNFOLDED_ROWS:
+            store = self._stores[table]
+            before = store.rows
+            store.fold(MOST_UNFOLDED_ROWS // _FOLDS)
+            self.rows += store.rows - before
 
     def absorb(self, later: Window) -> None:
         """Add all that *later* has."""
         for session, number in later.lowest.items():
             self.lowest[session] = min(number, self.lowest.get(session, number))
-        for key, other in later._parts.items():
-            part = self._parts.setdefault(key, _Part())
-            part.tables += other.tables
-            part.rows += other.rows
-        self.rows += later.rows
+        for table, [rows] in later.tables().items():
+            self._add(table, rows)
 
-    def _fold(self, table: str, part: _Part) -> None:
-        part.tables = [merge_rows(TABLES[table], part.tables)]
-        self.rows -= part.rows
-        part.rows = part.folded = len(part.tables[0]["socket"])
-        self.rows += part.rows
+    def _add(self, table: str, rows: Columns) -> None:
+        store = self._stores.get(table)
+        if store is None:
+            store = self._stores[table] = RowStore(TABLES[table], self.seed)
+        store.add(rows)
+        self.rows += len(rows["socket"])
 
 
 class Windows:
@@ -94,6 +86,7 @@ class Windows:
     def __init__(self, window_ns: int, delay_ns: int) -> None:
         self._window_ns = window_ns
         self._delay_ns = delay_ns
+        self._seed = secrets.randbits(64)
         self._open: dict[int, Window] = {}
         self._highest: dict[bytes, int] = {}
         self.sealed_until_ns: int | None = None
@@ -198,13 +191,17 @@ class Windows:
 
     def _window(self, index: int) -> Window:
         start_ns = index * self._window_ns
-        return Window(max(start_ns, self.sealed_until_ns or 0), start_ns + self._window_ns)
+        return Window(max(start_ns, self.sealed_until_ns or 0), start_ns + self._window_ns, seed=self._seed)
 
 
 def joined(tables: list[Columns], names: tuple[str, ...]) -> Columns:
     """Return columns of all *tables* one after the other; addresses as pairs of uint64."""
-    return {name: np.concatenate([_words(table[name]) for table in tables]) for name in names}
+    return {name: _joined([words(table[name]) for table in tables]) for name in names}
 
 
-def _words(column: np.ndarray) -> np.ndarray:
-    return column.view(np.uint64) if column.dtype.kind == "V" else column
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    if all(map(is_constant, parts)) and not any(part[:1].any() for part in parts):
+        return constant(sum(map(len, parts)), parts[0].dtype)
+    return np.concatenate(parts)

@@ -25,24 +25,24 @@ def test_flows_are_found_by_their_hash():
 
 def test_the_memory_grows_and_keeps_what_it_had():
     flows = FlowTable()
-    slots = add(flows, *range(1000))
+    slots = add(flows, *range(1, 1001))
     flows.owner[by_side(slots)] = np.arange(2000)
     flows.sender["bytes"][by_side(slots)] = -np.arange(2000)
-    add(flows, *range(1000, 5000))
-    assert add(flows, *range(1000)).tolist() == slots.tolist()
+    add(flows, *range(1001, 5000))
+    assert add(flows, *range(1, 1001)).tolist() == slots.tolist()
     assert flows.owner[by_side(slots)].tolist() == list(range(2000))
     assert flows.sender["bytes"][by_side(slots)].tolist() == [-index for index in range(2000)]
 
 
 def test_slots_of_forgotten_flows_are_used_again_clean():
     flows = FlowTable()
-    slots = add(flows, *range(1024))
+    slots = add(flows, *range(1, 1025))
     columns = [flows.owner, flows.knows, flows.done, *flows.sender.values(), *flows.receiver.values()]
     for column in (*columns, flows.connector, flows.pending):
         column[:] = 1
     flows.forget(0, slots, NONE)
     assert len(flows) == 0
-    again = add(flows, *range(1024))
+    again = add(flows, *range(1, 1025))
     assert sorted(again.tolist()) == sorted(slots.tolist())
     assert not any(column.any() for column in columns)
     assert (flows.connector == CONNECTOR_UNKNOWN).all()

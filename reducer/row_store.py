@@ -1,0 +1,157 @@
+"""The rows of one table of an open window, in columns that grow.
+
+Each row is copied once, when it comes, from the message to the columns of all rows. Columns without any value take no
+memory. Beyond a number of rows, rows of the same socket and owner are added up by the rules of the table, in place.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from intake.columns import constant, is_constant
+from reducer.hash_index import HashIndex
+
+if TYPE_CHECKING:
+    from intake.columns import Column, Columns
+
+# So many rows are added up at a time: what is in between stays in the processor's cache.
+_FOLD_ROWS = 1 << 17
+_LEAST_ROWS = 1_024
+
+
+class RowStore:
+    """Rows with the columns of *table*, in the order in which they came; *seed* of their hashes must be secret.
+
+    Attributes:
+        rows: how many there are; of a socket that is added up, one for each of its owners.
+
+    """
+
+    def __init__(self, table: tuple[Column, ...], seed: int) -> None:
+        self.rows = 0
+        self._table = table
+        self._seed = seed
+        self._room = 0
+        # 16 bytes as two words: a column has as many elements a row as its size in words asks for.
+        self._columns: dict[str, np.ndarray] = {}
+        self._folded = 0
+        self._index: HashIndex | None = None
+        self._is_shared = False
+
+    def add(self, rows: Columns) -> None:
+        """Add rows, with all columns of the table."""
+        count = len(rows["socket"])
+        self._make_room(self.rows + count)
+        for column in self._table:
+            told = rows[column.name]
+            # Many columns are one element for all rows, which mostly is 0.
+            if is_constant(told):
+                told = told[:1]
+                if not any(told.tobytes()):
+                    continue
+            self._column(column)[self.rows : self.rows + count] = told
+        self.rows += count
+
+    def columns(self) -> Columns:
+        """Return the rows; they change no more when others are added."""
+        self._is_shared = True
+        return {
+            column.name: self._columns[column.name].view(column.dtype)[: self.rows]
+            if column.name in self._columns
+            else constant(self.rows, column.dtype)
+            for column in self._table
+        }
+
+    def fold(self, least: int) -> None:
+        """Add up the rows that came since, if there are at *least* so many."""
+        if self.rows - self._folded < least:
+            return
+        if self._is_shared:
+            self._columns = {name: column.copy() for name, column in self._columns.items()}
+            self._is_shared = False
+        if self._index is None:
+            self._index = HashIndex(self.rows)
+        for begin in range(self._folded, self.rows, _FOLD_ROWS):
+            self._fold_some(self._index, slice(begin, min(begin + _FOLD_ROWS, self.rows)))
+        self.rows = self._folded
+
+    def _fold_some(self, index: HashIndex, part: slice) -> None:
+        """Add up some rows; a row's place is never after the row."""
+        place, _ = index.find_or_add(self._hashes(part), self._new_places)
+        for column in self._table:
+            if column.name in self._columns:
+                rows = self._column(column)
+                told = rows[part].copy()
+                rows[part] = np.zeros((), column.dtype)
+                _merge(column, rows, place, told)
+
+    def _new_places(self, count: int) -> np.ndarray:
+        self._folded += count
+        return np.arange(self._folded - count, self._folded)
+
+    def _hashes(self, part: slice) -> np.ndarray:
+        """Return a hash of what must be equal in rows that are added up: their keys, and who owns them."""
+        keys: dict[str, np.ndarray] = {}
+        for column in self._table:
+            if column.name in self._columns and (column.merge == "key" or column.name == "process"):
+                key = self._column(column)[part]
+                if column.dtype.kind == "V":
+                    keys |= {f"{column.name}_{word}": key.view(np.uint64)[word::2] for word in range(2)}
+                else:
+                    keys[column.name] = key
+        return pl.DataFrame(keys).hash_rows(seed=self._seed).to_numpy()
+
+    def _column(self, column: Column) -> np.ndarray:
+        """Return the elements of a column, one a row."""
+        if column.name not in self._columns:
+            self._columns[column.name] = np.zeros(*_elements(column, self._room))
+        return self._columns[column.name].view(column.dtype)
+
+    def _make_room(self, rows: int) -> None:
+        if rows <= self._room:
+            return
+        self._room = max(rows, 2 * self._room, _LEAST_ROWS)
+        for column in self._table:
+            if column.name in self._columns:
+                longer = np.zeros(*_elements(column, self._room))
+                before = self._columns[column.name]
+                longer[: len(before)] = before
+                self._columns[column.name] = longer
+
+
+def _elements(column: Column, rows: int) -> tuple[int, np.dtype]:
+    """Return how many elements, and of which type, the column of as many rows has."""
+    return (2 * rows, np.dtype(np.uint64)) if column.dtype.kind == "V" else (rows, column.dtype)
+
+
+def _merge(column: Column, merged: np.ndarray, place: np.ndarray, told: np.ndarray) -> None:
+    """Merge what rows *told* into the elements of *merged* at each one's place; sums stop at the greatest value."""
+    match column.merge:
+        case "key" | "last":
+            merged[place] = told  # of several the last stays
+        case "max":
+            np.maximum.at(merged, place, told)
+        case "least":
+            some = np.flatnonzero(told)
+            place, told = place[some], told[some]
+            unknown = np.flatnonzero(merged[place] == 0)
+            merged[place[unknown]] = np.iinfo(column.dtype).max
+            np.minimum.at(merged, place, told)
+        case "sum":
+            _add(merged, place, told)
+
+
+def _add(merged: np.ndarray, place: np.ndarray, told: np.ndarray) -> None:
+    greatest = np.iinfo(merged.dtype).max
+    if merged.itemsize == np.dtype(np.uint64).itemsize:
+        np.add.at(merged, place, told)
+    elif int(told.sum(dtype=np.uint64)) + int(merged.max()) <= greatest:
+        some = np.flatnonzero(told)
+        np.add.at(merged, place[some], told[some])
+    else:
+        sums = merged.astype(np.uint64)
+        np.add.at(sums, place, told.astype(np.uint64))
+        merged[:] = np.minimum(sums, greatest)
