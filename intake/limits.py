@@ -9,7 +9,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 from google.protobuf.message import Message
 
-from intake.columns import MalformedRowsError, Tables, unpack_tables
+from intake.columns import MalformedRowsError, Tables, is_constant, unpack_tables
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
@@ -41,10 +41,10 @@ GREATEST_NUMBER = 1 << 62
 
 _MOST_FRAME_BYTES = 4  # of a message in another: its number and length
 
-_VALUES = (
+_VALUES = {
     *("bytes_sent", "bytes_received", "segments_sent", "segments_received", "packets_sent", "packets_received"),
     *("srtt_sum_us", "connect_sum_us", "latency_sum_us", "bytes"),
-)
+}
 _CGROUP_LABELS = {field.name for field in intake_pb2.Cgroup.DESCRIPTOR.fields} - {"id"}
 _MOST = {"cgroups": MOST_CGROUPS, "retired_cgroups": MOST_CGROUPS}
 # Of what a message of this kind holds.
@@ -85,10 +85,11 @@ def checked_rows(batch: intake_pb2.Batch) -> Tables:
     except MalformedRowsError as error:
         raise MalformedMessageError(str(error)) from error
     for rows in tables.values():
-        for name in _ENUMERATED.keys() & rows.keys():
+        told = {name for name, column in rows.items() if not is_constant(column)}  # the others are 0
+        for name in _ENUMERATED.keys() & told:
             if rows[name].max() > (greatest := _ENUMERATED[name]):
                 raise MalformedMessageError(f"column {name} holds {rows[name].max()}: the greatest known is {greatest}")
-        for name in rows.keys() & _VALUES:
+        for name in told & _VALUES:
             if rows[name].max() > GREATEST_VALUE:
                 raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
             if (told := rows[name].sum(dtype=np.float64)) > GREATEST_SUM:

@@ -65,7 +65,7 @@ def load(data: bytes, matcher: Matcher, window_ns: int) -> int:
     flows, requests = matcher.flows, matcher.requests
     frame = pl.read_ipc(data[_HEADER.size : _HEADER.size + first_bytes])
     keys = np.stack([frame[f"key_{word}"].to_numpy() for word in range(KEY_WORDS)])
-    slots = flows.find_or_add(hashed(keys, matcher.seed), keys, np.arange(keys.shape[1]))
+    slots = flows.find_or_add(hashed(keys, matcher.seed), keys)
     at = by_side(slots)
     flows.last_seen[slots] = int(sealed_until_ns) // window_ns
     flows.connector[slots] = frame["connector"].to_numpy()

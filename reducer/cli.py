@@ -14,6 +14,7 @@ from daemon.parts import part
 from daemon.version import VERSION
 
 with part("reducer"):
+    from reducer.heap import keep_freed_memory
     from reducer.options import reducer_options, settings_from
     from reducer.service import serve
 
@@ -28,4 +29,5 @@ def main(**arguments: Any) -> None:
     settings, log_arguments = settings_from(arguments)
     configure_logs(**log_arguments)
     allow_open_files()
+    keep_freed_memory()
     asyncio.run(serve(settings))

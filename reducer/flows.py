@@ -109,17 +109,16 @@ class FlowTable:
         """Return the slots of flows, -1 where none is remembered."""
         return self._index.find(hashes)
 
-    def find_or_add(self, hashes: np.ndarray, keys: np.ndarray, first: np.ndarray) -> np.ndarray:
+    def find_or_add(self, hashes: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """Return the slots of flows.
 
         Args:
             hashes: of the flows, each once.
-            keys: (KEY_WORDS, rows).
-            first: a row of each flow, where its key is.
+            keys: of the flows, (KEY_WORDS, flows) uint64.
 
         """
         slots, new = self._index.find_or_add(hashes, self._allocate)
-        self.key[:, slots[new]] = keys[:, first[new]]
+        self.key[:, slots[new]] = keys[:, new]
         return slots
 
     def idle(self, window: int) -> np.ndarray:

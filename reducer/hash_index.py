@@ -36,6 +36,10 @@ class HashIndex:
     def __len__(self) -> int:
         return self._known
 
+    def next(self, count: int) -> np.ndarray:
+        """Return the next *count* numbers, where none is ever forgotten."""
+        return np.arange(self._known, self._known + count)
+
     def numbers(self) -> np.ndarray:
         """Return all numbers, ascending."""
         return np.flatnonzero(self._hash != _FORGOTTEN)

@@ -105,7 +105,7 @@ class LiveView:
     def _pairs(self, tables: list[Columns], owners: OwnersView, elapsed_s: float, most: int) -> list[Pair]:
         grouped = group(tables, owners, self._seed)
         ends = add_up(grouped, owners)
-        keys = grouped.keys[:, grouped.first]
+        keys = grouped.keys
         connector = guess_connector(ends.connector, keys[PORTS])
         values = directed_values(ends, connector, _senders_word(ends, forward_directions(connector)))
         values = by_protocol(values, keys[PORTS])

@@ -152,8 +152,8 @@ class Matcher:
         requests = Requests(tables, grouped.numbers, owners, self.seed)
         slots = np.concatenate(
             (
-                flows.find_or_add(grouped.hashes, grouped.keys, grouped.first),
-                flows.find_or_add(requests.hashes, requests.keys, requests.first),
+                flows.find_or_add(grouped.hashes, grouped.keys),
+                flows.find_or_add(requests.hashes, requests.keys),
             )
         )
         flows.last_seen[slots] = window
@@ -191,7 +191,8 @@ class Matcher:
         self.agreement.forgotten(flows, flows.forget(window, self._finished(slots), awaited))
         self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
-        values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
+        if len(own.flow) or len(nothing):
+            values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
         values = by_protocol(values, keys[PORTS])
         cells = joined_cells((cells, latencies(grouped, forward, own), drops.after(len(own.owner), len(at))))
         owner = np.concatenate((ends.owner, own.owner, drops.owner))

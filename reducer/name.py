@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from reducer.flows import other
+from reducer.hash_index import HashIndex
 from reducer.labels import identity_labels, node_labels
 from reducer.match import Special
 from reducer.series import EndTable
@@ -64,7 +65,8 @@ class Names:
         # By party * len(Special) + special: the end, and the revision of the party that it was named by.
         self._identity = np.empty(0, np.uint32)
         self._revision = np.empty(0, np.uint32)
-        self._node_hash = np.empty(0, np.uint64)  # sorted
+        # Nodes by what tells them apart, and their ends.
+        self._nodes = HashIndex()
         self._node = np.empty(0, np.uint32)
 
     def begin_window(self, known: Known) -> None:
@@ -74,7 +76,7 @@ class Names:
             self.ends.clear()
         if full or known.generation != self._generation:
             self._identity = self._revision = np.empty(0, np.uint32)
-            self._node_hash, self._node = np.empty(0, np.uint64), np.empty(0, np.uint32)
+            self._nodes, self._node = HashIndex(), np.empty(0, np.uint32)
             self._generation = known.generation
 
     def identities(self, party: np.ndarray, special: np.ndarray, known: Known) -> np.ndarray:
@@ -109,22 +111,10 @@ class Names:
         identity = self._identities(party, special, known)
         columns = {"identity": identity, "party": party, "0": address[:, 0], "1": address[:, 1]}
         hashes = pl.DataFrame(columns).hash_rows(seed=seed).to_numpy()
-        order = np.argsort(hashes)
-        ordered = hashes[order]
-        first = np.ones(len(order), bool)
-        first[1:] = ordered[1:] != ordered[:-1]
-        different, rows = ordered[first], order[first]
-        at = np.searchsorted(self._node_hash, different)
-        new = np.ones(len(different), bool)
-        if len(self._node_hash):
-            new = self._node_hash[np.minimum(at, len(self._node_hash) - 1)] != different
-        node = np.empty(len(different), np.uint32)
-        node[~new] = self._node[at[~new]]
-        node[new] = self._new_nodes(party[rows[new]], identity[rows[new]], address[rows[new]], known)
-        self._node_hash = np.insert(self._node_hash, at[new], different[new])
-        self._node = np.insert(self._node, at[new], node[new])
-        named = np.empty(len(order), np.uint32)
-        named[order] = node[np.cumsum(first) - 1]
+        number, new = self._nodes.find_or_add(hashes, self._nodes.next)
+        nodes = self._new_nodes(party[new], identity[new], address[new], known)
+        self._node = np.concatenate((self._node, nodes))
+        named: np.ndarray = self._node[number]
         return named
 
     def _new_nodes(self, party: np.ndarray, identity: np.ndarray, address: np.ndarray, known: Known) -> np.ndarray:

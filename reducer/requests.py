@@ -64,8 +64,7 @@ class Requests:
 
     Attributes:
         hashes: of those flows that have no other rows: the first of them comes after the last *known* one.
-        keys: (KEY_WORDS, rows).
-        first: a row of each flow in `hashes`.
+        keys: of these flows, (KEY_WORDS, flows) uint64.
 
     """
 
@@ -82,11 +81,11 @@ class Requests:
         self._rows = {name: joined(tables[name], _NAMES[name]) for name in _NAMES if tables.get(name)}
         self._owners = owners
         keyed = [keys_of(rows, owners) for rows in self._rows.values()]
-        self.keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
+        keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
         side = np.concatenate([side for _, side in keyed] or [np.empty(0, bool)])
-        hashes = hashed(self.keys, seed)
-        self._flow, self.first = known.find_or_add(hashes, lambda count: np.arange(len(known), len(known) + count))
-        self.hashes = hashes[self.first]
+        hashes = hashed(keys, seed)
+        self._flow, first = known.find_or_add(hashes, known.next)
+        self.keys, self.hashes = keys[:, first], hashes[first]
         self._side = side.astype(np.int64)
 
     def fill(self, ends: Ends) -> None:

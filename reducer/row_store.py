@@ -35,7 +35,6 @@ class RowStore:
         self._table = table
         self._seed = seed
         self._room = 0
-        # 16 bytes as two words: a column has as many elements a row as its size in words asks for.
         self._columns: dict[str, np.ndarray] = {}
         self._folded = 0
         self._index: HashIndex | None = None
@@ -45,6 +44,7 @@ class RowStore:
         """Add rows, with all columns of the table."""
         count = len(rows["socket"])
         self._make_room(self.rows + count)
+        here = slice(self.rows, self.rows + count)
         for column in self._table:
             told = rows[column.name]
             # Many columns are one element for all rows, which mostly is 0.
@@ -52,14 +52,16 @@ class RowStore:
                 told = told[:1]
                 if not any(told.tobytes()):
                     continue
-            self._column(column)[self.rows : self.rows + count] = told
+            if column.name not in self._columns:
+                self._columns[column.name] = _zeros(column, self._room)
+            self._columns[column.name][here] = told
         self.rows += count
 
     def columns(self) -> Columns:
         """Return the rows; they change no more when others are added."""
         self._is_shared = True
         return {
-            column.name: self._columns[column.name].view(column.dtype)[: self.rows]
+            column.name: self._columns[column.name][: self.rows]
             if column.name in self._columns
             else constant(self.rows, column.dtype)
             for column in self._table
@@ -83,7 +85,7 @@ class RowStore:
         place, _ = index.find_or_add(self._hashes(part), self._new_places)
         for column in self._table:
             if column.name in self._columns:
-                rows = self._column(column)
+                rows = self._columns[column.name]
                 told = rows[part].copy()
                 rows[part] = np.zeros((), column.dtype)
                 _merge(column, rows, place, told)
@@ -97,18 +99,12 @@ class RowStore:
         keys: dict[str, np.ndarray] = {}
         for column in self._table:
             if column.name in self._columns and (column.merge == "key" or column.name == "process"):
-                key = self._column(column)[part]
+                key = self._columns[column.name][part]
                 if column.dtype.kind == "V":
                     keys |= {f"{column.name}_{word}": key.view(np.uint64)[word::2] for word in range(2)}
                 else:
                     keys[column.name] = key
         return pl.DataFrame(keys).hash_rows(seed=self._seed).to_numpy()
-
-    def _column(self, column: Column) -> np.ndarray:
-        """Return the elements of a column, one a row."""
-        if column.name not in self._columns:
-            self._columns[column.name] = np.zeros(*_elements(column, self._room))
-        return self._columns[column.name].view(column.dtype)
 
     def _make_room(self, rows: int) -> None:
         if rows <= self._room:
@@ -116,15 +112,14 @@ class RowStore:
         self._room = max(rows, 2 * self._room, _LEAST_ROWS)
         for column in self._table:
             if column.name in self._columns:
-                longer = np.zeros(*_elements(column, self._room))
-                before = self._columns[column.name]
-                longer[: len(before)] = before
+                longer = _zeros(column, self._room)
+                longer[: self.rows] = self._columns[column.name][: self.rows]
                 self._columns[column.name] = longer
 
 
-def _elements(column: Column, rows: int) -> tuple[int, np.dtype]:
-    """Return how many elements, and of which type, the column of as many rows has."""
-    return (2 * rows, np.dtype(np.uint64)) if column.dtype.kind == "V" else (rows, column.dtype)
+def _zeros(column: Column, rows: int) -> np.ndarray:
+    # Of 16 bytes numpy would write each element; zeros of words it gets from the kernel.
+    return np.zeros(rows * column.dtype.itemsize, np.uint8).view(column.dtype)
 
 
 def _merge(column: Column, merged: np.ndarray, place: np.ndarray, told: np.ndarray) -> None:

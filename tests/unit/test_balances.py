@@ -16,7 +16,7 @@ def memory(flows=4):
     hashes = hashed(keys, made.seed)
     order = np.argsort(hashes)
     slots = np.empty(flows, np.int64)
-    slots[order] = made.flows.find_or_add(hashes[order], keys, order)
+    slots[order] = made.flows.find_or_add(hashes[order], keys[:, order])
     return made, keys, slots
 
 
@@ -37,7 +37,7 @@ def test_flows_that_are_apart_are_stored_and_no_others():
     hashes = hashed(keys[:, :11], loaded.seed)
     order = np.argsort(hashes)
     found = np.empty(11, np.int64)
-    found[order] = again.find_or_add(hashes[order], keys, order)
+    found[order] = again.find_or_add(hashes[order], keys[:, order])
     assert len(again) == 11
     assert (again.key[:, found] == keys[:, :11]).all()
     for counter in COUNTERS:

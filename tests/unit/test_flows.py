@@ -10,7 +10,7 @@ def keys(count, first=0):
 
 
 def add(flows, *hashes):
-    return flows.find_or_add(np.array(hashes, np.uint64), keys(len(hashes)), np.arange(len(hashes)))
+    return flows.find_or_add(np.array(hashes, np.uint64), keys(len(hashes)))
 
 
 def test_flows_are_found_by_their_hash():

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reducer import hash_index as module
@@ -51,6 +51,7 @@ class Numbers:
         assert self.index.numbers().tolist() == sorted(self.known.values())
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(HASHES, HASHES)))
 def test_it_is_a_dictionary(steps):
     numbers = Numbers()

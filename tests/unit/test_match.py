@@ -171,7 +171,7 @@ def test_a_socket_connected_to_itself_tells_its_bytes_once(owners):
 
 def test_addresses_by_end(owners):
     flows = grouped(owners, connector_row(), acceptor_row())
-    found = addresses(flows.keys[:, flows.first])
+    found = addresses(flows.keys)
     assert found[flows.end[0]].tobytes() == packed(CLIENT)
     assert found[flows.end[1]].tobytes() == packed(SERVER)
 
@@ -232,7 +232,7 @@ def test_special_ends_are_known_by_port_and_address(owners):
         connector_row(local_address="fd00::1", remote_address="fd00::a9fe:a9fe"),
         connector_row(local_address="200.0.0.1", local_port=53, remote_address=metadata),
     )
-    special = special_ends(flows.keys[:, flows.first])
+    special = special_ends(flows.keys)
     local = flows.end[:7]
     assert special[local].tolist() == [Special.NONE] * 6 + [Special.DNS]
     assert special[local ^ 1].tolist() == [

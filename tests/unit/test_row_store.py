@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intake.columns import is_constant, pack_rows, unpack_rows
@@ -42,6 +42,7 @@ def as_rows(columns):
     return sorted(zip(*(columns[column.name].tolist() for column in TABLE), strict=True))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.lists(ROW, min_size=1, max_size=9), min_size=1, max_size=6))
 def test_rows_are_added_up_by_the_rules_of_the_table(batches):
     store, parts = RowStore(TABLE, SEED), []
