@@ -85,11 +85,11 @@ def checked_rows(batch: intake_pb2.Batch) -> Tables:
     except MalformedRowsError as error:
         raise MalformedMessageError(str(error)) from error
     for rows in tables.values():
-        told = {name for name, column in rows.items() if not is_constant(column)}  # the others are 0
-        for name in _ENUMERATED.keys() & told:
+        present = {name for name, column in rows.items() if not is_constant(column)}  # the others are 0
+        for name in _ENUMERATED.keys() & present:
             if rows[name].max() > (greatest := _ENUMERATED[name]):
                 raise MalformedMessageError(f"column {name} holds {rows[name].max()}: the greatest known is {greatest}")
-        for name in told & _VALUES:
+        for name in present & _VALUES:
             if rows[name].max() > GREATEST_VALUE:
                 raise MalformedMessageError(f"column {name} holds {rows[name].max()}: a row has at most 2^48")
             if (told := rows[name].sum(dtype=np.float64)) > GREATEST_SUM:
