@@ -45,8 +45,8 @@ class Usage:
     peak_mib: float
 
 
-def usage(pid: int) -> Usage:
-    """Read what a process used so far."""
+def usage(pid: int | str) -> Usage:
+    """Read what a process used so far, by its id or `self`."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text()
     resident, peak = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))

@@ -37,7 +37,7 @@ class Agreement:
         """Note the flows that the table has just forgotten."""
         at = by_side(slots)
         at = at[_told_by_both(flows, at)]
-        apart = flows.sender["bytes"][at].astype(np.int64) - flows.receiver["bytes"][at]
+        apart = flows.sender["bytes"][at] - flows.receiver["bytes"][at]
         self.bytes_apart += int(np.abs(apart).sum())
 
 

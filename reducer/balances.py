@@ -18,6 +18,7 @@ from reducer.match import hashed
 
 if TYPE_CHECKING:
     from reducer.memory import Matcher
+    from reducer.narrow import Narrow
 
 _MAGIC = b"ebpf-net balances"
 _VERSION = 2
@@ -35,7 +36,7 @@ def dump(matcher: Matcher, sealed_until_ns: int) -> bytes:
     flows, requests = matcher.flows, matcher.requests
     slots = _unbalanced(matcher)
     at = by_side(slots)
-    columns = {f"key_{word}": flows.key[word, slots] for word in range(KEY_WORDS)}
+    columns = {f"key_{number}": word for number, word in enumerate(flows.keys(slots))}
     columns |= {"connector": flows.connector[slots], "pending": flows.pending[slots]}
     for name, by_end in _by_end(flows).items():
         columns[f"{name}_0"], columns[f"{name}_1"] = by_end[at[0::2]], by_end[at[1::2]]
@@ -86,9 +87,9 @@ def _file(columns: dict[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _by_end(flows: FlowTable) -> dict[str, np.ndarray]:
+def _by_end(flows: FlowTable) -> dict[str, np.ndarray | Narrow]:
     """Return the columns that have two elements a flow."""
-    columns = {"knows": flows.knows, "asks": flows.asks}
+    columns: dict[str, np.ndarray | Narrow] = {"knows": flows.knows, "asks": flows.asks}
     columns |= {f"sender_{counter.name}": flows.sender[counter.name] for counter in COUNTERS}
     columns |= {f"receiver_{counter.name}": flows.receiver[counter.name] for counter in COUNTERS}
     return columns
@@ -100,7 +101,7 @@ def _unbalanced(matcher: Matcher) -> np.ndarray:
     apart = flows.knows == BASELINE
     for balances in (flows.sender, flows.receiver):
         for balance in balances.values():
-            apart |= balance != 0
+            apart |= balance.is_set()
     apart[matcher.requests.at] = True
     slots: np.ndarray = flows.slots[apart.reshape(-1, 2).any(axis=1)[flows.slots]]
     return slots

@@ -11,8 +11,9 @@ from typing import Final
 import numpy as np
 
 from reducer.hash_index import HashIndex
+from reducer.narrow import Narrow
 
-# A flow takes about 200 bytes.
+# A flow takes about 110 bytes, 24 more where addresses are of IPv6.
 MOST_FLOWS = 2_000_000
 IDLE_WINDOWS = 10
 # Of a flow that a collector which is away may have more to tell of; collectors keep batches about as long.
@@ -36,7 +37,7 @@ class Counter:
         sender: the rows' column at the end that sends.
         receiver: the rows' column at the other end.
         of_connection: it exists in the direction from connector to acceptor only, with these as the witnesses.
-        dtype: of the balances.
+        dtype: that most balances fit.
         flushed: what only the receiver told is emitted once the flow is silent. Not so packets: an accepting socket
             does not count the SYN-ACK that the other end counts, so one would follow each connection.
 
@@ -51,11 +52,11 @@ class Counter:
 
 
 COUNTERS: Final = (
-    Counter("bytes", "bytes_sent", "bytes_received", np.int64),
-    Counter("packets", "segments_sent", "segments_received", np.int64, flushed=False),
-    Counter("resets", "resets_sent", "resets_received", np.int32),
-    Counter("opened", "opened", "opened", np.int32, of_connection=True),
-    Counter("closed", "closed", "closed", np.int32, of_connection=True),
+    Counter("bytes", "bytes_sent", "bytes_received", np.int32),
+    Counter("packets", "segments_sent", "segments_received", np.int32, flushed=False),
+    Counter("resets", "resets_sent", "resets_received", np.int8),
+    Counter("opened", "opened", "opened", np.int8, of_connection=True),
+    Counter("closed", "closed", "closed", np.int8, of_connection=True),
 )
 
 
@@ -65,7 +66,6 @@ class FlowTable:
     The sides of a flow are its low and its high endpoint, and a direction has the side of its sender.
 
     Attributes:
-        key: (KEY_WORDS, slots) uint64.
         connector: by slot, int8: the side that connected, or `CONNECTOR_UNKNOWN`.
         last_seen: by slot, uint32: index of the last window that had rows of the flow.
         began: by slot, int64: when the first row of its first, or of its newest, socket came; 0 where not known.
@@ -84,7 +84,8 @@ class FlowTable:
         self._most_flows = most_flows
         self._index = HashIndex()
         self._free = np.empty(0, np.uint32)
-        self.key = np.empty((KEY_WORDS, 0), np.uint64)
+        # Words that are 0 in all flows, as are three where there is no IPv6, are left out.
+        self._key: list[np.ndarray | None] = [None] * KEY_WORDS
         self.connector = np.empty(0, ConnectorSide)
         self.last_seen = np.empty(0, np.uint32)
         self.began = np.empty(0, np.int64)
@@ -93,8 +94,8 @@ class FlowTable:
         self.knows = np.empty(0, np.uint8)
         self.done = np.empty(0, bool)
         self.asks = np.empty(0, bool)
-        self.sender = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
-        self.receiver = {counter.name: np.empty(0, counter.dtype) for counter in COUNTERS}
+        self.sender = {counter.name: Narrow(counter.dtype) for counter in COUNTERS}
+        self.receiver = {counter.name: Narrow(counter.dtype) for counter in COUNTERS}
         self.untracked = 0
 
     def __len__(self) -> int:
@@ -104,6 +105,23 @@ class FlowTable:
     def slots(self) -> np.ndarray:
         """Return the slots of all flows."""
         return self._index.numbers()
+
+    def bytes_per_flow(self) -> float:
+        """Return how many bytes of memory a flow takes, of the room for more its share included."""
+        columns: list[np.ndarray] = [column for column in self._key if column is not None]
+        columns += [self.connector, self.last_seen, self.began, self.pending]
+        columns += [self.owner, self.knows, self.done, self.asks, self._free]
+        taken = sum(column.nbytes for column in columns) + self._index.nbytes
+        taken += sum(balances.nbytes for balances in (*self.sender.values(), *self.receiver.values()))
+        return taken / max(1, len(self))
+
+    def keys(self, slots: np.ndarray) -> np.ndarray:
+        """Return the keys of *slots*, (KEY_WORDS, slots) uint64."""
+        keys = np.zeros((KEY_WORDS, len(slots)), np.uint64)
+        for word, column in zip(keys, self._key, strict=True):
+            if column is not None:
+                word[:] = column[slots]
+        return keys
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the slots of flows, -1 where none is remembered."""
@@ -118,7 +136,11 @@ class FlowTable:
 
         """
         slots, new = self._index.find_or_add(hashes, self._allocate)
-        self.key[:, slots[new]] = keys[:, new]
+        for number, words in enumerate(keys[:, new]):
+            if self._key[number] is None and words.any():
+                self._key[number] = np.zeros(len(self.last_seen), np.uint64)
+            if (column := self._key[number]) is not None:
+                column[slots[new]] = words
         return slots
 
     def idle(self, window: int) -> np.ndarray:
@@ -163,7 +185,7 @@ class FlowTable:
         self.pending[slots] = False
         self.began[slots] = 0
         ends = by_side(slots)
-        by_end: list[np.ndarray] = [self.owner, self.knows, self.done, self.asks]
+        by_end: list[np.ndarray | Narrow] = [self.owner, self.knows, self.done, self.asks]
         by_end += [*self.sender.values(), *self.receiver.values()]
         for column in by_end:
             column[ends] = 0
@@ -172,15 +194,15 @@ class FlowTable:
     def _grow(self, by: int) -> None:
         size = len(self.last_seen)
         self._free = np.concatenate((self._free, np.arange(size, size + by, dtype=np.uint32)))
-        self.key = np.concatenate((self.key, np.empty((KEY_WORDS, by), np.uint64)), axis=1)
+        self._key = [None if column is None else _longer(column, by) for column in self._key]
         self.connector, self.last_seen, self.began, self.pending = (
             _longer(column, by) for column in (self.connector, self.last_seen, self.began, self.pending)
         )
         self.owner, self.knows, self.done, self.asks = (
             _longer(column, 2 * by) for column in (self.owner, self.knows, self.done, self.asks)
         )
-        for balances in (self.sender, self.receiver):
-            balances.update({name: _longer(column, 2 * by) for name, column in balances.items()})
+        for balances in (*self.sender.values(), *self.receiver.values()):
+            balances.grow(2 * by)
 
 
 def by_side(flows: np.ndarray) -> np.ndarray:

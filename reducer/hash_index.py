@@ -36,6 +36,11 @@ class HashIndex:
     def __len__(self) -> int:
         return self._known
 
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes it takes."""
+        return self._table.nbytes + self._hash.nbytes
+
     def next(self, count: int) -> np.ndarray:
         """Return the next *count* numbers, where none is ever forgotten."""
         return np.arange(self._known, self._known + count)

@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 
     from intake.columns import Columns
     from reducer.handover import Handover
+    from reducer.narrow import Narrow
     from reducer.owners import OwnersView
     from reducer.requests import Told
 
@@ -169,7 +170,8 @@ class Matcher:
         flows.owner[at] = ends.owner
         flows.connector[slots] = ends.connector
         self._mark(ends, at)
-        connector = guess_connector(ends.connector, flows.key[PORTS, slots])
+        keys = flows.keys(slots)
+        connector = guess_connector(ends.connector, keys[PORTS])
         forward = forward_directions(connector)
         emitted = self._emit(ends, forward, slots, heard, gone)
         self.agreement.emitted(flows, at, emitted.get("bytes", np.zeros(len(at), np.int64)))
@@ -182,7 +184,7 @@ class Matcher:
             own = own.joined(handover.split(grouped, ends, connector, values, owners, began_ns=began, told_ns=told))
         drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
         of_flow = np.concatenate((np.arange(len(slots)), own.flow))
-        keys = np.concatenate((flows.key[:, slots[of_flow]], drops.keys), axis=1)
+        keys = np.concatenate((keys[:, of_flow], drops.keys), axis=1)
         strange = np.zeros(drops.keys.shape[1], np.int64)
         moment = np.concatenate((np.zeros(len(slots), np.int64), own.moment_ns))
         began, told = (np.concatenate((np.where(moment, moment, each[of_flow]), strange)) for each in (began, told))
@@ -290,8 +292,8 @@ class Matcher:
         witnessed = receiver + receiver_balance[at]
         total = np.where(sender_complete & (before >= 0), said, np.maximum(said, witnessed))
         amount = np.maximum(total, 0)
-        sender_balance[at] = _fitting(said - amount, counter)
-        receiver_balance[at] = _fitting(witnessed - amount, counter)
+        sender_balance[at] = said - amount
+        receiver_balance[at] = witnessed - amount
         return amount, witnessed > amount
 
     def _awaited(self, idle: np.ndarray, away: np.ndarray) -> np.ndarray:
@@ -322,10 +324,5 @@ class Matcher:
         return finished[~np.isin(finished, self.requests.at >> 1)] if len(self.requests) else finished
 
 
-def _fitting(balance: np.ndarray, counter: Counter) -> np.ndarray:
-    limits = np.iinfo(counter.dtype)
-    return balance if balance.dtype == counter.dtype else np.clip(balance, limits.min, limits.max)
-
-
-def _raise_to_zero(balance: np.ndarray, at: np.ndarray) -> None:
+def _raise_to_zero(balance: Narrow, at: np.ndarray) -> None:
     balance[at] = np.maximum(balance[at], 0)

@@ -37,7 +37,8 @@ class SharedReceivers:
     def hear_one(self, window: int, grouped: Grouped, owners: OwnersView) -> Grouped:
         """Return the rows of a window, its index rising, without what others than the chosen sockets received."""
         rows = grouped.rows
-        shared = np.flatnonzero((rows["protocol"] == IPPROTO_UDP) & is_shared(rows["local_address"].view(np.uint64)))
+        datagrams = np.flatnonzero(rows["protocol"] == IPPROTO_UDP)
+        shared = datagrams[is_shared(rows["local_address"].reshape(-1, 2)[datagrams].ravel())]
         if not len(shared):
             return grouped
         flow = grouped.hashes[grouped.end[shared] >> 1]

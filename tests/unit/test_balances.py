@@ -24,8 +24,8 @@ def test_flows_that_are_apart_are_stored_and_no_others():
     matcher, keys, slots = memory(flows=12)
     flows = matcher.flows
     for index, counter in enumerate(COUNTERS):
-        flows.sender[counter.name][2 * slots[index]] = -7 - index
-        flows.receiver[counter.name][2 * slots[index + 5] + 1] = 8 + index
+        flows.sender[counter.name][2 * slots[[index]]] = -7 - index
+        flows.receiver[counter.name][2 * slots[[index + 5]] + 1] = 8 + index
     flows.knows[2 * slots[10] + 1] = BASELINE
     flows.connector[slots[1]] = 1
     flows.pending[slots[2]] = True
@@ -39,7 +39,7 @@ def test_flows_that_are_apart_are_stored_and_no_others():
     found = np.empty(11, np.int64)
     found[order] = again.find_or_add(hashes[order], keys[:, order])
     assert len(again) == 11
-    assert (again.key[:, found] == keys[:, :11]).all()
+    assert (again.keys(found) == keys[:, :11]).all()
     for counter in COUNTERS:
         for before, after in ((flows.sender, again.sender), (flows.receiver, again.receiver)):
             assert (before[counter.name][by_side(slots[:11])] == after[counter.name][by_side(found)]).all()
@@ -60,7 +60,7 @@ def test_balances_of_requests_find_their_flow_again():
     load(dump(matcher, 30), loaded, WINDOW)
     assert len(loaded.flows) == 2
     again = loaded.requests
-    flow = [keys[0].tolist().index(word) for word in loaded.flows.key[0, again.at >> 1].tolist()]
+    flow = [keys[0].tolist().index(word) for word in loaded.flows.keys(again.at >> 1)[0].tolist()]
     told = zip(flow, again.at & 1, again.code, again.client, again.server, strict=True)
     assert sorted(tuple(int(value) for value in each) for each in told) == [
         (1, 0, 8, 0, 3),

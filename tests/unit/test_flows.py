@@ -20,7 +20,7 @@ def test_flows_are_found_by_their_hash():
     assert second[[1, 3]].tolist() == first[1:].tolist()
     assert len(flows) == len({*first.tolist(), *second.tolist()}) == 6
     assert add(flows, 5, 10, 30, 40, 50, 60).tolist() == [second[0], first[0], first[1], second[2], first[2], second[4]]
-    assert (flows.key[:, first] == keys(3)).all()
+    assert (flows.keys(first) == keys(3)).all()
 
 
 def test_the_memory_grows_and_keeps_what_it_had():
@@ -38,15 +38,35 @@ def test_slots_of_forgotten_flows_are_used_again_clean():
     flows = FlowTable()
     slots = add(flows, *range(1, 1025))
     columns = [flows.owner, flows.knows, flows.done, *flows.sender.values(), *flows.receiver.values()]
-    for column in (*columns, flows.connector, flows.pending):
-        column[:] = 1
+    for column in columns:
+        column[by_side(slots)] = 1
+    flows.connector[:] = flows.pending[:] = 1
     flows.forget(0, slots, NONE)
     assert len(flows) == 0
     again = add(flows, *range(1, 1025))
     assert sorted(again.tolist()) == sorted(slots.tolist())
-    assert not any(column.any() for column in columns)
-    assert (flows.connector == CONNECTOR_UNKNOWN).all()
-    assert not flows.pending.any()
+    assert not any(column[by_side(again)].any() for column in columns)
+    assert (flows.connector[again] == CONNECTOR_UNKNOWN).all()
+    assert not flows.pending[again].any()
+
+
+def test_words_of_keys_that_are_zero_take_no_memory_until_one_is_not():
+    flows = FlowTable()
+    narrow, wide = np.zeros((6, 1), np.uint64), np.arange(6, dtype=np.uint64).reshape(6, 1)
+    narrow[1] = 7
+    first = flows.find_or_add(np.array([10], np.uint64), narrow)
+    few_bytes = flows.bytes_per_flow()
+    second = flows.find_or_add(np.array([11], np.uint64), wide)
+    assert flows.bytes_per_flow() > few_bytes / 2
+    assert (flows.keys(np.concatenate((first, second))) == np.concatenate((narrow, wide), axis=1)).all()
+
+
+def test_a_flow_takes_little_memory():
+    flows = FlowTable()
+    ipv4 = np.zeros((6, 1_000_000), np.uint64)
+    ipv4[[1, 3, 4]] = 1
+    flows.find_or_add(np.arange(1, 1_000_001).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15), ipv4)
+    assert flows.bytes_per_flow() < 130
 
 
 def test_idle_flows_are_forgotten():
