@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ebpf_net.v1 import intake_pb2
 
-    from cloud_collector.provider import Scope
+    from cloud_collector.provider import Scope, Scopes
 
 MOST_INTERFACES = 500_000
 
@@ -44,10 +44,9 @@ class Inventory:
         self._untracked[scope] = max(0, len(found) - room)
         self._scopes[scope] = dict(list(found.items())[: max(0, room)])
 
-    def keep(self, scopes: Iterable[Scope], provider: str) -> None:
+    def keep(self, scopes: Scopes, provider: str) -> None:
         """Forget the scopes of *provider* that are not among *scopes*."""
-        kept = set(scopes)
-        for scope in [each for each in self._scopes if each.provider == provider and each not in kept]:
+        for scope in [each for each in self._scopes if each.provider == provider and not scopes.may_hold(each)]:
             del self._scopes[scope]
             self._untracked.pop(scope, None)
 

@@ -53,6 +53,23 @@ class ProviderError(Exception):
         self.cause = cause
 
 
+class Scopes(NamedTuple):
+    """The scopes of a provider.
+
+    Attributes:
+        found: those that there are now.
+        unknown: why those of an account could not be had, by account.
+
+    """
+
+    found: list[Scope]
+    unknown: dict[str, ProviderError]
+
+    def may_hold(self, scope: Scope) -> bool:
+        """Return whether a scope of the provider is one of them, as far as is known."""
+        return scope in self.found or scope.account in self.unknown
+
+
 class Found(NamedTuple):
     """What a scope holds.
 
@@ -71,11 +88,11 @@ class Provider(Protocol):
 
     name: str
 
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> Scopes:
         """Return the scopes that there are now.
 
         Raises:
-            ProviderError: they cannot be had.
+            ProviderError: those of no account can be had.
 
         """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cloud_collector.inventory import Inventory
-    from cloud_collector.provider import Provider
+    from cloud_collector.provider import Provider, Scopes
 
 _LOGGER = logging.getLogger(__name__)
 MOST_THREADS = 8
@@ -23,7 +23,8 @@ class Reader:
     """What goes on between providers and inventory.
 
     Attributes:
-        failures: what failed when it was last tried, by scope; a scope without region and account is the provider.
+        failures: what failed when it was last tried, by scope; it has no region where that was to tell the scopes of an
+            account, and no account either where it was to tell those of the provider.
         lacking: what could not be told of a scope's interfaces.
         reads: scopes that were read.
         failed: how often one was not.
@@ -47,24 +48,29 @@ class Reader:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _read_provider(self, provider: Provider) -> None:
-        loop = asyncio.get_running_loop()
-        whole = Scope(provider.name, "", "")
         try:
-            scopes = await loop.run_in_executor(self._threads, provider.scopes)
+            scopes = await asyncio.get_running_loop().run_in_executor(self._threads, provider.scopes)
         except ProviderError as error:
-            self._note_failure(whole, error)
+            self._note_failure(Scope(provider.name, "", ""), error)
             return
-        self._note_success(whole)
         self._keep(scopes, provider.name)
-        await asyncio.gather(*(self._read_scope(provider, scope) for scope in scopes))
+        for account, reason in scopes.unknown.items():
+            self._note_failure(Scope(provider.name, account, ""), reason)
+        await asyncio.gather(*(self._read_scope(provider, scope) for scope in scopes.found))
 
-    def _keep(self, scopes: Sequence[Scope], provider: str) -> None:
-        """Forget the scopes of *provider* that are not among *scopes*."""
+    def _keep(self, scopes: Scopes, provider: str) -> None:
+        """Forget the scopes of *provider* that are not among *scopes*, and that these could not be had before."""
         self._inventory.keep(scopes, provider)
-        for gone in {each for each in (*self.failures, *self.lacking) if each.provider == provider} - set(scopes):
-            self.lacking.pop(gone, None)
-            if self.failures.pop(gone, None):
-                _LOGGER.info("%s is gone", gone)
+        accounts = {"", *(scope.account for scope in scopes.found)}
+        known = {scope for scope in (*self.failures, *self.lacking) if scope.provider == provider}
+        for scope in known:
+            if scopes.may_hold(scope):
+                continue
+            if not scope.region and scope.account in accounts:
+                self._note_success(scope)
+            elif self.failures.pop(scope, None):
+                _LOGGER.info("%s is gone", scope)
+            self.lacking.pop(scope, None)
 
     async def _read_scope(self, provider: Provider, scope: Scope) -> None:
         try:

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 from botocore.session import get_session
 from ebpf_net.v1 import intake_pb2
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, packed, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed, packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -101,10 +101,15 @@ class Aws:
         )
         self._sessions: dict[str, boto3.Session] = {}
 
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> Scopes:
         """Return each account's regions."""
-        accounts = (*([""] if self._options.own_account else []), *self._options.roles)
-        return [Scope(NAME, account, region) for account in accounts for region in self._regions(account)]
+        scopes = Scopes([], {})
+        for account in (*([""] if self._options.own_account else []), *self._options.roles):
+            try:
+                scopes.found.extend(Scope(NAME, account, region) for region in self._regions(account))
+            except ProviderError as error:
+                scopes.unknown[account] = error
+        return scopes
 
     def read(self, scope: Scope) -> Found:
         """Return the interfaces of an account in a region."""
@@ -288,7 +293,9 @@ def _asking(permission: str, where: str) -> Iterator[None]:
 
 def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> ProviderError:
     if isinstance(error, ClientError):
-        return _refusal(error.response["Error"], permission, where)
+        # A role is assumed when its credentials are needed first, whatever for.
+        assuming = error.operation_name == "AssumeRole"
+        return _refusal(error.response["Error"], "sts:AssumeRole" if assuming else permission, where)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return ProviderError(
             Cause.CREDENTIALS,

@@ -13,7 +13,7 @@ from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 from ebpf_net.v1 import intake_pb2
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -67,7 +67,7 @@ class Azure:
             "read_timeout": options.timeout_s,
         }
 
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> Scopes:
         """Return the subscriptions."""
         subscriptions = list(self._options.subscriptions)
         if not subscriptions:
@@ -82,7 +82,7 @@ class Azure:
             raise ProviderError(
                 Cause.PERMISSION, "the credentials see no subscription of Azure: give --azure-subscription"
             )
-        return [Scope(NAME, subscription, "") for subscription in subscriptions]
+        return Scopes([Scope(NAME, subscription, "") for subscription in subscriptions], {})
 
     def read(self, scope: Scope) -> Found:
         """Return the interfaces of a subscription, and the front ends of its load balancers."""

@@ -11,7 +11,7 @@ from google.api_core import exceptions
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import compute_v1
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, packed, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed, packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +59,7 @@ class Gcp:
         self._options = options
         self._found: tuple[Any, str | None] | None = None
 
-    def scopes(self) -> list[Scope]:
+    def scopes(self) -> Scopes:
         """Return the projects."""
         with _asking("", ""):
             _, own = self._credentials()
@@ -68,7 +68,7 @@ class Gcp:
             raise ProviderError(
                 Cause.CREDENTIALS, "the credentials name no project of Google Cloud: give --gcp-project"
             )
-        return [Scope(NAME, project, "") for project in projects]
+        return Scopes([Scope(NAME, project, "") for project in projects], {})
 
     def read(self, scope: Scope) -> Found:
         """Return the interfaces of a project's instances, and its forwarding rules."""

@@ -130,9 +130,9 @@ def test_all_pages_are_read(monkeypatch):
 
 def test_regions_are_those_of_the_account_unless_some_are_named():
     enabled = {region["RegionName"] for region in boto3.client("ec2", REGION).describe_regions()["Regions"]}
-    assert {scope.region for scope in Aws(Options()).scopes()} == enabled
+    assert {scope.region for scope in Aws(Options()).scopes().found} == enabled
     assert len(enabled) > 10
-    assert [scope.region for scope in Aws(Options(regions=("a", "b"))).scopes()] == ["a", "b"]
+    assert [scope.region for scope in Aws(Options(regions=("a", "b"))).scopes().found] == ["a", "b"]
 
 
 def test_other_accounts_are_read_by_their_roles(monkeypatch):
@@ -147,11 +147,11 @@ def test_other_accounts_are_read_by_their_roles(monkeypatch):
         run("theirs")
     boto3.DEFAULT_SESSION = None
     aws = Aws(Options(regions=(REGION,), roles=(other,)))
-    mine, of_role = aws.scopes()
+    mine, of_role = aws.scopes().found
     assert ("mine", "123456789012") in {(each.role, each.account) for each in aws.read(mine).interfaces}
     assert {(each.role, each.account) for each in aws.read(of_role).interfaces} == {("theirs", "210987654321")}
     only = Aws(Options(regions=(REGION,), roles=(other,), own_account=False))
-    assert only.scopes() == [of_role]
+    assert only.scopes().found == [of_role]
 
 
 def test_a_database_is_named_where_it_is_the_only_one_of_its_network_and_zone():
@@ -197,7 +197,7 @@ def test_the_documented_policy_suffices_and_what_is_missing_is_named(cloud, monk
     aws = Aws(Options())
     said = []
     try:
-        aws.scopes()
+        said += aws.scopes().unknown.values()
         said += aws.read(SCOPE).lacking
     except ProviderError as error:
         said.append(error)
@@ -207,6 +207,17 @@ def test_the_documented_policy_suffices_and_what_is_missing_is_named(cloud, monk
     (error,) = said
     assert error.cause is Cause.PERMISSION
     assert f"permission {missing} is missing" in str(error)
+
+
+def test_without_the_permission_for_a_role_its_account_alone_is_not_known(cloud, monkeypatch):
+    restricted(monkeypatch, cloud, ACTIONS)
+    role = "arn:aws:iam::210987654321:role/reader"
+    scopes = Aws(Options(roles=(role,))).scopes()
+    assert SCOPE in scopes.found
+    assert {scope.account for scope in scopes.found} == {""}
+    [(account, error)] = scopes.unknown.items()
+    assert (account, error.cause) == (role, Cause.PERMISSION)
+    assert f"permission sts:AssumeRole is missing as {role}" in str(error)
 
 
 def test_credentials_that_are_not_taken_are_told(cloud):
@@ -249,7 +260,7 @@ def test_thousands_in_several_regions_and_accounts(monkeypatch):
         ("us-east-1", other): many("us-east-1", other, 1_500),
     }
     regions = ("us-east-1", "eu-north-1")
-    provider = Aws(Options(regions=regions, roles=(f"arn:aws:iam::{other}:role/reader",)))
+    provider = Aws(Options(regions=regions, roles=(f"arn:aws:iam::{other}:role/reader",), timeout_s=60))
     inventory = Inventory()
     asyncio.run(Reader([provider], inventory).read())
     told = {each.id: each for entities in inventory.take_changes() for each in entities.cloud_interfaces}

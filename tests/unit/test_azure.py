@@ -92,10 +92,10 @@ def nic(name, address, *, machine=None, public=None, **more):
 
 
 def test_subscriptions_are_those_that_the_credentials_see_unless_some_are_named(azure, api):
-    assert azure.scopes() == [SCOPE]
+    assert azure.scopes().found == [SCOPE]
     assert api.authorizations == {"Bearer t0ken"}
     named = Azure(Options(("a", "b"), api.url, 5))
-    assert [scope.account for scope in named.scopes()] == ["a", "b"]
+    assert [scope.account for scope in named.scopes().found] == ["a", "b"]
 
 
 def test_a_machine_with_a_public_address(azure, api):

@@ -56,9 +56,9 @@ def gcp(api):
 
 
 def test_the_project_is_that_of_the_credentials_unless_others_are_named(gcp, api):
-    assert gcp.scopes() == [SCOPE]
+    assert gcp.scopes().found == [SCOPE]
     other = Gcp(Options(projects=("a", "b"), endpoint=api.url))
-    assert [scope.account for scope in other.scopes()] == ["a", "b"]
+    assert [scope.account for scope in other.scopes().found] == ["a", "b"]
 
 
 def test_an_instance_with_an_external_address(gcp, api):

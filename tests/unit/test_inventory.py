@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_collector.inventory import Inventory
-from cloud_collector.provider import Scope
+from cloud_collector.provider import Scope, Scopes
 
 EAST, WEST = Scope("aws", "", "us-east-1"), Scope("aws", "", "us-west-2")
 
@@ -42,9 +42,9 @@ def test_a_scope_that_is_gone_has_nothing_and_others_keep_what_they_have():
     inventory.replace(EAST, [interface("a")])
     inventory.replace(WEST, [interface("b")])
     taken(inventory)
-    inventory.keep([EAST], "gcp")
+    inventory.keep(Scopes([EAST], {}), "gcp")
     assert taken(inventory) == ({}, set())
-    inventory.keep([WEST], "aws")
+    inventory.keep(Scopes([WEST], {}), "aws")
     assert taken(inventory) == ({}, {"a"})
 
 

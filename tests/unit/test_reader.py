@@ -4,7 +4,7 @@ import logging
 from ebpf_net.v1 import intake_pb2
 
 from cloud_collector.inventory import Inventory
-from cloud_collector.provider import Cause, Found, ProviderError, Scope
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
 from cloud_collector.reader import Reader
 
 
@@ -16,14 +16,21 @@ class Twin:
     def __init__(self, **regions):
         self.regions = regions
         self.refusal = None
+        self.accounts = {}  # others, with their regions or why they cannot be had
 
     def scopes(self):
         if self.refusal:
             raise self.refusal
-        return [Scope("aws", "", region) for region in self.regions]
+        scopes = Scopes([Scope("aws", "", region) for region in self.regions], {})
+        for account, regions in self.accounts.items():
+            if isinstance(regions, ProviderError):
+                scopes.unknown[account] = regions
+            else:
+                scopes.found.extend(Scope("aws", account, region) for region in regions)
+        return scopes
 
     def read(self, scope):
-        found = self.regions[scope.region]
+        found = (self.accounts[scope.account] if scope.account else self.regions)[scope.region]
         if isinstance(found, ProviderError):
             raise found
         names, lacking = found if isinstance(found, tuple) else (found, ())
@@ -76,6 +83,32 @@ def test_where_the_regions_cannot_be_had_all_keep_what_they_have():
     twin.refusal = DENIED
     assert read(reader, inventory) == {"a"}
     assert reader.failures == {Scope("aws", "", ""): DENIED}
+
+
+def test_an_account_whose_regions_cannot_be_had_keeps_what_it_has_and_others_are_read(caplog):
+    caplog.set_level(logging.INFO)
+    twin, inventory, reader = setup(east=["a"])
+    twin.accounts = {"other": {"east": ["b"], "west": THROTTLED}}
+    assert read(reader, inventory) == {"a", "b"}
+    twin.regions, twin.accounts = {"east": ["c"]}, {"other": DENIED}
+    for _ in range(2):
+        assert read(reader, inventory) == {"b", "c"}
+    assert reader.failures == {Scope("aws", "other", "west"): THROTTLED, Scope("aws", "other", ""): DENIED}
+    assert caplog.text.count("aws other keeps what it had") == 1
+    twin.accounts = {"other": {"east": ["d"]}}
+    assert read(reader, inventory) == {"c", "d"}
+    assert not reader.failures
+    assert "aws other is read again" in caplog.text
+    assert "aws other west is gone" in caplog.text
+
+
+def test_of_one_account_that_cannot_be_had_the_failure_is_reported_once(caplog):
+    twin, inventory, reader = setup()
+    twin.accounts = {"": DENIED}
+    for _ in range(3):
+        read(reader, inventory)
+    assert reader.failures == {Scope("aws", "", ""): DENIED}
+    assert len(caplog.records) == 1
 
 
 def test_a_region_that_is_gone_fails_no_more_and_is_not_said_to_be_read(caplog):
