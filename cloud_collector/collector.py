@@ -13,19 +13,16 @@ from cloud_collector.inventory import Inventory
 from cloud_collector.providers import opened
 from cloud_collector.reader import Reader
 from daemon.events import set_within
-from daemon.http import HttpServer
 from daemon.signals import stop_event
 from daemon.usage import resident_bytes
-from daemon.version import VERSION
-from intake.client import IntakeClient
-from intake.health import pages
+from intake.health import pages, serving
+from intake.metadata import finish, metadata_client
 from intake.statistics import CLOUDS
 
 if TYPE_CHECKING:
     from cloud_collector.options import Settings
 
 _LOGGER = logging.getLogger(__name__)
-FINISH_TIMEOUT_S = 5.0
 
 
 async def collect(settings: Settings) -> None:
@@ -46,42 +43,15 @@ class CloudCollector:
         self._settings = settings
         self._inventory = Inventory()
         self._reader = Reader([opened(name, settings) for name in settings.providers], self._inventory)
-        labels = settings.intake.labels
-        host = intake_pb2.Host(
-            name=settings.hostname,
-            environment=labels.get("environment") or labels.get("cluster", ""),
-            namespace=labels.get("namespace", ""),
-            zone=labels.get("zone", ""),
-        )
-        hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_CLOUD, version=VERSION, host=host)
-        intake = settings.intake
-        self._client = IntakeClient(intake.host, intake.port, hello, self._inventory.snapshot, intake.credentials)
+        kind, snapshot = intake_pb2.COLLECTOR_KIND_CLOUD, self._inventory.snapshot
+        self._client = metadata_client(kind, settings.hostname, settings.intake, snapshot)
         self._was_read = False
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Read and tell until *stopping*; the reducer is connected to when the first reading is whole."""
-        server = None
-        if address := self._settings.internal_prometheus:
-            server = HttpServer("--internal-prom", address, pages(CLOUDS, self.statistics, self.what_is_wrong))
-            await server.start()
-        telling: asyncio.Task[None] | None = None
-        ending = asyncio.create_task(stopping.wait())
-        while not stopping.is_set():
-            reading = asyncio.create_task(self._reader.read())
-            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                break
-            reading.result()
-            self._tell()
-            if telling is None:
-                telling = asyncio.create_task(self._client.run())
-                telling.add_done_callback(lambda _: stopping.set())
-            await set_within(stopping, self._settings.poll_interval_s)
-        self._reader.close()
-        await self._finish(telling)
-        if server:
-            await server.stop()
+        served = pages(CLOUDS, self.statistics, self.what_is_wrong)
+        async with serving(self._settings.internal_prometheus, served):
+            await self._read_and_tell(stopping)
 
     def statistics(self) -> intake_pb2.CollectorStatistics:
         """Return what the collector says of itself."""
@@ -104,6 +74,24 @@ class CloudCollector:
             wrong.append("the clouds are not read yet")
         return "\n".join(wrong) or None
 
+    async def _read_and_tell(self, stopping: asyncio.Event) -> None:
+        telling: asyncio.Task[None] | None = None
+        ending = asyncio.create_task(stopping.wait())
+        while not stopping.is_set():
+            reading = asyncio.create_task(self._reader.read())
+            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                reading.cancel()
+                break
+            reading.result()
+            self._tell()
+            if telling is None:
+                telling = asyncio.create_task(self._client.run())
+                telling.add_done_callback(lambda _: stopping.set())
+            await set_within(stopping, self._settings.poll_interval_s)
+        self._reader.close()
+        await self._finish(telling)
+
     def _tell(self) -> None:
         """Have the reducer told what has changed; a connection that begins is told all anyway."""
         now_ns = time.time_ns()
@@ -122,7 +110,6 @@ class CloudCollector:
             return
         if telling.done():
             telling.result()
-        if self._client.session.welcomed and not await self._client.finish(FINISH_TIMEOUT_S):
-            _LOGGER.warning("the reducer did not take all within %.0f s", FINISH_TIMEOUT_S)
+        await finish(self._client)
         telling.cancel()
         await asyncio.gather(telling, return_exceptions=True)

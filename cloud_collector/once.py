@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from cloud_collector.inventory import Inventory
 from cloud_collector.providers import opened
 from cloud_collector.reader import Reader
-from intake.readable import readable
+from intake.readable import print_readable
 
 if TYPE_CHECKING:
     from cloud_collector.options import Settings
@@ -29,9 +28,5 @@ async def print_once(settings: Settings) -> int:
     reader = Reader([opened(name, settings) for name in settings.providers], inventory)
     await reader.read()
     reader.close()
-    json.dump(readable(inventory.take_changes(), ("cloud_interfaces",)), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
-    missing = {str(error): None for errors in (reader.failures.values(), *reader.lacking.values()) for error in errors}
-    for error in missing:
-        sys.stderr.write(f"error: {error}\n")
-    return int(bool(missing))
+    missing = chain(reader.failures.values(), *reader.lacking.values())
+    return print_readable(inventory.take_changes(), ("cloud_interfaces",), missing)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cloud_collector.providers import PROVIDERS
-from daemon.logs import LEVELS
+from daemon.command import options
+from daemon.logs import log_arguments
+from intake.health import internal_prometheus_option
 from intake.options import IntakeSettings, intake_options, intake_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7003"  # probes and scrapers of a cluster come from outside
 DEFAULT_POLL_INTERVAL_MS = 30_000
@@ -61,13 +63,6 @@ class Settings:
     once: bool = False
 
 
-def collector_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the collector's options to a click command; its arguments are for `settings_from`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tuple[Settings, dict[str, bool]]:
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
@@ -93,10 +88,10 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         internal_prometheus=arguments["internal_prom"],
         once=arguments["once"],
     )
-    return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
+    return settings, log_arguments(arguments)
 
 
-_OPTIONS = (
+collector_options = options(
     intake_options,
     click.option(
         "--provider",
@@ -155,14 +150,9 @@ _OPTIONS = (
         metavar="URL",
         help="Azure's resource manager: national clouds have others.",
     ),
-    click.option(
-        "--internal-prom",
-        default=DEFAULT_INTERNAL_PROMETHEUS,
-        show_default=True,
-        metavar="ADDR:PORT",
-        help="Where /healthz and /metrics of the collector itself are served; empty: nowhere.",
-    ),
+    internal_prometheus_option(DEFAULT_INTERNAL_PROMETHEUS),
     click.option(
         "--once", is_flag=True, help="Print what would be sent as JSON, and exit: with 1 if not all could be read."
     ),
 )
+"""Add the collector's options to a click command; its arguments are for `settings_from`."""

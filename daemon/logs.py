@@ -18,7 +18,7 @@ import click
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 LOG_FILE_VARIABLE = "EBPF_NET_LOG_FILE_PATH"
 DEFAULT_LOG_FILE = "/var/log/ebpf_net.log"
@@ -40,12 +40,17 @@ LEVELS = {
 
 
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the log options to a click command, which passes them to `configure_logs` as `**log_arguments`."""
+    """Add the log options to a click command, which gives them to `log_arguments`."""
     for level in reversed(LEVELS):
         command = click.option(f"--{level}", is_flag=True, help=f"Log messages of level {level} and above.")(command)
     no_file = click.option("--no-log-file", is_flag=True, help=f"Do not log to the file (${LOG_FILE_VARIABLE}).")
     to_console = click.option("--log-console", "--console-log", is_flag=True, help="Log to the console.")
     return to_console(no_file(command))
+
+
+def log_arguments(arguments: Mapping[str, Any]) -> dict[str, bool]:
+    """Return those of a command's arguments that are for `configure_logs`."""
+    return {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
 
 
 def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
+import click
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from daemon.http import health_page
+from daemon.http import HttpServer, health_page
 from intake.statistics import PROCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
     from ebpf_net.v1 import intake_pb2
     from prometheus_client import Metric
@@ -21,8 +23,39 @@ if TYPE_CHECKING:
     from daemon.http import Check, Page
     from intake.statistics import Statistic
 
+OPTION = "--internal-prom"
 _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
 _NANOSECOND = 1e-9
+
+
+def internal_prometheus_option(default: str) -> Callable[[Callable[..., Any]], Any]:
+    """Return the option that says where `serving` does so."""
+    return click.option(
+        OPTION,
+        default=default,
+        show_default=True,
+        metavar="ADDR:PORT",
+        help="Where /healthz and /metrics of the collector itself are served; empty: nowhere.",
+    )
+
+
+@contextlib.asynccontextmanager
+async def serving(address: str, served: Mapping[str, Page]) -> AsyncIterator[None]:
+    """Serve pages at `address:port`; nothing where that is empty.
+
+    Raises:
+        StartupError: the address is none, or cannot be listened on.
+
+    """
+    if not address:
+        yield
+        return
+    server = HttpServer(OPTION, address, served)
+    await server.start()
+    try:
+        yield
+    finally:
+        await server.stop()
 
 
 def pages(

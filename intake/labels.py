@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ebpf_net.v1 import intake_pb2
+
 from daemon.config_file import check_keys
 from daemon.errors import StartupError
 
@@ -16,6 +18,17 @@ LABEL_VARIABLES = {
     label: f"EBPF_NET_AGENT_{label.upper()}" for label in ("namespace", "cluster", "service", "host", "zone")
 }
 LONGEST_VALUE = 40
+
+
+def labelled_host(name: str, labels: Mapping[str, str]) -> intake_pb2.Host:
+    """Return the message about the host of a collector, as far as the operator's labels tell of it."""
+    return intake_pb2.Host(
+        name=name,
+        environment=labels.get("environment") or labels.get("cluster", ""),
+        namespace=labels.get("namespace", ""),
+        zone=labels.get("zone", ""),
+        service=labels.get("service", ""),
+    )
 
 
 def operator_labels(from_file: object, environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from daemon.command import options
 from daemon.config_file import check_keys, read_config_file
 from daemon.errors import StartupError
 from intake.credentials import ClientCredentials, client_credential_options, client_credentials
 from intake.labels import operator_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DEFAULT_INTAKE_HOST = "127.0.0.1"
 DEFAULT_INTAKE_PORT = 8000
@@ -38,13 +39,6 @@ class IntakeSettings:
     port: int = DEFAULT_INTAKE_PORT
     labels: dict[str, str] = field(default_factory=dict)
     credentials: ClientCredentials = field(default_factory=ClientCredentials)
-
-
-def intake_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a click command; its arguments are for `intake_settings`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def intake_settings(arguments: dict[str, Any], environ: Mapping[str, str]) -> IntakeSettings:
@@ -82,7 +76,7 @@ def _host(text: str) -> str:
     return host
 
 
-_OPTIONS = (
+intake_options = options(
     click.option(
         "--intake-host",
         envvar="EBPF_NET_INTAKE_HOST",
@@ -101,3 +95,4 @@ _OPTIONS = (
     ),
     client_credential_options,
 )
+"""Add the options to a click command; its arguments are for `intake_settings`."""

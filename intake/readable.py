@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
+import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
@@ -12,6 +14,21 @@ if TYPE_CHECKING:
 
     from ebpf_net.v1 import intake_pb2
     from google.protobuf.message import Message
+
+
+def print_readable(messages: Iterable[intake_pb2.Entities], kinds: Sequence[str], failures: Iterable[Exception]) -> int:
+    """Print the entities of *kinds*, and on standard error, each once, why others could not be had.
+
+    Returns:
+        The exit status: 1 where there are failures.
+
+    """
+    json.dump(readable(messages, kinds), sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+    said = dict.fromkeys(map(str, failures))
+    for failure in said:
+        sys.stderr.write(f"error: {failure}\n")
+    return int(bool(said))
 
 
 def readable(messages: Iterable[intake_pb2.Entities], kinds: Sequence[str]) -> dict[str, list[dict[str, Any]]]:

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 from ebpf_net.v1 import intake_pb2
 
 from daemon.events import set_within
-from daemon.http import HttpServer
 from daemon.signals import stop_event
 from daemon.usage import resident_bytes
-from daemon.version import VERSION
-from intake.client import IntakeClient
 from intake.clock import read_clocks
-from intake.health import pages
+from intake.health import pages, serving
+from intake.metadata import finish, metadata_client
 from intake.statistics import KUBERNETES
 from k8s_collector.access import find_access, own_namespace
 from k8s_collector.api import Api
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 # What changes within it is sent together.
 TELL_INTERVAL_S = 0.2
-FINISH_TIMEOUT_S = 5.0
 # A resource may fail for so long before the collector says that it is not well.
 TOLERATED_FAILURE_S = 60.0
 
@@ -76,26 +73,15 @@ class K8sCollector:
         self._cluster = Cluster(settings.choice)
         self._watches = list(watches(api, settings, self._cluster))
         self._election = self._elect(api) if settings.leader_elect else None
-        labels = settings.intake.labels
-        host = intake_pb2.Host(
-            name=settings.hostname,
-            environment=labels.get("environment") or labels.get("cluster", ""),
-            namespace=labels.get("namespace", ""),
-            zone=labels.get("zone", ""),
-        )
-        hello = intake_pb2.Hello(kind=intake_pb2.COLLECTOR_KIND_K8S, version=VERSION, host=host)
-        intake = settings.intake
-        self._client = IntakeClient(intake.host, intake.port, hello, self._cluster.snapshot, intake.credentials)
+        kind, snapshot = intake_pb2.COLLECTOR_KIND_K8S, self._cluster.snapshot
+        self._client = metadata_client(kind, settings.hostname, settings.intake, snapshot)
         self._telling: asyncio.Task[None] | None = None
         self._told_statistics_ns = 0
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Follow the cluster until *stopping*, and tell the reducer while this replica is the one to do so."""
-        server = None
-        if address := self._settings.internal_prometheus:
-            server = HttpServer("--internal-prom", address, pages(KUBERNETES, self.statistics, self.what_is_wrong))
-            await server.start()
-        async with asyncio.TaskGroup() as tasks:
+        served = pages(KUBERNETES, self.statistics, self.what_is_wrong)
+        async with serving(self._settings.internal_prometheus, served), asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(self._follow_owners_first())]
             if self._election:
                 following.append(tasks.create_task(self._election.run()))
@@ -105,8 +91,6 @@ class K8sCollector:
             for task in following:
                 task.cancel()
             await self._finish()
-        if server:
-            await server.stop()
 
     def statistics(self) -> intake_pb2.CollectorStatistics:
         """Return what the collector says of itself."""
@@ -188,8 +172,7 @@ class K8sCollector:
 
     async def _finish(self) -> None:
         """End in good order: tell what is left, and leave the lease to another replica."""
-        if self._client.session.welcomed and not await self._client.finish(FINISH_TIMEOUT_S):
-            _LOGGER.warning("the reducer did not take all within %.0f s", FINISH_TIMEOUT_S)
+        await finish(self._client)
         await self._stop_telling()
         if self._election:
             await self._election.release()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from intake.clock import Instant, read_clocks
-from intake.readable import readable
+from intake.readable import print_readable
 from k8s_collector.access import find_access
 from k8s_collector.api import Api, ApiError
 from k8s_collector.cluster import Cluster
@@ -31,19 +29,15 @@ async def print_once(settings: Settings) -> int:
     """
     cluster = Cluster(settings.choice)
     api = await Api.open(find_access(settings.kubeconfig, settings.context, os.environ))
-    failures: dict[str, None] = {}  # what concerns all resources is said once
+    failures: list[ApiError] = []
     try:
         for watch in watches(api, settings, cluster):
             try:
                 await watch.list()
             except ApiError as error:
-                failures[str(error)] = None
+                failures.append(error)
     finally:
         await api.close()
     now = read_clocks()
     cluster.advance(Instant(now.unix_ns, now.monotonic_ns + OWNER_WAIT_NS))
-    json.dump(readable(cluster.snapshot(), ("nodes", "services", "pods")), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
-    for failure in failures:
-        sys.stderr.write(f"error: {failure}\n")
-    return int(bool(failures))
+    return print_readable(cluster.snapshot(), ("nodes", "services", "pods"), failures)

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.logs import LEVELS
+from daemon.command import options
+from daemon.logs import log_arguments
 from intake.clock import SECOND_NS
+from intake.health import internal_prometheus_option
 from intake.options import IntakeSettings, intake_options, intake_settings
 from k8s_collector.cluster import DELETE_CAPACITY, DELETE_TTL_NS, Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7002"  # probes and scrapers of a cluster come from outside
 DEFAULT_LEASE = "k8s-collector"
@@ -54,13 +56,6 @@ class Settings:
     once: bool = False
 
 
-def collector_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the collector's options to a click command; its arguments are for `settings_from`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tuple[Settings, dict[str, bool]]:
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
@@ -90,10 +85,10 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         internal_prometheus=arguments["internal_prom"],
         once=arguments["once"],
     )
-    return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
+    return settings, log_arguments(arguments)
 
 
-_OPTIONS = (
+collector_options = options(
     intake_options,
     click.option(
         "--hostname",
@@ -143,14 +138,9 @@ _OPTIONS = (
     ),
     click.option("--lease-name", default=DEFAULT_LEASE, show_default=True, help="Name of the Lease."),
     click.option("--lease-namespace", default="", help="Namespace of the Lease.  [default: the pod's, else default]"),
-    click.option(
-        "--internal-prom",
-        default=DEFAULT_INTERNAL_PROMETHEUS,
-        show_default=True,
-        metavar="ADDR:PORT",
-        help="Where /healthz and /metrics of the collector itself are served; empty: nowhere.",
-    ),
+    internal_prometheus_option(DEFAULT_INTERNAL_PROMETHEUS),
     click.option(
         "--once", is_flag=True, help="Print what would be sent as JSON, and exit: with 1 if not all was listed."
     ),
 )
+"""Add the collector's options to a click command; its arguments are for `settings_from`."""

@@ -10,15 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ebpf_net.v1 import intake_pb2
-
 from daemon.errors import StartupError
+from intake.labels import labelled_host
 from kernel_collector.interfaces import InterfaceAddress, reachable_addresses
 from kernel_collector.network_namespaces import entered
 from kernel_collector.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from ebpf_net.v1 import intake_pb2
 
 MOST_ADDRESSES = 256
 OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
@@ -40,16 +41,9 @@ def describe_host(
 
     """
     system = os_release(directory)
-    host = intake_pb2.Host(
-        name=labels.get("host") or socket.gethostname(),
-        environment=labels.get("environment") or labels.get("cluster", ""),
-        namespace=labels.get("namespace", ""),
-        zone=labels.get("zone", ""),
-        service=labels.get("service", ""),
-        kernel_version=os.uname().release,
-        os=system.get("ID", ""),
-        os_version=system.get("VERSION_ID", ""),
-    )
+    host = labelled_host(labels.get("host") or socket.gethostname(), labels)
+    host.kernel_version = os.uname().release
+    host.os, host.os_version = system.get("ID", ""), system.get("VERSION_ID", "")
     found = [each for fd in network_namespaces for each in _addresses_in(fd)] or list(reachable_addresses())
     host.addresses[:] = sorted({address for _, address in found})[:MOST_ADDRESSES]
     for name, addresses in groupby(found[:MOST_ADDRESSES], lambda each: each.interface):

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from daemon.logs import LEVELS
+from daemon.command import options
+from daemon.logs import log_arguments
 from intake.credentials import ClientCredentials
 from intake.options import DEFAULT_INTAKE_HOST, DEFAULT_INTAKE_PORT, intake_options, intake_settings
 from kernel_collector.processes import LONGEST_COMMAND_LINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 DEFAULT_ENCODER = "intake"
 # The reference's word for its default.
@@ -78,13 +79,6 @@ class Settings:
         return proc if (proc / "stat").exists() else Path("/proc")
 
 
-def collector_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the collector's options to a click command; its arguments are for `settings_from`."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
 def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tuple[Settings, dict[str, bool]]:
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
@@ -116,14 +110,14 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         drop_metrics=not arguments["disable_drop_metrics"],
         dns_metrics=not arguments["disable_dns_metrics"],
     )
-    return settings, {name: arguments[name] for name in ("log_console", "no_log_file", *LEVELS)}
+    return settings, log_arguments(arguments)
 
 
 def _default_host_directory() -> Path:
     return MOUNTED_HOST_DIRECTORY if os.path.isdir(MOUNTED_HOST_DIRECTORY) else Path("/")  # noqa: PTH112
 
 
-_OPTIONS = (
+collector_options = options(
     intake_options,
     click.option(
         "--intake-encoder",
@@ -228,3 +222,4 @@ _OPTIONS = (
         help="Do not name Docker containers by the variables NOMAD_* in their environment.",
     ),
 )
+"""Add the collector's options to a click command; its arguments are for `settings_from`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daemon.errors import StartupError
-from daemon.logs import LEVELS as LOG_LEVELS
+from daemon.logs import log_arguments
 from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
@@ -128,7 +128,6 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         StartupError: files of credentials cannot be used.
 
     """
-    log_arguments = {name: arguments[name] for name in ("log_console", "no_log_file", *LOG_LEVELS)}
     credentials = server_credentials(**{key: arguments[key] for key in _CREDENTIALS})
     settings = Settings(
         port=arguments["telemetry_port"],
@@ -162,7 +161,7 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
         credentials=credentials,
         ignored=tuple(OPTIONS.ignored(arguments)),
     )
-    return settings, log_arguments
+    return settings, log_arguments(arguments)
 
 
 def _otlp_cumulative() -> bool:

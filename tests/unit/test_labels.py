@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.errors import StartupError
-from intake.labels import operator_labels
+from intake.labels import labelled_host, operator_labels
 
 
 def test_labels_may_be_numbers_and_empty():
@@ -22,3 +22,12 @@ def test_labels_may_be_numbers_and_empty():
 def test_labels_that_are_refused(labels, environ, message):
     with pytest.raises(StartupError, match=message):
         operator_labels(labels, environ)
+
+
+@pytest.mark.parametrize(
+    ("labels", "environment"),
+    [({}, ""), ({"cluster": "c"}, "c"), ({"environment": "e", "cluster": "c"}, "e")],
+)
+def test_the_cluster_is_the_environment_where_no_other_is_named(labels, environment):
+    host = labelled_host("name", {"zone": "z", "namespace": "n"} | labels)
+    assert (host.name, host.environment, host.namespace, host.zone) == ("name", environment, "n", "z")
