@@ -63,6 +63,7 @@ class ControlPlane:
     Attributes:
         port: of the API server.
         url: of the API server.
+        kwok: plays the kubelets.
 
     """
 
@@ -86,7 +87,7 @@ class ControlPlane:
             *(f"--service-account-private-key-file={self._key}", "--kube-api-qps=500", "--kube-api-burst=1000"),
         )
         kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16")
-        programs.start("kwok", str(self._servers / "kwok"), *kubeconfig, *kwok)
+        self.kwok = programs.start("kwok", str(self._servers / "kwok"), *kubeconfig, *kwok)
 
     @property
     def ca_file(self) -> Path:
