@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from cloud_collector.providers import PROVIDERS
 from daemon.command import options
+from daemon.errors import StartupError
 from daemon.logs import log_arguments
 from intake.health import internal_prometheus_option
 from intake.options import IntakeSettings, intake_options, intake_settings
@@ -21,6 +23,7 @@ DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7003"  # probes and scrapers of a cluster
 DEFAULT_POLL_INTERVAL_MS = 30_000
 DEFAULT_TIMEOUT_MS = 10_000
 DEFAULT_AZURE_ENDPOINT = "https://management.azure.com"
+_ROLE = re.compile(r"arn:[a-z0-9-]+:iam::[0-9]{12}:role/.+")
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,13 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
     Raises:
-        StartupError: the configuration file, a label or a file of credentials cannot be used.
+        StartupError: the configuration file, a label, a file of credentials or the name of a role cannot be used.
 
     """
+    for role in arguments["aws_assume_role"]:
+        if not _ROLE.fullmatch(role):
+            example = "arn:aws:iam::123456789012:role/NAME"
+            raise StartupError(f"--aws-assume-role {role!r} is no ARN of a role, such as {example}")
     intake = intake_settings(arguments, environ)
     settings = Settings(
         intake=intake,

@@ -113,7 +113,7 @@ class Aws:
 
     def read(self, scope: Scope) -> Found:
         """Return the interfaces of an account in a region."""
-        where = f"in {scope.region}" + (f" as {scope.account}" if scope.account else "")
+        where = _where(scope)
         ec2 = self._client("ec2", scope)
         found = _pages(ec2, "describe_network_interfaces", "NetworkInterfaces", "ec2:DescribeNetworkInterfaces", where)
         interfaces = [_interface(each, scope.region) for each in found]
@@ -132,13 +132,13 @@ class Aws:
         if self._options.regions:
             return list(self._options.regions)
         scope = Scope(NAME, account, boto3.Session().region_name or _HOME_REGION)
-        where = f"as {account}" if account else ""
+        where = "to list the regions" + (f" as {account}" if account else "")
         with _asking("ec2:DescribeRegions", where):
             answer = self._client("ec2", scope).describe_regions()
         return sorted(region["RegionName"] for region in answer["Regions"])
 
     def _client(self, service: str, scope: Scope) -> Any:
-        with _asking("sts:AssumeRole", f"for {scope.account}"):
+        with _asking("sts:AssumeRole", _where(scope)):
             session = self._sessions.get(scope.account)
             if session is None:
                 session = self._sessions[scope.account] = self._session(scope.account)
@@ -282,6 +282,10 @@ def _assumed(own: boto3.Session, role: str, external_id: str, config: Config) ->
     return boto3.Session(botocore_session=session)
 
 
+def _where(scope: Scope) -> str:
+    return f"in {scope.region}" + (f" as {scope.account}" if scope.account else "")
+
+
 @contextlib.contextmanager
 def _asking(permission: str, where: str) -> Iterator[None]:
     """Turn the errors of boto3 into one that says what to do."""
@@ -303,7 +307,7 @@ def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> P
         )
     if isinstance(error, (HTTPClientError, EndpointConnectionError)):
         return ProviderError(Cause.NETWORK, f"AWS cannot be reached {where}: {error}")
-    return ProviderError(Cause.OTHER, f"AWS {where}: {error}")
+    return ProviderError(Cause.OTHER, f"AWS {where}: {' '.join(str(error).split())}")
 
 
 def _refusal(error: Mapping[str, str], permission: str, where: str) -> ProviderError:

@@ -71,7 +71,10 @@ class Azure:
         """Return the subscriptions."""
         subscriptions = list(self._options.subscriptions)
         if not subscriptions:
-            with _asking("Microsoft.Resources/subscriptions/read", ""), self._network("") as client:
+            with (
+                _asking("Microsoft.Resources/subscriptions/read", "to list the subscriptions"),
+                self._network("") as client,
+            ):
                 url: str | None = f"{self._options.endpoint}{_SUBSCRIPTIONS}"
                 while url:
                     answer = client.send_request(HttpRequest("GET", url))

@@ -217,7 +217,7 @@ def test_without_the_permission_for_a_role_its_account_alone_is_not_known(cloud,
     assert {scope.account for scope in scopes.found} == {""}
     [(account, error)] = scopes.unknown.items()
     assert (account, error.cause) == (role, Cause.PERMISSION)
-    assert f"permission sts:AssumeRole is missing as {role}" in str(error)
+    assert f"permission sts:AssumeRole is missing to list the regions as {role}" in str(error)
 
 
 def test_credentials_that_are_not_taken_are_told(cloud):

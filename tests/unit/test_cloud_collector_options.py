@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from cloud_collector import cli
+from cloud_collector.options import Settings
+
+VARIABLES = {
+    "EBPF_NET_INTAKE_HOST": None,
+    "EBPF_NET_INTAKE_PORT": None,
+    "EBPF_NET_AGENT_HOST": None,
+    "CLOUD_COLLECTOR_PROVIDERS": None,
+}
+ROLE = "arn:aws-cn:iam::123456789012:role/path/reader"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
+    started = []
+
+    async def collect(settings):
+        started.append(settings)
+
+    monkeypatch.setattr(cli, "collect", collect)
+
+    def run(*arguments, exit_code=0, **variables):
+        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=VARIABLES | variables)
+        assert result.exit_code == exit_code, result.output
+        return started.pop() if started else result.output
+
+    return run
+
+
+def test_defaults(asked):
+    settings = asked()
+    assert settings == Settings(hostname=settings.hostname)
+    assert (settings.providers, settings.poll_interval_s, settings.timeout_s) == (("aws",), 30, 10)
+
+
+def test_options_of_the_reference(asked):
+    settings = asked("--ec2-poll-interval-ms", "1000", "--aws-timeout", "500", EBPF_NET_INTAKE_HOST="reducer.example")
+    assert (settings.poll_interval_s, settings.timeout_s, settings.intake.host) == (1, 0.5, "reducer.example")
+
+
+def test_several_providers_and_accounts(asked):
+    settings = asked("--provider", "gcp", "--provider", "aws", "--aws-assume-role", ROLE, "--aws-assumed-only")
+    assert (settings.providers, settings.aws_roles, settings.aws_own_account) == (("gcp", "aws"), (ROLE,), False)
+
+
+def test_what_is_no_role_is_refused(asked):
+    said = asked("--aws-assume-role", "reader", exit_code=1)
+    assert (
+        said == "error: --aws-assume-role 'reader' is no ARN of a role, such as arn:aws:iam::123456789012:role/NAME\n"
+    )
