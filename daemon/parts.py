@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,13 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def part(extra: str) -> Iterator[None]:
-    """Import a part within; where a library of it is missing, exit with one line that says how to get it."""
+    """Import a part within; where a library of it is missing, exit with one line that says how to get it.
+
+    To import takes a second or so: who ends the program by Ctrl-C meanwhile gets no traceback.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         sys.exit(f"error: the package {error.name} is not installed: run ./build.sh setup, or pip install '.[{extra}]'")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from daemon.parts import part
+
 PARTS = {
     "console": ("reducer", "polars"),
     "reducer": ("reducer", "polars"),
@@ -19,3 +21,10 @@ def test_a_missing_library_is_told_in_one_line(package):
     assert done.returncode == 1
     told = f"error: the package {library} is not installed: run ./build.sh setup, or pip install '.[{extra}]'\n"
     assert done.stderr == told
+
+
+def test_an_interrupted_import_ends_without_a_word(capsys):
+    with pytest.raises(SystemExit) as ended, part("reducer"):
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == ""
