@@ -185,7 +185,9 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     baseline = np.zeros(2 * flows, bool)
     baseline[end[rows["baseline"] != 0]] = True
     sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if rows[name].any()}
-    _drop_own_echo(grouped, sums)
+    echo = _echo(grouped)
+    owner[2 * echo + 1] = owner[2 * echo]  # all rows are of the low side
+    _drop_own_echo(echo, sums)
     failed = np.flatnonzero(rows["failed"])
     for reason, name in enumerate(CONNECT_FAILURES, 1):
         these = failed[failure_reason(rows["failure"][failed]) == reason]
@@ -363,14 +365,16 @@ def failure_reason(failure: np.ndarray) -> np.ndarray:
     return np.where((failure == 0) | (failure > last), last, failure)
 
 
-def _drop_own_echo(grouped: Grouped, sums: dict[str, np.ndarray]) -> None:
-    """Let a socket that is connected to itself, both endpoints being one, not tell what it received from itself."""
+def _echo(grouped: Grouped) -> np.ndarray:
+    """Return the flows of sockets that are connected to themselves, or send to themselves: both endpoints are one."""
     keys = grouped.keys
     ports = keys[PORTS] & np.uint64(0xFFFFFFFF)
     same_port = ports >> np.uint64(16) == ports & np.uint64(0xFFFF)
-    echo = np.flatnonzero((keys[0] == keys[2]) & (keys[1] == keys[3]) & same_port)
-    if not len(echo):
-        return
+    return np.flatnonzero((keys[0] == keys[2]) & (keys[1] == keys[3]) & same_port)
+
+
+def _drop_own_echo(echo: np.ndarray, sums: dict[str, np.ndarray]) -> None:
+    """Let the sockets of the flows *echo* not tell what they received from themselves."""
     for counter in COUNTERS:
         if not counter.of_connection and counter.receiver in sums:
             sums[counter.receiver][2 * echo] = 0  # both sides are the low one

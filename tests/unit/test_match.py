@@ -161,9 +161,12 @@ def test_failures_by_reason(owners):
 
 def test_a_socket_connected_to_itself_tells_its_bytes_once(owners):
     row = connector_row(remote_address=CLIENT, remote_port=40000, bytes_sent=5, bytes_received=5)
-    ends = add_up(grouped(owners, row, connector_row()), owners.view())
+    flows = grouped(owners, row, connector_row())
+    ends = add_up(flows, owners.view())
     assert ends.sum("bytes_received").sum() == 0
     assert ends.sum("bytes_sent").sum() == 5
+    itself = flows.end[0] >> 1
+    assert set(ends.owner[[2 * itself, 2 * itself + 1]]) == {flows.rows["process"][0]}, "it is both ends"
     # Not so two sockets of one address.
     ends = add_up(grouped(owners, connector_row(remote_address=CLIENT, bytes_received=5)), owners.view())
     assert ends.sum("bytes_received").sum() == 5
