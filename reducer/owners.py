@@ -79,6 +79,7 @@ class _Session:
     lookup: OwnerLookup | None = None  # None when what it was made from changed
     used: int = 0
     most_idle: int = _IDLE_WINDOWS
+    batch_ns: int = _NEVER  # time of the last batch
     public: np.ndarray | None = None  # None when the host changed
     # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
     named: tuple[set[int], set[int]] | None = None
@@ -223,6 +224,13 @@ class Owners:
     def follow_back(self, now_ns: int) -> None:
         """Let no collector have told more than until now, where the clock was set back."""
         np.minimum(self._watermark_ns, now_ns, out=self._watermark_ns)
+
+    def last_batch(self, session_id: bytes, time_ns: int) -> int:
+        """Note the time of a batch; return that of the one before, a moment before this one for the first."""
+        session = self._session(session_id)
+        before = time_ns - 1 if session.batch_ns == _NEVER else min(session.batch_ns, time_ns - 1)
+        session.batch_ns = time_ns
+        return before
 
     def of(self, session_id: bytes, process: np.ndarray, cgroup: np.ndarray) -> np.ndarray:
         """Return the owners, uint32, of rows with these process and cgroup ids."""

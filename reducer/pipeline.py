@@ -205,7 +205,9 @@ class Pipeline:
         with self._lock:
             self._owners.learn(session, batch.entities)
             self._directory.learn(session, self._owners.environment(session), batch.entities, event_time_ns)
-            self._dns_names.learn(self._owners.scope(session), batch.entities.dns_names, event_time_ns)
+            # They were answered after the batch before, and perhaps before connections of this one opened.
+            answered_ns = self._owners.last_batch(session, event_time_ns) + 1
+            self._dns_names.learn(self._owners.scope(session), batch.entities.dns_names, answered_ns)
             self._drop_reasons.learn(session, batch.entities.drop_reasons)
             self._windows.take(session, number, event_time_ns, None)
             for name, columns in tables.items():

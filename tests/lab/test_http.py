@@ -53,7 +53,8 @@ def test_keep_alive_with_errors(lab: Lab, ends: str) -> None:
         assert exported.total("http.status_code", status_code=status) == count
     measured = {"http.client.duration.average": "client", "http.server.duration.average": "server"}
     for metric, end in measured.items():
-        found = [point.value for point in exported.points(metric, **names)]
+        # A window of which the other end alone told has no mean: 0.
+        found = [point.value for point in exported.points(metric, **names) if point.value]
         assert bool(found) == (ends in (end, "both"))
         assert all(0 < value < 10 for value in found), found
 

@@ -528,6 +528,18 @@ def test_a_name_of_the_dns_is_that_of_the_time_when_the_flow_began():
     assert [labels["workload.name"] for labels in case.seal(1).values()] == ["a.example.com"]
 
 
+def test_a_name_that_one_poll_told_with_the_connections_is_theirs():
+    case = Case()
+    case.tell(CLIENT_SESSION, at_s=2, **dns("a.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=5, bytes_sent=1, age_ms=2_000)
+    case.tell(CLIENT_SESSION, at_s=10, **dns("b.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=10, bytes_sent=2, local_port=2, socket=2, age_ms=4_000)
+    assert {moved: labels["workload.name"] for moved, labels in case.seal().items()} == {
+        1: "a.example.com",
+        2: "b.example.com",
+    }
+
+
 def test_a_name_that_comes_after_the_flow_names_it_while_the_window_is_open():
     case = Case()
     case.dials(PUBLIC)
