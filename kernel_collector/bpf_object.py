@@ -198,40 +198,42 @@ class BpfObject:
         """
         return self._elements(name, key, value, self._lib.bpf_map_lookup_batch)
 
-    def empty(self, name: str, key: np.dtype, value: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    def empty(self, name: str, key: np.dtype, value: np.dtype, expected: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Return the keys and values of a hash map in which no program counts any more, and delete them.
+
+        Where no more than *expected* are in it, they are not copied.
 
         Raises:
             LibbpfError: the kernel refused.
 
         """
-        return self._elements(name, key, value, self._lib.bpf_map_lookup_and_delete_batch)
+        return self._elements(name, key, value, self._lib.bpf_map_lookup_and_delete_batch, expected)
 
     def _elements(
-        self, name: str, key: np.dtype, value: np.dtype, batch: Callable[..., int]
+        self, name: str, key: np.dtype, value: np.dtype, batch: Callable[..., int], expected: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
         what, descriptor = f"cannot read {name}", self.map_fd(name)
-        keys, values = [np.empty(0, key)], [np.empty(0, value)]
+        arrays = [np.empty(expected + BATCH_ENTRIES, dtype) for dtype in (key, value)]
         place, count = ctypes.c_uint32(), ctypes.c_uint32()
-        done = False
+        filled, done = 0, False
         while not done:
-            some_keys, some_values = np.empty(BATCH_ENTRIES, key), np.empty(BATCH_ENTRIES, value)
+            if filled + BATCH_ENTRIES > len(arrays[0]):
+                arrays = [concatenated([array, np.empty(len(array), array.dtype)]) for array in arrays]
             count.value = BATCH_ENTRIES
             result = batch(
                 descriptor,
-                ctypes.byref(place) if len(keys) > 1 else None,
+                ctypes.byref(place) if filled else None,
                 ctypes.byref(place),
-                some_keys.ctypes.data,
-                some_values.ctypes.data,
+                *(array.ctypes.data + filled * array.itemsize for array in arrays),
                 ctypes.byref(count),
                 None,
             )
             done = result == -errno.ENOENT  # that was all
             if result and not done:
                 raise LibbpfError(-result, what)
-            keys.append(some_keys[: count.value])
-            values.append(some_values[: count.value])
-        return concatenated(keys), concatenated(values)
+            filled += count.value
+        keys, values = arrays
+        return keys[:filled], values[:filled]
 
     def variables(self) -> Mapping[str, np.ndarray]:
         """Return the global variables in `.bss`, after `load`: each an array of one unsigned integer.

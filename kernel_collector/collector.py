@@ -52,8 +52,10 @@ FIRST_INTERVAL_NS = SECOND_NS // 2
 FINISH_TIMEOUT_S = 5.0
 # How soon a new poll interval in the reducer's welcome takes effect.
 LONGEST_SLEEP_NS = SECOND_NS // 2
-_M_TRIM_THRESHOLD = -1  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 256 << 10
+# Larger blocks do not share the heap, where a small one at its end keeps all below it.
+_MAPPED_BYTES = 32 << 10
 DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
 
 
@@ -225,3 +227,4 @@ def _give_memory_back() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none, and no such habit
     if mallopt:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -74,7 +74,8 @@ class CollectorCore:
         walk = self._hidden.walk(live, np.empty(0, np.uint32))
         self._sockets = SocketTable(baseline_ns=self._clock.boot_ns())
         self._concerns = self._outside.open_concerns(self._processes, self._sockets)
-        self._submit(self._take([live, *walk.records]) | self._concerns.read())
+        self._submit_tcp([live, *walk.records])
+        self._submit(self._concerns.read())
         _LOGGER.info("watching %s: %d sockets are open", self._host.name, len(self._sockets))
 
     def interval_ns(self, wanted: int) -> int:
@@ -92,14 +93,17 @@ class CollectorCore:
         """Read all that the probes have, and submit the rows; now and then look for what polls cannot see."""
         started_ns, cpu_ns = self._clock.boot_ns(), self._clock.thread_ns()
         self._concerns.gather()
-        live = self._tcp.poll()
+        live = [self._tcp.poll()]
         self._poll_cost_ns = self._clock.thread_ns() - cpu_ns
         if started_ns - self._walked_ns < WALK_INTERVAL_NS:
-            self._submit(self._take([live]) | self._read_concerns())
+            self._submit_tcp(live)
+            self._submit(self._read_concerns())
         else:
             self._walked_ns = started_ns
-            walk = self._hidden.walk(live, self._sockets.missing(self.polled_ns))
-            self._submit(self._take([live, *walk.records]) | self._read_concerns())
+            walk = self._hidden.walk(live[0], self._sockets.missing(self.polled_ns))
+            live += walk.records
+            self._submit_tcp(live)
+            self._submit(self._read_concerns())
             self._submit({"tcp": self._sockets.retire(walk.namespaces, self.polled_ns, started_ns - ABANDONED_NS)})
             acknowledged = self._client.acknowledged
             owners = _united([self._sockets.processes(), *self._concerns.processes()])
@@ -121,8 +125,12 @@ class CollectorCore:
         """Have a concern take what would not find room until the next poll."""
         self._concerns.drain_one(number)
 
+    def _submit_tcp(self, live: list[np.ndarray]) -> None:
+        """Submit the rows of TCP alone, so that they are gone from memory when those of concerns are made."""
+        self._submit(self._take(live))
+
     def _take(self, live: list[np.ndarray]) -> Tables:
-        """Return the TCP rows of what iterators gave and of the events since."""
+        """Return the TCP rows of what iterators gave, which is taken out of *live*, and of the events since."""
         events = self._tcp.drain()
         self.take_cgroups()
         self._processes.executed(self._execs.drain())  # after the events: what they tell of was executed before
@@ -131,7 +139,10 @@ class CollectorCore:
             self._sockets.roles_uncertain_until_ns = self._clock.boot_ns() + 2 * self.interval_ns(
                 self._client.poll_interval_ns
             )
-        records = concatenated([events, *live])
+        live.insert(0, events)
+        del events
+        records = concatenated(live)
+        live.clear()
         return {"tcp": self._sockets.update(records, self._processes.identify(records), self._clock.boot_ns())}
 
     def _read_concerns(self) -> Tables:

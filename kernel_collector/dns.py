@@ -92,13 +92,13 @@ class DnsProbe:
         if added == self._entries_added:
             return self.nothing()[0]
         dtypes = [self._dtypes[name] for name in ("dns_peer", "dns_counts", "dns_bin")]
-        self._entries_added = added
+        expected, self._entries_added = added - self._entries_added, added
         idle = self.counter("dns_generation") & 1
         self._variables["dns_generation"][0] += 1
         # The kernel returns once no program counts in the idle maps (map_update_elem, synchronize_rcu).
         counted_in = self._object.map_fd(_COUNTS[1 - idle])
         self._object.update("dns_exchange", bytes(4), counted_in.to_bytes(4, "little"))
-        peers, counts = self._object.empty(_COUNTS[idle], dtypes[0], dtypes[1])
+        peers, counts = self._object.empty(_COUNTS[idle], dtypes[0], dtypes[1], expected)
         bins, bin_counts = self._object.empty(_BINS[idle], dtypes[2], np.dtype(np.uint32))
         return DnsTraffic(peers, counts, bins, bin_counts)
 

@@ -41,8 +41,8 @@ class ExchangedMaps:
         added = int(self._added[0])
         if added == self._added_before:  # to exchange the maps takes the kernel milliseconds
             return np.empty(0, self._key), np.empty(0, self._value)
-        self._added_before = added
+        expected, self._added_before = added - self._added_before, added
         idle, self._counted_in = self._counted_in, 1 - self._counted_in
         counted_in = self._object.map_fd(f"{self._name}_{self._counted_in}")
         self._object.update(self._name, bytes(4), counted_in.to_bytes(4, "little"))
-        return self._object.empty(f"{self._name}_{idle}", self._key, self._value)
+        return self._object.empty(f"{self._name}_{idle}", self._key, self._value, expected)
