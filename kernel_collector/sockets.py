@@ -9,7 +9,7 @@ has several in one update. Only a socket's first life can be one that the table 
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
@@ -24,7 +24,11 @@ from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
 
 MOST_SOCKETS = 1 << 20
 MOST_LISTENERS = 65_536
+PORTION = 4_096  # records that are looked at together
 MOST_ENDED = 65_536  # that are still known to `owners`
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _SOCKET = np.dtype(
     [
@@ -171,15 +175,20 @@ class SocketTable:
         listening = (records["state"] == TcpState.LISTEN) & (records["local_port"] != 0)
         if listening.any():
             self._listeners.update(records.compress(listening), processes[listening])
+        parts = [self._update(*portion, now_ns) for portion in _portions(records, processes)]
+        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+        self._remember_ended(rows)
+        return rows
+
+    def _update(self, records: np.ndarray, processes: np.ndarray, now_ns: int) -> Columns:
+        """Return the rows of sockets that have no other records."""
         lives = self._cut(records, processes)
         if not len(lives.heads):
             return _table({}, 0)
         again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
         ended = self._end(lives.slots[again])
         lives.slots[again] = -1
-        rows = _joined(ended, self._follow(lives, now_ns))
-        self._remember_ended(rows)
-        return rows
+        return _joined(ended, self._follow(lives, now_ns))
 
     def missing(self, before_ns: int) -> np.ndarray:
         """Return the network namespaces of sockets that nothing has shown since *before_ns*, each once."""
@@ -369,6 +378,18 @@ class SocketTable:
         return _table(
             _described(sockets.compress(told)) | {name: column[told] for name, column in rows.items()}, int(told.sum())
         )
+
+
+def _portions(records: np.ndarray, processes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield all, or where they are many some sockets' at a time: what they become takes several times their memory."""
+    count = -(-len(records) // PORTION)
+    if count <= 1:
+        yield records, processes
+        return
+    portion = records["cookie"] % np.uint64(count)
+    for number in range(count):
+        these = np.flatnonzero(portion == number)
+        yield records.take(these), processes[these]
 
 
 def _begins_another(cookies: np.ndarray) -> np.ndarray:

@@ -228,13 +228,15 @@ def _find(cookies: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _joined(*parts: Columns) -> Columns:
     """Return the whole table of the rows of all; columns that they lack are 0."""
-    rows = [len(part["socket"]) for part in parts]
+    tables = [_table(part) for part in parts if len(part["socket"])] or [_table(parts[0])]
+    if len(tables) == 1:
+        return tables[0]
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+def _table(rows: Columns) -> Columns:
+    count = len(rows["socket"])
     return {
-        column.name: np.concatenate(
-            [
-                part[column.name].astype(column.dtype) if column.name in part else np.zeros(count, column.dtype)
-                for part, count in zip(parts, rows, strict=True)
-            ]
-        )
+        column.name: rows[column.name].astype(column.dtype) if column.name in rows else np.zeros(count, column.dtype)
         for column in UDP_COLUMNS
     }

@@ -420,3 +420,29 @@ def test_the_cgroup_of_a_socket_is_in_each_row_also_where_a_later_record_lacks_i
     rows = rows_of(table, {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(250), "cgroup": 0, "segs_out": 1})
     assert [row["cgroup"] for row in rows] == [99]
     assert table.cgroups().tolist() == [99]
+
+
+def test_many_sockets_in_portions_have_the_rows_that_they_have_together(monkeypatch):
+    def life(cookie):
+        accepted = {**SERVER, "cookie": cookie, "remote_port": 1000 + cookie}
+        yield accepted | {"kind": LIVE, "time_ns": at(20), "bytes_sent": 10 * cookie, "segs_out": 1}
+        if cookie % 2:
+            yield accepted | {"kind": CLOSED, "time_ns": at(30), "bytes_sent": 11 * cookie, "segs_out": 2}
+        if cookie % 3 == 0:
+            yield {"kind": RESET_SENT, "cookie": cookie, "time_ns": at(31)}
+
+    listener = {"kind": LISTENING, "cookie": 99, "local_port": 80, "remote_port": 0, "time_ns": at(10)}
+    records = [*(record for cookie in range(1, 40) for record in life(cookie)), listener]
+    processes = [0] * (len(records) - 1) + [5]
+    later = [record for cookie in range(2, 40, 2) for record in life(cookie)]
+    told = []
+    for portion in (len(records), 3):
+        monkeypatch.setattr(sockets, "PORTION", portion)
+        table = SocketTable(START)
+        rows = rows_of(table, *records, processes=processes)
+        rows += rows_of(table, *[record | {"bytes_sent": 1000, "time_ns": at(50)} for record in later])
+        told.append(sorted(rows, key=lambda row: (row["socket"], row.get("bytes_sent", 0))))
+        assert len(table) == 19
+        assert table.owners(np.arange(1, 40, dtype=np.uint64))[0].tolist() == [5] * 39
+    assert told[0] == told[1]
+    assert len(told[0]) == 39 + 19
