@@ -126,8 +126,11 @@ class CollectorCore:
         self._concerns.drain_one(number)
 
     def _submit_tcp(self, live: list[np.ndarray]) -> None:
-        """Submit the rows of TCP alone, so that they are gone from memory when those of concerns are made."""
-        self._submit(self._take(live))
+        """Submit the rows of TCP alone, so that they are gone from memory when those of concerns are made.
+
+        The statistics come with the others: how totals agree with the kernel's is known when all are counted.
+        """
+        self._submit(self._take(live), with_statistics=False)
 
     def _take(self, live: list[np.ndarray]) -> Tables:
         """Return the TCP rows of what iterators gave, which is taken out of *live*, and of the events since."""
@@ -152,9 +155,10 @@ class CollectorCore:
         self._poll_cost_ns += self._clock.thread_ns() - cpu_ns
         return tables
 
-    def _submit(self, tables: Tables) -> None:
+    def _submit(self, tables: Tables, *, with_statistics: bool = True) -> None:
         tables = self._concerns.rewrite(tables)
-        statistics = self._statistics(tables)
+        self._agreement.count(tables)
+        statistics = self._statistics() if with_statistics else None
         referred_cgroups = _referred(tables, "cgroup")
         self._cgroups.refer(referred_cgroups)
         entities = intake_pb2.Entities()
@@ -172,12 +176,11 @@ class CollectorCore:
         self._processes.submitted(_referred(tables, "process").tolist(), number)
         self._cgroups.submitted(referred_cgroups.tolist(), number)
 
-    def _statistics(self, tables: Tables) -> intake_pb2.CollectorStatistics:
+    def _statistics(self) -> intake_pb2.CollectorStatistics:
         """Return what the outside tells of itself, with what is known here added."""
         statistics = intake_pb2.CollectorStatistics()
         self._concerns.fill(statistics)
         self._load.fill(statistics)
-        self._agreement.count(tables)
         self._agreement.fill(statistics)
         statistics.events_lost += sum(probe.events_lost for probe in (self._tcp, self._execs, self._cgroup_events))
         statistics.sockets_untracked += self._sockets.untracked
