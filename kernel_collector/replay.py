@@ -30,7 +30,7 @@ class Submission(NamedTuple):
     time_unix_ns: int
     entities: intake_pb2.Entities
     tables: Tables
-    statistics: intake_pb2.CollectorStatistics
+    statistics: intake_pb2.CollectorStatistics | None
 
 
 class RecordedCollector:
