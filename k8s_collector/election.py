@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from k8s_collector.api import CONFLICT, FORBIDDEN, NOT_FOUND, Api, ApiError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from k8s_collector.fields import Object
 
 _LOGGER = logging.getLogger(__name__)
@@ -112,7 +114,8 @@ class Election:
         path = f"{self._path}/{self._name}"
         asked_s = time.monotonic()
         try:
-            lease = await self._api.get(path, [])
+            with self._verb("get"):
+                lease = await self._api.get(path, [])
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
@@ -122,9 +125,11 @@ class Election:
             return
         try:
             if lease:
-                await self._api.send("PUT", path, {**lease, "spec": spec})
+                with self._verb("update"):
+                    await self._api.send("PUT", path, {**lease, "spec": spec})
             else:
-                await self._api.send("POST", self._path, self._new(spec))
+                with self._verb("create"):
+                    await self._api.send("POST", self._path, self._new(spec))
         except ApiError as error:
             if error.status != CONFLICT:
                 raise
@@ -136,13 +141,20 @@ class Election:
         metadata = {"name": self._name, "namespace": self._namespace}
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
 
+    @contextlib.contextmanager
+    def _verb(self, verb: str) -> Iterator[None]:
+        """Say of a request that is not permitted what permission it takes."""
+        try:
+            yield
+        except ApiError as error:
+            if error.status != FORBIDDEN:
+                raise
+            what = f"leases.coordination.k8s.io in namespace {self._namespace}"
+            text = f"the permission to {verb} {what} is missing: grant it as docs/k8s-collector.md says ({error})"
+            raise ApiError(FORBIDDEN, text) from error
+
     def _failed(self, error: Exception) -> None:
         text = str(error) or "no answer in time"
-        if isinstance(error, ApiError) and error.status == FORBIDDEN:
-            text = (
-                "the permission to get, create and update leases.coordination.k8s.io in namespace "
-                f"{self._namespace} is missing: grant it as docs/k8s-collector.md says ({text})"
-            )
         level = logging.DEBUG if self.failure else logging.WARNING
         _LOGGER.log(level, "cannot hold the lease %s/%s: %s", self._namespace, self._name, text)
         self.failure = text

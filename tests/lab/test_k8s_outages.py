@@ -7,9 +7,12 @@ import time
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
+import yaml
+
 from k8s_collector.election import LEASE_S, RETRY_S
 from tests.api_proxy import Fault
-from tests.lab.k8s_collector import NAMESPACE, start_collector, wait_until_equal, wait_until_running, workload
+from tests.lab.k8s_collector import MANIFEST, NAMESPACE, start_collector, wait_until_equal, wait_until_running, workload
 from tests.lab.kubernetes_chaos import Chaos
 from tests.lab.waiting import wait_until
 
@@ -152,6 +155,32 @@ def test_one_of_two_replicas_tells(
     assert sink.hellos[1].host.name == standby.name
     wait_until_equal(sink, control_plane)
     assert standby.stop() == 0
+
+
+@pytest.mark.parametrize("verb", ["create", "get", "update"])
+def test_each_permission_for_the_lease_is_needed(
+    control_plane: ControlPlane, programs: Programs, sink: EntitySink, account: Path, verb: str
+) -> None:
+    rights = [each for each in yaml.safe_load_all(MANIFEST.read_text()) if each["kind"] == "Role"]
+    [role] = rights
+    rules = [rule | {"verbs": [each for each in rule["verbs"] if each != verb]} for rule in role["rules"]]
+    assert rules != role["rules"]
+    for lease in control_plane.list("Lease", NAMESPACE):
+        control_plane.delete("Lease", lease["metadata"]["name"], NAMESPACE)
+    control_plane.patch(
+        "Role", role["metadata"]["name"], {"rules": [each for each in rules if each["verbs"]]}, NAMESPACE
+    )
+    time.sleep(0.5)  # the server's authorizer learns of it by a watch
+    try:
+        collector = start_collector(programs, sink, account, "--leader-elect", "--lease-namespace", NAMESPACE)
+        missing = collector.wait_for(
+            r"the permission to (\w+) leases.coordination.k8s.io in namespace ebpf-net is missing"
+        )
+        assert missing[1] == verb
+    finally:
+        control_plane.apply(rights)
+    wait_until(lambda: bool(sink.sessions), 20, "it to tell when the right is there again")
+    assert collector.stop() == 0
 
 
 def test_when_the_one_that_tells_is_killed_the_other_takes_over_within_the_lease(
