@@ -143,6 +143,10 @@ class FlowTable:
                 column[slots[new]] = words
         return slots
 
+    def seen_in(self, window: int) -> None:
+        """Take all flows for seen in a window: from then on it counts how long they are idle."""
+        self.last_seen[self._slot] = np.maximum(self.last_seen[self._slot], window)
+
     def idle(self, window: int) -> np.ndarray:
         """Return the slots that were idle for `IDLE_WINDOWS`, but not yet for `AWAY_WINDOWS`."""
         slots = self.slots

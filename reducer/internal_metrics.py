@@ -94,6 +94,7 @@ TABLE = (
     _counter("pipeline", "ends_unknown", "{end}", "Ends of windows' flows that have no name, by `reason`."),
     _counter("pipeline", "ends_rolled_up", "{end}", "Ends not told apart by address since there were too many."),
     _counter("pipeline", "series_rolled_up", "{series}", "Series added to others since their level had too many."),
+    _counter("pipeline", "flows_without_ports", "{flow}", "Flows told without ports, since there were too many."),
     _counter("pipeline", "processes_refused", "{process}", "Processes not named since there were too many."),
     _counter("pipeline", "cgroups_refused", "{cgroup}", "Containers and services not named since there were too many."),
     _gauge("pipeline", "request_balances", "{count}", "Counts of requests that a flow's two ends differ in so far."),

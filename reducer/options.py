@@ -18,8 +18,7 @@ from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credent
 from reducer.budget import MOST_SERIES
 from reducer.conventions import CONVENTIONS
 from reducer.outputs.flow_files import JSON_LINES_BYTES, PARQUET_BYTES, PARQUET_HOURS
-from reducer.outputs.flow_records import LEVEL as FLOW_LEVEL
-from reducer.series import LEVELS
+from reducer.series import FLOWS, LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,9 +110,9 @@ class Settings:
 
     @property
     def levels_needed(self) -> tuple[str, ...]:
-        """Those, and the one that flows are taken from where somebody gets them."""
+        """Those, and the one that has flows where somebody gets them."""
         flows = self.flow_logs or self.flow_logs_file or self.parquet_directory
-        return tuple(name for name in LEVELS if name in self.levels or (flows and name == FLOW_LEVEL))
+        return (*self.levels, FLOWS) if flows else self.levels
 
 
 def reducer_options(command: Callable[..., Any]) -> Callable[..., Any]:

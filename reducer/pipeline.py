@@ -21,6 +21,7 @@ from reducer.directory import Directory, DirectoryView
 from reducer.dns_names import Answers, DnsNames
 from reducer.docker_proxy import DockerProxies
 from reducer.drops import DropReasons
+from reducer.flow_level import FlowRoller
 from reducer.flows import MOST_FLOWS, other
 from reducer.handover import handover_in
 from reducer.match import in_loopback
@@ -31,7 +32,7 @@ from reducer.parties import Parties, flows_of
 from reducer.realms import as_others_see, realms_of
 from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, times, uniform_rows
-from reducer.series import LEVELS, Level, SealedWindow
+from reducer.series import FLOWS, LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
 from reducer.zones import Zones, carry_over
 
@@ -65,6 +66,7 @@ class PipelineStatistics:
         ends_unknown: ends of windows' flows that have no name, by reason.
         ends_rolled_up: ends that were not told apart by address since there were too many.
         series_rolled_up: series of windows that were added to others since a level had too many.
+        flows_without_ports: flows of windows that were told without ports since there were too many.
         processes_refused: processes that were not named since there were too many.
         cgroups_refused: containers and services that were not named since there were too many.
         entities_refused: pods, services, nodes and interfaces that were not taken since there were too many.
@@ -91,6 +93,7 @@ class PipelineStatistics:
     ends_unknown: dict[str, int]
     ends_rolled_up: int
     series_rolled_up: int
+    flows_without_ports: int
     processes_refused: int
     cgroups_refused: int
     entities_refused: int
@@ -143,8 +146,8 @@ class Pipeline:
         most_flows: int = MOST_FLOWS,
         most_series: int = MOST_SERIES,
     ) -> None:
-        if not set(levels) <= set(LEVELS):
-            raise ValueError(f"levels {levels}: known are {LEVELS}")
+        if not set(levels) <= {*LEVELS, FLOWS}:
+            raise ValueError(f"levels {levels}: known are {LEVELS} and {FLOWS}")
         self.live: LiveView | None = None
         self._window_ns = window_ns
         self._delay_ns = poll_interval_ns + grace_ns
@@ -159,7 +162,8 @@ class Pipeline:
         self._dns_names = DnsNames()
         self._parties = Parties(self._dns_names, systems, use_interfaces=use_interfaces)
         self._names = Names(node_ip=node_ip, system_ip=system_ip)
-        self._budgets = {level: Budget(most_series) for level in levels}
+        self._budgets = {level: Budget(most_series) for level in levels if level != FLOWS}
+        self._flow_roller = FlowRoller(most_series)
         self._zones = Zones()
         self._drop_reasons = DropReasons()
         self._active = False
@@ -276,6 +280,7 @@ class Pipeline:
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters."""
+        budgets = (*self._budgets.values(), self._flow_roller.budget)
         with self._lock:
             return PipelineStatistics(
                 rows=self._rows,
@@ -288,7 +293,8 @@ class Pipeline:
                 flows_of_docker_proxy=self._proxies.flows,
                 ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,
-                series_rolled_up=sum(budget.series_rolled_up for budget in self._budgets.values()),
+                series_rolled_up=sum(budget.series_rolled_up for budget in budgets),
+                flows_without_ports=self._flow_roller.without_ports,
                 processes_refused=self._owners.processes_refused,
                 cgroups_refused=self._owners.cgroups_refused,
                 entities_refused=self._directory.refused,
@@ -323,6 +329,8 @@ class Pipeline:
         if self._restored:
             self._not_before_ns = now_ns + self._window_ns
             self._restored = False
+            # However long nobody sealed a window: collectors come back one after the other.
+            self._matcher.flows.seen_in(now_ns // self._window_ns)
         return max(self._windows.due_ns(now_ns), self._not_before_ns)
 
     def _owned(self, session: bytes, table: str, told: Columns, event_time_ns: int) -> Columns | None:
@@ -407,10 +415,13 @@ class Pipeline:
         flows = flows_of(matched, end_ns)
         party = self._parties.find(flows)
         ends = {"az": self._names.identities(party, matched.special, self._parties)}
-        if any("id" in name for name in self._levels):
+        if any("id" in name or name == FLOWS for name in self._levels):
             ends["id"] = self._names.nodes(party, matched.special, flows.address, self._parties, self._matcher.seed)
-        levels = []
+        levels: list[Level] = []
         for name in self._levels:
+            if name == FLOWS:
+                levels.append(self._flow_roller.flows(matched, ends["id"], self._names.ends, self._zones))
+                continue
             source_side, dest_side = name.split("_")
             source, dest = ends[source_side], other(ends[dest_side])
             level = whole = roll_up(name, source, dest, matched.values, matched.cells)

@@ -21,6 +21,9 @@ Labels = tuple[tuple[str, str], ...]
 LEVELS = ("az_az", "az_id", "id_az", "id_id")
 """The aggregation levels: which of the ends is told by its identity alone (az), and which by its node (id)."""
 
+FLOWS = "flows"
+"""The name of the level that has flows, a `FlowLevel`: no series are made of it."""
+
 DNS_RESULTS_AS_COLUMNS = tuple(f"dns_{result}" for result in DNS_RESULTS)
 """The value columns of answers by their result, in the order of the wire."""
 
@@ -137,6 +140,22 @@ class Level:
     dest: np.ndarray
     values: dict[str, np.ndarray]
     bins: dict[CellKind, Bins] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FlowLevel(Level):
+    """The flows of a window, in any order: what ends and which ports they are of need not be unique.
+
+    Attributes:
+        protocol: int64, IP's number; 0 where the ports are not told.
+        source_port: int64; 0 where it is not told, or several ports are one flow.
+        dest_port: the same for the other end.
+
+    """
+
+    protocol: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    source_port: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    dest_port: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def pairs_of(level: Level) -> np.ndarray:

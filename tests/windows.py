@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.cells import Bins, CellKind
-from reducer.series import VALUE_COLUMNS, EndTable, Level, SealedWindow
+from reducer.series import FLOWS, VALUE_COLUMNS, EndTable, FlowLevel, Level, SealedWindow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 WINDOW_NS = 30_000_000_000
 START_NS = 1_700_000_010_000_000_000
+
+PORTS = ("protocol", "source_port", "dest_port")
+"""What rows of the level of flows may have besides."""
 
 Row = tuple[dict[str, str], dict[str, str], dict[str | tuple[CellKind, int], int]]
 """Labels of the source, labels of the destination, and the values that are not 0: of columns, and of kinds and bins."""
@@ -37,11 +40,17 @@ def _level(ends: EndTable, name: str, rows: Sequence[Row]) -> Level:
     rows = [rows[index] for index in order]
     values = {column: np.array([row[2].get(column, 0) for row in rows], np.int64) for column in VALUE_COLUMNS}
     cells = [
-        (row, *key, amount) for row, told in enumerate(rows) for key, amount in told[2].items() if key not in values
+        (row, *key, amount)
+        for row, told in enumerate(rows)
+        for key, amount in told[2].items()
+        if key not in (*values, *PORTS)
     ]
     bins = {}
     for kind in CellKind:
         of_kind = sorted((row, number, amount) for row, of, number, amount in cells if of is kind)
         if of_kind:
             bins[kind] = Bins(*(np.array(column, np.int64) for column in zip(*of_kind, strict=True)))
-    return Level(name, source[order], dest[order], values, bins)
+    level = (name, source[order], dest[order], values, bins)
+    if name != FLOWS:
+        return Level(*level)
+    return FlowLevel(*level, *(np.array([row[2].get(column, 0) for row in rows], np.int64) for column in PORTS))

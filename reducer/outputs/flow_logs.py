@@ -1,8 +1,8 @@
 """A window's flows as log records of OTLP, encoded in columns: no Python statement runs once a record.
 
-A record has the body of the reference's, 13 fields with a space between them, and as attributes the labels of both
-ends and the metrics of the flow, by their names and in their units. Attributes of one group of metrics, those that
-exist for the same flows, are bytes that all records share; the values are scattered into the joined bytes. Field
+A record has the body of the reference's, 13 fields with a space between them, and as attributes the labels and ports of
+both ends, and the metrics of the flow, by their names and in their units. Attributes of one group of metrics, those
+that exist for the same flows, are bytes that all records share; the values are scattered into the joined bytes. Field
 numbers are those of opentelemetry/proto/logs/v1/logs.proto and common.proto.
 """
 
@@ -16,19 +16,37 @@ import numpy as np
 import polars as pl
 
 from daemon.protobuf import FIXED64, attributes, field, head, varint
+from reducer.metric import (
+    MICROSECONDS,
+    Distribution,
+    Instrument,
+    Metric,
+    Points,
+    column,
+    counter,
+    positive,
+)
 from reducer.metrics import METRICS
 from reducer.outputs.ends import EncodedEnds
-from reducer.outputs.flow_records import FlowRecords, flow_level
+from reducer.outputs.flow_records import PROTOCOLS, FlowRecords, flow_level
+from reducer.outputs.flow_values import (
+    DROPS,
+    LATENCIES,
+    QUANTILES,
+    drop_reasons_of,
+    flow_values,
+    latency_column,
+)
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE, Request
 from reducer.outputs.store import Signal
 from reducer.outputs.wire_columns import padded_varints
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from reducer.conventions import Attribute
-    from reducer.metric import Metric, Points
-    from reducer.series import Level, SealedWindow
+    from reducer.metric import Column
+    from reducer.series import FlowLevel, SealedWindow
 
 _ATTRIBUTES, _BODY = 6, 5
 _SEVERITY_INFO = varint(2 << 3) + varint(9) + field(3, b"INFO")
@@ -42,6 +60,25 @@ _BODY_FIELDS = (
     *("source_ip", "source_workload_name", "dest_ip", "dest_workload_name", "tcp_bytes", "tcp_srtt_count"),
     *("tcp_active", "rtt", "tcp_packets", "tcp_retransmits", "tcp_syn_timeouts", "tcp_opened", "tcp_resets"),
 )
+
+
+def _seconds(of_column: str) -> Column:
+    return lambda values: values[of_column] / MICROSECONDS
+
+
+def _flow_metrics() -> Iterator[Metric]:
+    """Yield what flows have besides the points of metrics, as metrics."""
+    for end in ("source", "dest"):
+        port = Points(column(f"{end}_port"), positive(f"{end}_port"))
+        yield Metric(f"{end}.port", "1", Instrument.GAUGE, "int", "Port of an end.", (port,))
+    for name in DROPS:
+        yield counter(name.replace("_", "."), "1", "What was dropped.", name, positive(name))
+    names = {metric.sparse.kind: metric.name for metric in METRICS if isinstance(metric.sparse, Distribution)}
+    for latency, kind in LATENCIES.items():
+        for quantile in QUANTILES:
+            of_flow = latency_column(latency, quantile)
+            points = Points(_seconds(of_flow), positive(of_flow))
+            yield Metric(f"{names[kind]}.{quantile}", "s", Instrument.GAUGE, "double", "A latency.", (points,))
 
 
 class _Value(NamedTuple):
@@ -69,7 +106,7 @@ class FlowLogEncoder:
         self._most_bytes = most_bytes - len(RESOURCE) - len(SCOPE) - _ENVELOPE_BYTES
         self._records = FlowRecords()
         self._ends = EncodedEnds(_record_attributes)
-        self._groups = _groups(metrics)
+        self._groups = _groups((*metrics, *_flow_metrics()))
         # What stands before a body, and before a record, of each length.
         self._body_heads: list[bytes] = []
         self._record_heads: list[bytes] = []
@@ -80,7 +117,8 @@ class FlowLogEncoder:
         level = flow_level(window)
         if not len(level.source):
             return []
-        pieces = self._pieces(window, level)
+        values = level.values | flow_values(level)
+        pieces = self._pieces(window, level, values)
         lengths = np.array([np.fromiter(map(len, piece), np.int64, len(piece)) for piece in pieces])
         # The head of a record is not part of its length.
         pieces[0] = _heads(self._record_heads, 2, lengths.sum(axis=0))
@@ -93,18 +131,20 @@ class FlowLogEncoder:
         for place, group in enumerate(self._groups, len(pieces) - len(self._groups)):
             rows = np.flatnonzero(lengths[place])
             if len(rows):
-                _scatter(joined, ends[rows, place] - len(group.template), group, level.values, rows)
+                _scatter(joined, ends[rows, place] - len(group.template), group, values, rows)
         return self._requests(joined.data, ends[:, -1])
 
-    def _pieces(self, window: SealedWindow, level: Level) -> list[Sequence[bytes]]:
+    def _pieces(self, window: SealedWindow, level: FlowLevel, values: dict[str, np.ndarray]) -> list[Sequence[bytes]]:
         """Return the parts of the records one after the other, each a list with an element a record."""
         count = len(level.source)
         bodies = list(map(str.encode, self._bodies(window)))
         sizes = np.fromiter(map(len, bodies), np.int64, count)
         times = struct.pack("<BQBQ", 1 << 3 | FIXED64, window.end_ns, 11 << 3 | FIXED64, window.end_ns)
         az_equal = self._ends.az_equal(level.source, level.dest)
+        reasons = [_record_attributes((("drops.reason", name),)) for name in window.drop_reasons]
+        reasons.append(b"")  # of `NO_REASON`
         groups = [
-            list(map((b"", group.template).__getitem__, group.values[0].points.exists(level.values).tolist()))
+            list(map((b"", group.template).__getitem__, group.values[0].points.exists(values).tolist()))
             for group in self._groups
         ]
         return [
@@ -115,6 +155,8 @@ class FlowLogEncoder:
             list(map(self._ends.source.__getitem__, level.source.tolist())),
             list(map(self._ends.dest.__getitem__, level.dest.tolist())),
             list(map(self._ends.zones.__getitem__, az_equal.tolist())),
+            list(map(_PROTOCOLS.__getitem__, level.protocol.tolist())),
+            list(map(reasons.__getitem__, drop_reasons_of(level.bins, count).tolist())),
             *groups,
         ]
 
@@ -142,6 +184,9 @@ class FlowLogEncoder:
 
 def _record_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(_ATTRIBUTES, labels)
+
+
+_PROTOCOLS = {0: b""} | {number: _record_attributes((("protocol", name),)) for number, name in PROTOCOLS.items()}
 
 
 def _heads(known: list[bytes], number: int, lengths: np.ndarray) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A window's flows as a table: a row for each direction between two nodes, its labels and what was counted.
+"""A window's flows as a table: a row for each direction between two nodes and a port, its labels and what was counted.
 
 What is counted has the name of the value column, that of TCP's after `tcp_`; `bytes` and `packets` are of all
 protocols.
@@ -10,21 +10,28 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from reducer.series import VALUE_COLUMNS, ZONE_COLUMNS
+from reducer.outputs.flow_values import DROPS, LATENCY_COLUMNS, drop_reasons_of, flow_values, reason_names
+from reducer.rows import IPPROTO_TCP, IPPROTO_UDP
+from reducer.series import VALUE_COLUMNS, ZONE_COLUMNS, FlowLevel
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from reducer.series import EndTable, Level, SealedWindow
+    from reducer.series import EndTable, SealedWindow
 
-LEVEL = "id_id"
 LABELS = (
     *("workload.name", "workload.uid", "namespace.name", "environment", "availability_zone", "id", "ip", "pod"),
     *("process.name", "container.name", "image_version", "resolution_type"),
 )
 """Of each end, in the order of the columns."""
 _NOT_OF_TCP = ("udp_", "dns_", "http_", *ZONE_COLUMNS)
+PROTOCOLS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp"}
 _TIME = pl.Datetime("us", "UTC")
+
+
+def _or_null(column: str) -> pl.Expr:
+    """Return a column with null in the place of 0."""
+    return pl.when(pl.col(column) != 0).then(pl.col(column)).alias(column)
 
 
 def column_name(value: str) -> str:
@@ -42,16 +49,22 @@ SCHEMA = pl.Schema(
         "window_start": _TIME,
         "window_end": _TIME,
         **{label_name(end, label): pl.String() for end in ("source", "dest") for label in LABELS},
+        "protocol": pl.String(),
+        "source_port": pl.Int32(),
+        "dest_port": pl.Int32(),
         "bytes": pl.Int64(),
         "packets": pl.Int64(),
         **{column_name(value): pl.Int64() for value in VALUE_COLUMNS},
+        **dict.fromkeys(LATENCY_COLUMNS, pl.Int64()),
+        **dict.fromkeys(DROPS, pl.Int64()),
+        "drops_reason": pl.String(),
     }
 )
 
 
-def flow_level(window: SealedWindow) -> Level:
+def flow_level(window: SealedWindow) -> FlowLevel:
     """Return the level of *window* that has its flows."""
-    return next(level for level in window.levels if level.name == LEVEL)
+    return next(level for level in window.levels if isinstance(level, FlowLevel))
 
 
 class FlowRecords:
@@ -65,18 +78,29 @@ class FlowRecords:
     def table(self, window: SealedWindow) -> pl.DataFrame:
         """Return the flows of *window* with `SCHEMA`; a label that an end has not is null."""
         self._follow(window.ends)
-        level = flow_level(window)
+        flows = flow_level(window)
         moments = pl.Series([window.start_ns // 1000, window.end_ns // 1000]).cast(_TIME)
-        values = pl.DataFrame({column_name(name): level.values[name] for name in VALUE_COLUMNS})
+        values = pl.DataFrame(
+            {column_name(name): flows.values[name] for name in VALUE_COLUMNS}
+            | flow_values(flows)
+            | {"protocol": flows.protocol}
+        )
+        reasons = reason_names(drop_reasons_of(flows.bins, len(flows.source)), window.drop_reasons)
+        reason = pl.Series("drops_reason", reasons, pl.String())
         return pl.concat(
-            (self._of_end("source", level.source), self._of_end("dest", level.dest), values), how="horizontal"
+            (self._of_end("source", flows.source), self._of_end("dest", flows.dest), values), how="horizontal"
         ).select(
             pl.lit(moments[0]).alias("window_start"),
             pl.lit(moments[1]).alias("window_end"),
-            *(name for name in SCHEMA if name.startswith(("source_", "dest_"))),
+            *(label_name(end, label) for end in ("source", "dest") for label in LABELS),
+            pl.col("protocol").replace_strict(PROTOCOLS, default=None, return_dtype=pl.String()),
+            *(_or_null(name).cast(pl.Int32()) for name in ("source_port", "dest_port")),
             (pl.col("tcp_bytes") + pl.col("udp_bytes")).alias("bytes"),
             (pl.col("tcp_packets") + pl.col("udp_packets")).alias("packets"),
             *map(column_name, VALUE_COLUMNS),
+            *map(_or_null, LATENCY_COLUMNS),
+            *DROPS,
+            reason,
         )
 
     def _of_end(self, end: str, indexes: np.ndarray) -> pl.DataFrame:

@@ -31,7 +31,7 @@ from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.pipeline import Pipeline
-from reducer.series import LEVELS
+from reducer.series import FLOWS, LEVELS
 from reducer.sessions import ReducerSessions, RejectedError, Stream
 from tests.fuzz.messages import SECOND_NS, Messages
 from tests.strategies import tcp_rows
@@ -70,7 +70,13 @@ class Fuzzer:
         self._messages = Messages(seed)
         self._now_ns = START_NS
         self._pipeline = Pipeline(
-            WINDOW_NS, SECOND_NS, SECOND_NS, LEVELS, keep_loopback=True, most_series=SERIES_LIMIT, most_flows=20_000
+            WINDOW_NS,
+            SECOND_NS,
+            SECOND_NS,
+            (*LEVELS, FLOWS),
+            keep_loopback=True,
+            most_series=SERIES_LIMIT,
+            most_flows=20_000,
         )
         # So few that the table is full, and begun anew, time and again: memory must not grow then.
         self._pipeline._names._most_ends = MOST_ENDS

@@ -70,7 +70,7 @@ def test_windows_wait_in_memory_and_are_acknowledged_once_there_is_room(disk: Pa
 @pytest.mark.parametrize("kind", ["json", "parquet"])
 def test_flows_are_written_whole_or_later(disk: Path, kind: str) -> None:
     rows = [({"workload.name": "a"}, {"workload.name": f"b{row}"}, {"bytes": 1}) for row in range(500)]
-    flows = FlowRecords().table(sealed_window(EndTable(), {"id_id": rows}))
+    flows = FlowRecords().table(sealed_window(EndTable(), {"flows": rows}))
     files = JsonLines(disk / "flows") if kind == "json" else ParquetFiles(str(disk / "flows"))
 
     async def main() -> None:

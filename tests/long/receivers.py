@@ -277,7 +277,7 @@ class Outages:
         self.sink = lab.sink
         self.seconds = seconds
         self.timeout_s = min(10.0, seconds / 4)
-        self._window_s = round(min(WINDOW_S, max(1.0, seconds / 6)))
+        self._window_s = round(min(WINDOW_S, max(2.0, seconds / 6)))
         self._http = http
         self._data = ("--data-dir", str(data_directory)) if data_directory else ()
         self.reducer = self._start()

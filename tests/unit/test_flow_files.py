@@ -23,7 +23,7 @@ HOUR = 3_600_000_000_000 // WINDOW_NS  # windows
 
 def flows(number=0, count=3):
     rows = [(WEB, DATABASE | {"id": f"{row}"}, {"bytes": 100 + row, "packets": 1}) for row in range(count)]
-    return FlowRecords().table(sealed_window(EndTable(), {"id_id": rows}, number))
+    return FlowRecords().table(sealed_window(EndTable(), {"flows": rows}, number))
 
 
 def lines(path):
@@ -56,7 +56,7 @@ def test_a_line_a_flow_without_what_is_nothing(tmp_path):
 
 def test_hostile_labels_stay_what_they_are(tmp_path):
     pod = 'x","bytes":0,"dest_pod":null}'
-    window = sealed_window(EndTable(), {"id_id": [(WEB | {"pod": pod}, DATABASE, {"bytes": 1})]})
+    window = sealed_window(EndTable(), {"flows": [(WEB | {"pod": pod}, DATABASE, {"bytes": 1})]})
     JsonLines(tmp_path / "flows").write(FlowRecords().table(window))
     (line,) = lines(tmp_path / "flows")
     assert (line["source_pod"], line["bytes"]) == (pod, 1)

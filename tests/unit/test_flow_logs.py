@@ -4,6 +4,7 @@ import numpy as np
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from daemon.version import VERSION
+from reducer.cells import CellKind
 from reducer.metrics import METRICS
 from reducer.outputs.flow_logs import FlowLogEncoder
 from reducer.outputs.store import Signal
@@ -43,7 +44,7 @@ def attributes(record):
 
 
 def encode(*rows, encoder=None, ends=None, number=0):
-    window = sealed_window(ends or EndTable(), {"az_az": [(WEB, WEB, TCP)], "id_id": rows}, number)
+    window = sealed_window(ends or EndTable(), {"az_az": [(WEB, WEB, TCP)], "flows": rows}, number)
     return (encoder or FlowLogEncoder()).encode(window)
 
 
@@ -72,6 +73,25 @@ def test_attributes_are_labels_and_typed_metrics():
     assert isinstance(found["tcp.bytes"], int)
     assert found["tcp.rtt.average"] == 0.00125
     assert not [name for name in found if name.startswith(("udp.", "tcp.failed", "tcp.connect"))]
+
+
+def test_ports_latencies_and_drops_are_attributes():
+    sent = TCP | {"protocol": 6, "source_port": 40_000, "dest_port": 443, (CellKind.TCP_RTT, 160): 9}
+    answered = {"protocol": 17, "source_port": 53, (CellKind.DROPPED_PACKETS, 1): 5, (CellKind.DROPPED_BYTES, 1): 300}
+    rows = [(WEB, DATABASE, sent), (DATABASE, WEB, answered), (WEB, RESOLVER, {"bytes": 1})]
+    window = sealed_window(EndTable(), {"flows": rows}, drop_reasons=["NO_SOCKET", "TCP_RESET"])
+    found = {each.get("protocol"): each for each in map(attributes, records(FlowLogEncoder().encode(window)))}
+    one, other, third = found["tcp"], found["udp"], found[None]
+    assert (one["protocol"], one["source.port"], one["dest.port"]) == ("tcp", 40_000, 443)
+    assert one["tcp.rtt.p50"] == one["tcp.rtt.max"] == 0.00102
+    assert {name: other[name] for name in other if name.startswith(("drops", "protocol")) or "port" in name} == {
+        "protocol": "udp",
+        "source.port": 53,
+        "drops.packets": 5,
+        "drops.bytes": 300,
+        "drops.reason": "TCP_RESET",
+    }
+    assert not [name for name in third if name.startswith(("drops", "tcp.rtt")) or "port" in name]
 
 
 def test_each_record_has_the_metrics_that_it_has():
@@ -112,7 +132,7 @@ def test_values_are_those_of_the_metrics():
         for index in range(300)
     ]
     ends = EndTable()
-    window = sealed_window(ends, {"id_id": rows})
+    window = sealed_window(ends, {"flows": rows})
     told = {attributes(record)["dest.id"]: attributes(record) for record in records(FlowLogEncoder().encode(window))}
     (level,) = window.levels
     for metric in METRICS:

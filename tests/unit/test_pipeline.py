@@ -347,3 +347,20 @@ def test_ends_are_told_apart_by_family():
     feed.take(0, 3, connector_row(local_address="fd00::1", remote_address="fd00::2", bytes_sent=1))
     assert set(series_of(feed.seal(), 1, label="ip")) == {("fd00::1", "fd00::2")}
     assert packed(CLIENT) != packed("fd00::1")
+
+
+def test_balances_last_however_long_nobody_sealed_a_window(feed):
+    """After an outage that is longer than idle flows are remembered the other end comes back with the second window."""
+    feed.take(1, 3, acceptor_row(bytes_received=100, opened=1))
+    stored = feed.seal(heard=(1,)).balances
+    again = Feed()
+    again.pipeline = Pipeline(WINDOW_NS, GRACE_NS, POLL_NS)
+    again.pipeline.restore(stored)
+    back = 20 * WINDOW_NS
+    again.pipeline.next_due(back)
+    again.session(0, "wget")
+    again.session(1, "-", "nginx")
+    again.take(1, back / SECOND_NS, acceptor_row(remote_port=9, bytes_received=5))
+    assert series_of(again.seal(20)) == {("(unknown)", "nginx"): {"bytes": 5, "active": 1}}
+    again.take(0, (back + WINDOW_NS) / SECOND_NS, connector_row(bytes_sent=100, opened=1))
+    assert series_of(again.seal(21)) == {("wget", "(unknown)"): {"active": 1}}

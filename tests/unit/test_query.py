@@ -24,7 +24,7 @@ def write(directory, *hours):
         servers = [{"workload.name": name, "process.name": "a\x1b[31mb"} for name in ("db", "cache")]
         rows = [(CLIENT, servers[row], {"bytes": 100 * (row + 1), "packets": 1}) for row in (0, 1)]
         files = ParquetFiles(str(directory))
-        files.write(FlowRecords().table(sealed_window(EndTable(), {"id_id": rows}, number * HOUR)))
+        files.write(FlowRecords().table(sealed_window(EndTable(), {"flows": rows}, number * HOUR)))
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+"""The flows of windows, from rows on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reducer.series import FLOWS, VALUE_COLUMNS, FlowLevel
+from tests.flow_rows import Feed, acceptor_row, connector_row
+
+CLIENT_PORT, SERVER_PORT = connector_row()["local_port"], connector_row()["remote_port"]
+
+
+def fed(*rows, **options):
+    """Return the window of rows that two hosts, a client and a server, told."""
+    feed = Feed((FLOWS, "id_id"), **options)
+    feed.session(0, "wget")
+    feed.session(1, "-", "nginx")
+    feed.take(0, 3, *rows)
+    feed.take(1, 4, acceptor_row(bytes_sent=1))
+    return feed.seal()
+
+
+def flows_of(window):
+    flows = window.levels[0]
+    assert isinstance(flows, FlowLevel)
+    names = [dict(labels)["workload.name"] for labels in window.ends.labels]
+    columns = (flows.source, flows.dest, flows.protocol, flows.source_port, flows.dest_port, flows.values["bytes"])
+    return sorted((names[s], names[d], *rest) for s, d, *rest in zip(*(c.tolist() for c in columns), strict=True))
+
+
+def test_a_single_connection_has_both_ports():
+    assert flows_of(fed(connector_row(bytes_sent=10, bytes_received=1))) == [
+        ("nginx", "wget", 6, SERVER_PORT, CLIENT_PORT, 1),
+        ("wget", "nginx", 6, CLIENT_PORT, SERVER_PORT, 10),
+    ]
+
+
+def test_connections_to_one_port_are_one_flow_and_those_to_another_are_not():
+    rows = [
+        connector_row(bytes_sent=10, bytes_received=1),
+        connector_row(bytes_sent=5, local_port=CLIENT_PORT + 1, socket=7),
+        connector_row(bytes_sent=3, remote_port=SERVER_PORT + 1, socket=8),
+    ]
+    assert [flow for flow in flows_of(fed(*rows)) if flow[0] == "wget"] == [
+        ("wget", "(unknown)", 6, CLIENT_PORT, SERVER_PORT + 1, 3),
+        ("wget", "(unknown)", 6, CLIENT_PORT + 1, SERVER_PORT, 5),
+        ("wget", "nginx", 6, CLIENT_PORT, SERVER_PORT, 10),
+    ]
+
+
+def test_udp_is_told_apart_from_tcp():
+    feed = Feed((FLOWS,))
+    feed.session(0, "wget")
+    row = {name: value for name, value in connector_row(bytes_sent=10).items() if name != "role"}
+    feed.take(0, 3, connector_row(bytes_sent=10))
+    feed.take(
+        0,
+        3,
+        udp=(
+            {name: row[name] for name in ("socket", "process", "local_address", "remote_address")}
+            | {"local_port": row["local_port"], "remote_port": row["remote_port"], "bytes_sent": 4, "packets_sent": 1},
+        ),
+    )
+    flows = feed.seal().levels[0]
+    assert sorted(zip(flows.protocol.tolist(), flows.values["bytes"].tolist(), strict=True)) == [(6, 10), (17, 0)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 9, 16, 100])
+def test_beyond_the_limit_the_least_active_lose_their_ports_and_sums_stay(most):
+    rows = [
+        connector_row(bytes_sent=10 + port, segments_sent=1 + port, remote_port=1000 + port, socket=port + 1)
+        for port in range(8)
+    ]
+    window = fed(*rows, most_series=most)
+    flows, by_node = window.levels
+    assert len(flows.source) <= most
+    for name in VALUE_COLUMNS:
+        if name not in ("min_rtt_us", "cross_zone_bytes", "same_zone_bytes"):
+            assert flows.values[name].sum() == by_node.values[name].sum(), name
+    told = np.sort(flows.dest_port[(flows.dest_port >= 1000) & (flows.dest_port < 1008)])
+    assert told.tolist() == list(range(1008 - len(told), 1008))
+    assert len(told) == {5: 2, 9: 6}.get(most, len(told))
+
+
+def test_what_is_told_without_ports_is_counted():
+    feed = Feed((FLOWS,), most_series=4)
+    feed.session(0, "wget")
+    feed.take(0, 3, *(connector_row(bytes_sent=1, remote_port=1000 + port, socket=port + 1) for port in range(8)))
+    feed.seal()
+    assert feed.pipeline.statistics().flows_without_ports == 5
