@@ -6,7 +6,9 @@ default.
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +20,12 @@ from daemon.config_file import read_config_file
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 FILE = click.Path(path_type=Path)
+# Kubernetes tells each container of services by SERVICE_SERVICE_HOST, SERVICE_PORT_8000_TCP and so on.
+_OF_SERVICES = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_|$)")
+_NEARLY = 0.9
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
@@ -124,6 +129,23 @@ class OptionTable:
         """Return the options that are *ignored*, or those that are not, as a table of Markdown."""
         head = "| option | key | why |\n|---|---|---|" if ignored else "| option | key | default | |\n|---|---|---|---|"
         return "\n".join((head, *(_row(option) for option in self if option.ignored is ignored)))
+
+    def check_variables(self, names: Iterable[str]) -> None:
+        """Look for variables whose names are nearly an option's.
+
+        Others that begin alike are no business of this daemon: Kubernetes makes some of the names of services.
+
+        Raises:
+            StartupError: there is one; the message says which option may have been meant.
+
+        """
+        known = [variable for option in self for variable in option.variables(self._prefix)]
+        for name in sorted(names):
+            if name in known or not name.startswith(self._prefix) or _OF_SERVICES.match(name, len(self._prefix)):
+                continue
+            close = difflib.get_close_matches(name, known, 1, _NEARLY)
+            if close:
+                raise StartupError(f"the variable {name} is no option's: is {close[0]} meant?")
 
     def _click_option(self, option: Option) -> Callable[..., Any]:
         remarks = {"env var": option.variable, "default": option.default_text}

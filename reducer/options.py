@@ -124,9 +124,10 @@ def settings_from(arguments: dict[str, Any]) -> tuple[Settings, dict[str, bool]]
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
     Raises:
-        StartupError: files of credentials cannot be used.
+        StartupError: files of credentials cannot be used, or a variable is mistyped.
 
     """
+    OPTIONS.check_variables(os.environ)
     credentials = server_credentials(**{key: arguments[key] for key in _CREDENTIALS})
     settings = Settings(
         port=arguments["telemetry_port"],

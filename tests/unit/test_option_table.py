@@ -7,6 +7,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from daemon.errors import StartupError
 from daemon.option_table import FILE, Option, OptionTable
 
 TABLE = OptionTable(
@@ -117,3 +118,15 @@ def test_help_and_documentation_say_the_same():
         "| `--place` | `place` | the nearest | A file. Also `PLACE`. |",
     ]
     assert TABLE.documentation(ignored=True).splitlines()[2:] == ["| `--old` | `old` | Nothing is old. |"]
+
+
+@pytest.mark.parametrize("name", ["TEST_NUMBRE", "TEST_SWITCHH"])
+def test_variables_that_are_nearly_an_options_are_refused(name):
+    with pytest.raises(StartupError, match=f"{name} is no option's: is TEST_(NUMBER|SWITCH) meant"):
+        TABLE.check_variables([name, "TEST_OTHER"])
+
+
+def test_variables_of_options_of_kubernetes_and_of_others_are_not():
+    table = OptionTable("TEST_", (Option("telemetry_port", ("--port",), "A port."), *TABLE))
+    services = ("TEST_PORT", "TEST_SERVICE_HOST", "TEST_SERVICE_PORT_GRPC", "TEST_PORT_8000_TCP_ADDR")
+    table.check_variables(["TEST_NUMBER", "PLACE", "TEST_ANYTHING_ELSE", "NUMBRE", "TEST_TELEMETRY_PORT", *services])

@@ -56,6 +56,28 @@ OF_THE_REFERENCE = [
     (["--log-whitelist-ingest", "*"], None),
     (["--log-whitelist-matching", "*"], None),
 ]
+# The names of all of them, and of the keys of its configuration file.
+_NAMES_OF_THE_REFERENCE = """
+    -h --help -c --config-file --print-config -p --port --metrics-tsdb-format --enable-aws-enrichment
+    --disable-node-ip-field --enable-id-id --enable-az-id --enable-flow-logs --enable-autonomous-system-ip
+    --enable-percentile-latencies --num-ingest-shards --num-matching-shards --num-aggregation-shards
+    --partitions-per-shard --disable-prometheus-metrics --shard-prometheus-metrics --prom --scrape-size-limit-bytes
+    --enable-otlp-grpc-metrics --otlp-grpc-metrics-host --otlp-grpc-metrics-port --otlp-grpc-batch-size
+    --enable-otlp-grpc-metric-descriptions --disable-metrics --enable-metrics --internal-prom
+    --stats-scrape-size-limit-bytes --index-dump-interval --no-log-file --log-console --console-log
+    --trace --debug --info --warning --error --critical --log-whitelist-all --log-whitelist-client-type
+    --log-whitelist-node-resolution-type --log-whitelist-channel --log-whitelist-ingest --log-whitelist-matching
+"""
+_KEYS_OF_THE_REFERENCE = """
+    telemetry_port num_ingest_shards num_matching_shards num_aggregation_shards partitions_per_shard enable_id_id
+    enable_az_id enable_flow_logs enable_otlp_grpc_metrics otlp_grpc_metrics_address otlp_grpc_metrics_port
+    otlp_grpc_batch_size enable_otlp_grpc_metric_descriptions disable_prometheus_metrics shard_prometheus_metrics
+    prom_bind scrape_size_limit_bytes internal_prom_bind stats_scrape_size_limit_bytes scrape_metrics_tsdb_format
+    disable_node_ip_field enable_autonomous_system_ip geoip_path enable_aws_enrichment enable_percentile_latencies
+    disable_metrics enable_metrics index_dump_interval
+"""
+NAMES_OF_THE_REFERENCE = _NAMES_OF_THE_REFERENCE.split()
+KEYS_OF_THE_REFERENCE = _KEYS_OF_THE_REFERENCE.split()
 LOG_FLAGS = ["--trace", "--debug", "--info", "--warning", "--error", "--critical", "--log-console", "--console-log"]
 
 
@@ -85,6 +107,23 @@ def test_defaults(asked):
 def test_each_option_of_the_reference(asked, arguments, changes):
     expected = {"ignored": (arguments[0],)} if changes is None else changes
     assert asked(*arguments) == dataclasses.replace(Settings(), **expected)
+
+
+@pytest.mark.parametrize("name", NAMES_OF_THE_REFERENCE)
+def test_each_name_of_the_reference_is_known_and_told_of(name):
+    """It does something, which a test above or another one here has; or it is documented as doing nothing."""
+    assert name in {option for parameter in cli.main.params for option in parameter.opts} | {"-h", "--help"}
+    tested = {argument for arguments, _ in OF_THE_REFERENCE for argument in arguments} | {*LOG_FLAGS, "-h", "--help"}
+    assert name in tested | {"-c", "--config-file", "--print-config", "--no-log-file"}
+    if any(name in option.flags for option in OPTIONS):
+        assert f"`{name}`" in DOCUMENT.read_text()
+
+
+def test_each_key_of_the_reference_is_known(asked, tmp_path):
+    path = tmp_path / "config.yaml"
+    values = {option.key: False if option.type is None else option.default for option in OPTIONS}
+    path.write_text(yaml.safe_dump({key: values[key] for key in KEYS_OF_THE_REFERENCE}))
+    assert asked("--config-file", str(path)) == Settings()
 
 
 @pytest.mark.parametrize("flag", LOG_FLAGS)
