@@ -164,6 +164,18 @@ scrape_configs:
     return f"{scrapes:.0f} scrapes, the slowest with Prometheus' own work {slowest:.2f} s; {size}"
 
 
+def exported(lab: Lab) -> float:
+    """Return how many points were sent, once nothing waits any more; 0 while something does."""
+    page = lab.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/metrics", 60)
+    sent = re.findall(r"^ebpf_net_otlp_grpc_metrics_sent_total{.*} (\S+)", page, re.MULTILINE)
+    return 0 if own_metric(page, "queue_requests") else sum(map(float, sent))
+
+
+def own_metric(page: str, name: str) -> float:
+    """Return one of the reducer's own metrics."""
+    return sum(map(float, re.findall(rf"^ebpf_net_{name} (\S+)", page, re.MULTILINE)))
+
+
 def load_of(series: int) -> tuple[str, ...]:
     """Return the options of a load that makes *series* at the level id_id, in one poll."""
     collectors = max(3, min(200, series // 400))
@@ -190,6 +202,7 @@ service:
     begin = time.monotonic()
     load = start_load(lab, *load_of(series))
     assert load.wait(300) == 0, load.tail()
+    wait_until(lambda: exported(lab) >= series, 300, f"the points of {series} series to be exported")
     lab.finish(reducer)
     seconds = time.monotonic() - begin
     assert collector.stop(signal.SIGTERM, 120) == 0, collector.tail()
@@ -251,6 +264,7 @@ def series_at_victoria(lab: Lab, series: int) -> str:
     begin = time.monotonic()
     load = start_load(lab, *load_of(series))
     assert load.wait(300) == 0, load.tail()
+    wait_until(lambda: exported(lab) >= series, 300, f"the points of {series} series to be exported")
     lab.finish(reducer)
     seconds = time.monotonic() - begin
     told = told_by(load)
@@ -335,8 +349,7 @@ class Outages:
         time.sleep(seconds / 2)
 
     def _waiting(self) -> float:
-        page = self.lab.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/metrics", 60)
-        return sum(map(float, re.findall(r"^ebpf_net_queue_requests (\S+)", page, re.MULTILINE)))
+        return own_metric(self.lab.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/metrics", 60), "queue_requests")
 
     def _check(self, told: dict[str, int]) -> None:
         points: dict[tuple[object, ...], float] = {}
