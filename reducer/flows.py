@@ -145,7 +145,8 @@ class FlowTable:
 
     def seen_in(self, window: int) -> None:
         """Take all flows for seen in a window: from then on it counts how long they are idle."""
-        self.last_seen[self._slot] = np.maximum(self.last_seen[self._slot], window)
+        slots = self.slots
+        self.last_seen[slots] = np.maximum(self.last_seen[slots], window)
 
     def idle(self, window: int) -> np.ndarray:
         """Return the slots that were idle for `IDLE_WINDOWS`, but not yet for `AWAY_WINDOWS`."""
