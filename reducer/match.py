@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import words
+from intake.columns import is_constant, words
 from reducer.cells import CellKind, Cells, cells_of, code_of, joined_cells
 from reducer.distributions import bin_of_us
 from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, KEY_WORDS, ConnectorSide, by_side, other
@@ -184,7 +184,7 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     owner = last_owners(end, rows["process"], 2 * flows, owners)
     baseline = np.zeros(2 * flows, bool)
     baseline[end[rows["baseline"] != 0]] = True
-    sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if rows[name].any()}
+    sums = {name: _added(rows[name], end, 2 * flows) for name in _SUMMED if _has_values(rows[name])}
     echo = _echo(grouped)
     owner[2 * echo + 1] = owner[2 * echo]  # all rows are of the low side
     _drop_own_echo(echo, sums)
@@ -193,7 +193,7 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
         these = failed[failure_reason(rows["failure"][failed]) == reason]
         if len(these):
             sums[f"failed_{name}"] = _added(rows["failed"][these], end[these], 2 * flows)
-    if rows["min_rtt_us"].any():
+    if _has_values(rows["min_rtt_us"]):
         sums["min_rtt_us"] = _least(rows["min_rtt_us"], end, 2 * flows)
     return Ends(owner, _sockets(rows, end, 2 * flows, owners), baseline, connector_sides(grouped, flows), sums)
 
@@ -340,11 +340,15 @@ def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: Ow
     ends.connector[here] = np.where(ends.connector[here] == CONNECTOR_UNKNOWN, connector, ends.connector[here])
 
 
+def _has_values(column: np.ndarray) -> bool:
+    return bool((column[:1] if is_constant(column) else column).any())
+
+
 def _added(column: np.ndarray, end: np.ndarray, size: int) -> np.ndarray:
     total = np.zeros(size, np.int64)
     some = np.flatnonzero(column)
     if len(some) == len(column):
-        np.add.at(total, end, column.astype(np.int64))
+        np.add.at(total, end, column.view(np.int64) if column.itemsize == total.itemsize else column.astype(np.int64))
     else:
         np.add.at(total, end[some], column[some].astype(np.int64))
     return total
