@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.lab.daemons import Exported
+from tests.lab.daemons import INTAKE_PORT, Exported, script
 from tests.lab.network import wait_for_listener
 from tests.lab.traffic import IPERF_PORT
 from tests.lab.waiting import wait_until
@@ -169,17 +169,16 @@ def test_udp_that_is_switched_off_is_not_counted(lab: Lab) -> None:
 def test_where_udp_is_refused_it_is_told_once_and_tcp_is_counted(lab: Lab) -> None:
     host = lab.host("host")
     reducer = lab.start_reducer_with_sink()
-    without_cgroups = (
-        "setpriv",
-        "--bounding-set",
-        "-sys_ptrace",
-        "unshare",
-        "--mount",
-        "sh",
-        "-c",
-        'umount --all --lazy --types cgroup2; exec "$0" "$@"',
+    # Without the capabilities it can neither look at the machine's mounts, nor mount cgroups, nor enter a namespace.
+    denied = 'umount --all --lazy --types cgroup2; exec setpriv --bounding-set -sys_ptrace,-sys_admin "$0" "$@"'
+    collector = lab.programs.start(
+        "collector",
+        *("unshare", "--mount", "sh", "-c", denied),
+        *(script("kernel-collector"), "--log-console", "--no-log-file"),
+        host=host,
+        env={"EBPF_NET_INTAKE_HOST": lab.centre.ipv4, "EBPF_NET_INTAKE_PORT": f"{INTAKE_PORT}"},
     )
-    collector = lab.start_collector(host, within=without_cgroups)
+    collector.wait_for("connected to the reducer")
     with (
         lab.centre.entered(),
         socket.create_server((lab.centre.ipv4, 0)) as listener,
