@@ -24,4 +24,4 @@ class CgroupProbe(EventProbe):
     """
 
     def __init__(self, objects: Path = OBJECTS) -> None:
-        super().__init__(OBJECT, EVENTS, cgroup_record_dtype, objects)
+        super().__init__(OBJECT, (EVENTS,), cgroup_record_dtype, objects)

@@ -9,6 +9,7 @@ from kernel_collector.exchanged_maps import ExchangedMaps
 from kernel_collector.libbpf import kernel_enum
 from kernel_collector.objects import OBJECTS
 from kernel_collector.records import drop_record_dtypes
+from kernel_collector.watched_namespaces import load_watching
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,10 +56,7 @@ class DropsProbe:
         self._object = BpfObject(objects / OBJECT)
         try:
             key, counts = drop_record_dtypes(self._object.btf)
-            self._object.set_constant("network_namespaces_named", bytes([bool(network_namespaces)]))
-            self._object.load()
-            for inode in network_namespaces:
-                self._object.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
+            load_watching(self._object, network_namespaces)
             self._variables = self._object.variables()
             added = self._variables["drops_entries_added"]
             self._maps = ExchangedMaps(self._object, "drops", added, key, counts)

@@ -1,4 +1,4 @@
-"""A probe that is one program and its ring: what it tells, as arrays of one record (bpf/records.h)."""
+"""A probe that is some programs and their ring: what they tell, as arrays of one record (bpf/records.h)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kernel_collector.objects import OBJECTS
 from kernel_collector.ring import Ring
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -18,16 +18,18 @@ if TYPE_CHECKING:
 
 
 class EventProbe:
-    """The events of one program, while it is open.
+    """The events of the programs of an object, while it is open.
 
     Args:
         file: name of the compiled object.
-        program: that is attached.
+        programs: that are attached, in this order.
         record_dtype: gives the dtype of its records by the object's BTF.
         objects: the directory of the compiled programs.
+        load: loads the object.
 
     Attributes:
         record: the dtype of its arrays.
+        links: of the programs, by their names.
 
     Raises:
         LibbpfError: the kernel, or the lack of a capability or of libbpf, does not allow it.
@@ -36,14 +38,19 @@ class EventProbe:
     """
 
     def __init__(
-        self, file: str, program: str, record_dtype: Callable[[Btf], np.dtype], objects: Path = OBJECTS
+        self,
+        file: str,
+        programs: Sequence[str],
+        record_dtype: Callable[[Btf], np.dtype],
+        objects: Path = OBJECTS,
+        load: Callable[[BpfObject], None] = BpfObject.load,
     ) -> None:
         self._object = BpfObject(objects / file)
         try:
             self.record = record_dtype(self._object.btf)
-            self._object.load()
+            load(self._object)
             self._ring = Ring(self._object, self.record)
-            self._object.attach(program)
+            self.links = {program: self._object.attach(program) for program in programs}
         except BaseException:
             self._object.close()
             raise

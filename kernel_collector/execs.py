@@ -25,9 +25,4 @@ class ExecProbe(EventProbe):
     """
 
     def __init__(self, objects: Path = OBJECTS) -> None:
-        super().__init__(OBJECT, EVENTS, exec_record_dtype, objects)
-        try:
-            self._object.attach(FORKS)
-        except BaseException:
-            self.close()
-            raise
+        super().__init__(OBJECT, (EVENTS, FORKS), exec_record_dtype, objects)

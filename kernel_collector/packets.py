@@ -15,6 +15,7 @@ from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import v2_hierarchy
 from kernel_collector.libbpf import open_iterator, read_iterator
 from kernel_collector.objects import OBJECTS
+from kernel_collector.watched_namespaces import load_watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -57,7 +58,6 @@ class Packets:
         constants: Mapping[str, bytes] = {},
         objects: Path = OBJECTS,
     ) -> None:
-        constants = {**constants, "network_namespaces_named": bytes([bool(network_namespaces)])}
         self._udp: BpfObject | None = None
         if "udp" in watched:
             self._udp = _udp_functions(proc, network_namespaces, constants, objects)
@@ -204,9 +204,7 @@ def _udp_functions(
 def _load(opened: BpfObject, network_namespaces: frozenset[int], constants: Mapping[str, bytes]) -> None:
     for name, value in constants.items():
         opened.set_constant(name, value)
-    opened.load()
-    for inode in network_namespaces:
-        opened.update("network_namespaces", inode.to_bytes(4, "little"), b"\1")
+    load_watching(opened, network_namespaces)
 
 
 def _prefixes(concerns: Collection[str]) -> tuple[str, ...]:
