@@ -105,14 +105,14 @@ def wrongly_named(sink: EntitySink, pods: dict[str, Told], namespace: str = "") 
     return wrong
 
 
-def wait_until_running(control_plane: ControlPlane, namespace: str, count: int) -> None:
+def wait_until_running(control_plane: ControlPlane, namespace: str, count: int, timeout_s: float = 60) -> None:
     """Wait until so many pods are in a namespace, and each has an address."""
 
     def running() -> bool:
         pods = control_plane.list("Pod", namespace)
         return len(pods) == count and all(each["status"].get("podIP") for each in pods)
 
-    wait_until(running, 60, f"{count} pods to run in {namespace}")
+    wait_until(running, timeout_s, f"{count} pods to run in {namespace}")
 
 
 def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:
