@@ -155,7 +155,7 @@ class FlowLogEncoder:
             list(map(self._ends.source.__getitem__, level.source.tolist())),
             list(map(self._ends.dest.__getitem__, level.dest.tolist())),
             list(map(self._ends.zones.__getitem__, az_equal.tolist())),
-            list(map(_PROTOCOLS.__getitem__, level.protocol.tolist())),
+            [_PROTOCOLS.get(protocol, b"") for protocol in level.protocol.tolist()],
             list(map(reasons.__getitem__, drop_reasons_of(level.bins, count).tolist())),
             *groups,
         ]
@@ -186,7 +186,7 @@ def _record_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(_ATTRIBUTES, labels)
 
 
-_PROTOCOLS = {0: b""} | {number: _record_attributes((("protocol", name),)) for number, name in PROTOCOLS.items()}
+_PROTOCOLS = {number: _record_attributes((("protocol", name),)) for number, name in PROTOCOLS.items()}
 
 
 def _heads(known: list[bytes], number: int, lengths: np.ndarray) -> list[bytes]:

@@ -19,7 +19,7 @@ class Outside:
     """Parts that answer nothing, but for the sockets that a test gives."""
 
     def __init__(self, *live: dict) -> None:
-        self.submitted: list[intake_pb2.CollectorStatistics] = []
+        self.submitted: list[intake_pb2.CollectorStatistics | None] = []
         records = tcp_records(*live)
         nothing = SimpleNamespace(fill=lambda _: None, count=lambda _: None, take=lambda: None)
         self.tcp = SimpleNamespace(poll=lambda: records, drain=lambda: records[:0], events_lost=0)
@@ -38,7 +38,7 @@ class Outside:
         self.open_concerns = lambda *_: SimpleNamespace(**concerns)
 
     def _submit(
-        self, _time: int, _entities: object, _tables: object, statistics: intake_pb2.CollectorStatistics
+        self, _time: int, _entities: object, _tables: object, statistics: intake_pb2.CollectorStatistics | None
     ) -> int:
         self.submitted.append(statistics)
         return len(self.submitted)
@@ -52,6 +52,8 @@ def test_it_tells_what_found_no_room_in_its_tables(monkeypatch):
     listeners = [{"cookie": port, "time_ns": 5, "state": TcpState.LISTEN, "local_port": port} for port in (80, 81, 82)]
     outside = Outside(*sockets, *listeners)
     CollectorCore(outside, intake_pb2.Host(), longest_command_line=0, every_container=False).begin()
-    (statistics,) = outside.submitted
+    of_tcp, statistics = outside.submitted
+    assert of_tcp is None
+    assert statistics
     assert (statistics.sockets_tracked, statistics.sockets_untracked) == (3, 2 + 2)
     assert (statistics.processes_tracked, statistics.processes_untracked) == (2, 3)

@@ -21,7 +21,7 @@ def chosen(disable: str = "", enable: str = "", *, percentiles: bool = False) ->
         (" TCP.Bytes , udp.all,, ", "", DEFAULT - {"tcp.bytes"} - BY_GROUP["udp"]),
         ("tcp.all", "tcp.rtt.num_measurements", DEFAULT - BY_GROUP["tcp"] | {"tcp.rtt.num_measurements"}),
         ("tcp.bytes", "tcp.all", DEFAULT | BY_GROUP["tcp"]),
-        ("drops.all,dns.all,http.all,udp.all,tcp.all", "", set()),
+        ("zone.all,drops.all,dns.all,http.all,udp.all,tcp.all", "", set()),
     ],
 )
 def test_lists(disable: str, enable: str, expected: set[str]) -> None:
