@@ -74,6 +74,7 @@ class CollectorCore:
         walk = self._hidden.walk(live, np.empty(0, np.uint32))
         self._sockets = SocketTable(baseline_ns=self._clock.boot_ns())
         self._concerns = self._outside.open_concerns(self._processes, self._sockets)
+        self._tcp.settle()  # a socket that is shown and whose events are missing would be one from before
         self._submit_tcp([live, *walk.records])
         self._submit(self._concerns.read())
         _LOGGER.info("watching %s: %d sockets are open", self._host.name, len(self._sockets))

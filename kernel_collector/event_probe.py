@@ -76,6 +76,10 @@ class EventProbe:
         """Readable when `drain` should be called before its time; at other times call it as often as suits."""
         return self._ring.wakeup_fd
 
+    def settle(self) -> None:
+        """Wait until `drain` has all events up to now; without it, those after one that is being written come later."""
+        self._ring.settle()
+
     def drain(self) -> np.ndarray:
         """Return the events since the call before, in their order."""
         return self._ring.drain()

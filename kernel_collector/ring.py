@@ -12,6 +12,7 @@ from __future__ import annotations
 import mmap
 import select
 import threading
+import time
 from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakSet
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _HEADER_BYTES = 8
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
+_SETTLE_S = 1.0
 
 
 class Ring:
@@ -89,6 +91,19 @@ class Ring:
         self._barrier()  # records are read before their place is given back
         self._consumed[0] = begin + count * self._slot_size
         return records
+
+    def settle(self) -> None:
+        """Wait until `drain` has all events up to now: until what programs began to write is whole, a second at most.
+
+        A program's run takes microseconds, but its processor may be taken away from it meanwhile.
+        """
+        begin, end = int(self._consumed[0]), int(self._produced[0])
+        if begin == end:
+            return
+        heads = self._mapped(begin % self.size, end - begin).reshape(-1, self._slot_size)[:, :4]
+        deadline = time.monotonic() + _SETTLE_S
+        while (heads.copy().view("<u4") & _BUSY).any() and time.monotonic() < deadline:
+            time.sleep(0)
 
     def _mapped(self, start: int, length: int) -> np.ndarray:
         """Return a view of some of the data, which is unmapped with the last reference to it."""

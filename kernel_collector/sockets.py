@@ -167,7 +167,8 @@ class SocketTable:
 
         Args:
             records: `tcp_record`s: events in the order of the ring, and what iterators gave. Read the ring after the
-                iterators, so that no event is older than a live record of an update before.
+                iterators, so that no event is older than a live record of an update before; the first time, all events
+                of the sockets that iterators show.
             processes: uint32, the id of each record's process; 0 where unknown.
             now_ns: the time of the rows, by the clock of the records.
 

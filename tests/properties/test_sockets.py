@@ -189,12 +189,13 @@ class Sockets(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def update(self, data):
-        if self.table is None:
+        if self.table is None:  # the collector has waited until nothing is being written
             for socket in self.sockets.values():
                 if not socket.seen and socket.state != TcpState.CLOSE:
                     self.read_live(socket)
-            self.table = SocketTable(self.tick(), self.most)
-        held_back = self.records_being_written(data)
+            self.table, held_back = SocketTable(self.tick(), self.most), 0
+        else:
+            held_back = self.records_being_written(data)
         records = self.ring[: len(self.ring) - held_back] + self.live
         self.ring = self.ring[len(self.ring) - held_back :]
         self.live = []

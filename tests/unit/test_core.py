@@ -22,7 +22,7 @@ class Outside:
         self.submitted: list[intake_pb2.CollectorStatistics | None] = []
         records = tcp_records(*live)
         nothing = SimpleNamespace(fill=lambda _: None, count=lambda _: None, take=lambda: None)
-        self.tcp = SimpleNamespace(poll=lambda: records, drain=lambda: records[:0], events_lost=0)
+        self.tcp = SimpleNamespace(poll=lambda: records, drain=lambda: records[:0], settle=lambda: None, events_lost=0)
         self.execs = SimpleNamespace(drain=lambda: np.empty(0, exec_dtype()), events_lost=0)
         self.cgroup_events = SimpleNamespace(drain=lambda: np.empty(0, [("id", "u8"), ("path", "S512")]), events_lost=0)
         self.hidden = SimpleNamespace(walk=lambda *_: SimpleNamespace(records=[], namespaces=np.empty(0, np.uint32)))
