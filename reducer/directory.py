@@ -110,7 +110,7 @@ class Directory:
         slack_ns: how long after the end of a pod rows still tell of it.
 
     Attributes:
-        refused: entities and claims that were not taken since there were too many, or since they have no uid.
+        refused: entities, containers and claims that were not taken since there were too many, or had no uid.
 
     """
 
@@ -283,14 +283,21 @@ class Directory:
             case Pod():
                 self._pods_on.setdefault((entity.environment, entity.node), set()).add(key)
                 room = MOST_CONTAINERS - len(self._of_container)
+                self.refused += max(0, len(entity.containers) - room)
                 self._of_container |= {each.id: number for each in entity.containers[:room] if each.id}
             case Interface() if entity.instance:
                 self._networks.say((entity.provider, entity.instance), number, entity.network)
             case Node():
                 self._zones.say((entity.environment, entity.name), number, entity.zone)
-                for pod in list(self._pods_on.get((entity.environment, entity.name), ())):
-                    of_pod = self._records[pod].number
-                    self._describe(pod, of_pod, self._entities[of_pod])
+        for node in (before, entity):
+            if isinstance(node, Node):
+                self._describe_pods(node)
+
+    def _describe_pods(self, node: Node) -> None:
+        """Let the pods on a node have the zone that it has now."""
+        for pod in list(self._pods_on.get((node.environment, node.name), ())):
+            number = self._records[pod].number
+            self._describe(pod, number, self._entities[number])
 
     def _forget_ways(self, key: Key, number: int, entity: Entity | None) -> None:
         """Forget how an entity was found."""

@@ -20,7 +20,6 @@ from reducer.series import FLOWS, FlowLevel, Level, pairs_of
 if TYPE_CHECKING:
     from reducer.memory import Matched
     from reducer.series import EndTable
-    from reducer.zones import Zones
 
 _PORT = np.uint64(0xFFFF)
 _PROTOCOL_AND_PORT = np.uint64(0xFFFFFF)
@@ -40,7 +39,7 @@ class FlowRoller:
         self.budget = Budget(most_flows)
         self._most = most_flows
 
-    def flows(self, matched: Matched, node: np.ndarray, ends: EndTable, zones: Zones) -> FlowLevel:
+    def flows(self, matched: Matched, node: np.ndarray, ends: EndTable) -> FlowLevel:
         """Return the flows of a window; *node* has the index of each end's labels in *ends*."""
         by_node = roll_up(FLOWS, node, other(node), matched.values, matched.cells)
         stand_in = self.budget.fit(by_node, ends)
@@ -53,9 +52,7 @@ class FlowRoller:
         if len(level.source) > self._most:
             self.without_ports += services.leave_out(level, room)
             level = services.roll_up(matched)
-        flows = services.told(level)
-        zones.tell(flows, ends)
-        return flows
+        return services.told(level)
 
 
 class _Services:
@@ -94,7 +91,9 @@ class _Services:
     def told(self, level: Level) -> FlowLevel:
         """Return a level with nodes as ends, and what is known of their ports."""
         count = len(level.source)
-        row = np.searchsorted(pairs_of(level), self._end.astype(np.uint64) << np.uint64(32) | other(self._end))
+        pairs, wanted = pairs_of(level), self._end.astype(np.uint64) << np.uint64(32) | other(self._end)
+        row = np.searchsorted(pairs, wanted)
+        row[np.append(pairs, np.uint64(0))[row] != wanted] = count  # a direction without values is in no row
         least, greatest = np.full(count + 1, 0xFFFF, np.uint64), np.zeros(count + 1, np.uint64)
         np.minimum.at(least, row, self._client_port)
         np.maximum.at(greatest, row, self._client_port)

@@ -99,6 +99,7 @@ TABLE = (
     _counter("pipeline", "cgroups_refused", "{cgroup}", "Containers and services not named since there were too many."),
     _gauge("pipeline", "request_balances", "{count}", "Counts of requests that a flow's two ends differ in so far."),
     _counter("pipeline", "request_balances_forgotten", "{count}", "Of these, those forgotten early: they may repeat."),
+    _counter("pipeline", "receivers_forgotten", "{flow}", "Flows to many whose chosen receiver was forgotten early."),
     _counter("pipeline", "bytes_of_both", "By", "Payload of directions of flows that both ends told of."),
     _counter("pipeline", "bytes_apart", "By", "What both ends of these differed by when the flow was over."),
     _counter("pipeline", "entities_refused", "{entity}", "Pods, services, … not taken: too many, or without a uid."),

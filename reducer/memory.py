@@ -86,7 +86,8 @@ class Matched:
         key: (KEY_WORDS, flows) uint64.
         connector: by flow, int8: the side that connected, as far as that is known.
         began_ns: by flow, int64: when it began; 0 where that is not known.
-        told_ns: by flow, int64: when its last row of the window came; 0 where it has none.
+        told_ns: by flow, int64: when its last row of the window came, of those that tell of a connection's beginning
+            that; 0 where it has none.
         values: by direction, int64; value columns without any value are left out.
         cells: by direction, what few of them have.
 
@@ -109,6 +110,7 @@ class Matcher:
         flows: the memory.
         requests: the balances of requests.
         agreement: of the two ends of flows.
+        receivers: of flows to many, those whose word counts.
 
     """
 
@@ -116,7 +118,7 @@ class Matcher:
         self.flows = FlowTable(most_flows)
         self.requests = RequestBalances()
         self.agreement = Agreement()
-        self._receivers = SharedReceivers()
+        self.receivers = SharedReceivers()
         self.seed = secrets.randbits(64)
 
     @property
@@ -149,7 +151,7 @@ class Matcher:
         """
         flows = self.flows
         grouped = group(tables.get(SOCKETS) or [no_rows()], owners, self.seed)
-        grouped = self._receivers.hear_one(window, grouped, owners)
+        grouped = self.receivers.hear_one(window, grouped, owners)
         requests = Requests(tables, grouped.numbers, owners, self.seed)
         slots = np.concatenate(
             (

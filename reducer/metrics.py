@@ -23,7 +23,7 @@ from reducer.metric import (
     positive,
     total,
 )
-from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, VALUE_COLUMNS, ZONE_COLUMNS
+from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, NOT_OF_TCP, VALUE_COLUMNS, ZONE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,7 @@ MILLISECONDS = 1e3
 _UDP, _DNS, _HTTP = (
     any_of(*(name for name in VALUE_COLUMNS if name.startswith(f"{group}_"))) for group in _OTHER_GROUPS
 )
-_NOT_OF_TCP = (*(f"{group}_" for group in _OTHER_GROUPS), *ZONE_COLUMNS)
-_TCP = any_of(*(name for name in VALUE_COLUMNS if not name.startswith(_NOT_OF_TCP)))
+_TCP = any_of(*(name for name in VALUE_COLUMNS if not name.startswith(NOT_OF_TCP)))
 _CROSS_ZONE, _SAME_ZONE = ZONE_COLUMNS
 _FAILED = tuple(f"failed_{reason}" for reason in CONNECT_FAILURES)
 _CONNECTIONS = any_of("active", "opened", "closed", "syn_timeouts", *_FAILED)

@@ -34,7 +34,7 @@ from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, times, uniform_rows
 from reducer.series import FLOWS, LEVELS, Level, SealedWindow
 from reducer.window import Window, Windows
-from reducer.zones import Zones, carry_over
+from reducer.zones import Zones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,6 +75,7 @@ class PipelineStatistics:
         dns_names_refused: addresses that were not named since too many came at once.
         request_balances: counts of requests whose two ends told different amounts so far.
         request_balances_forgotten: those that were forgotten early since there were too many.
+        receivers_forgotten: flows to many receivers of which the chosen one was forgotten early for that.
         bytes_of_both: payload of directions that both ends told of.
         bytes_apart: what both ends differed by on these.
         sessions: known now.
@@ -102,6 +103,7 @@ class PipelineStatistics:
     dns_names_refused: int
     request_balances: int
     request_balances_forgotten: int
+    receivers_forgotten: int
     bytes_of_both: int
     bytes_apart: int
     sessions: int
@@ -303,6 +305,7 @@ class Pipeline:
                 dns_names_refused=self._dns_names.refused,
                 request_balances=len(self._matcher.requests),
                 request_balances_forgotten=self._matcher.requests.forgotten,
+                receivers_forgotten=self._matcher.receivers.forgotten,
                 bytes_of_both=self._matcher.agreement.bytes_of_both,
                 bytes_apart=self._matcher.agreement.bytes_apart,
                 sessions=self._owners.sessions,
@@ -417,18 +420,18 @@ class Pipeline:
         ends = {"az": self._names.identities(party, matched.special, self._parties)}
         if any("id" in name or name == FLOWS for name in self._levels):
             ends["id"] = self._names.nodes(party, matched.special, flows.address, self._parties, self._matcher.seed)
+        zoned = self._zones.columns(ends["az"], other(ends["az"]), matched.values, self._names.ends)
+        matched = replace(matched, values=matched.values | zoned)
         levels: list[Level] = []
         for name in self._levels:
             if name == FLOWS:
-                levels.append(self._flow_roller.flows(matched, ends["id"], self._names.ends, self._zones))
+                levels.append(self._flow_roller.flows(matched, ends["id"], self._names.ends))
                 continue
             source_side, dest_side = name.split("_")
             source, dest = ends[source_side], other(ends[dest_side])
-            level = whole = roll_up(name, source, dest, matched.values, matched.cells)
-            self._zones.tell(whole, self._names.ends)
-            stand_in = self._budgets[name].fit(whole, self._names.ends)
+            level = roll_up(name, source, dest, matched.values, matched.cells)
+            stand_in = self._budgets[name].fit(level, self._names.ends)
             if stand_in is not None:
                 level = roll_up(name, stand_in[source], stand_in[dest], matched.values, matched.cells)
-                carry_over(whole, stand_in, level)
             levels.append(level)
         return levels

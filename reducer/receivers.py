@@ -28,9 +28,15 @@ _CHOSEN = np.dtype([("flow", "u8"), ("receiver", "u8"), ("window", "i8")])
 
 
 class SharedReceivers:
-    """The chosen sockets of the flows of the last windows: *most* of them; those beyond are chosen anew each window."""
+    """The chosen sockets of the flows of the last windows: *most* of them, those that spoke last.
+
+    Attributes:
+        forgotten: flows whose chosen one was forgotten before its time, since there were too many.
+
+    """
 
     def __init__(self, most: int = MOST_FLOWS) -> None:
+        self.forgotten = 0
         self._most = most
         self._chosen = np.empty(0, _CHOSEN)  # sorted by flow
 
@@ -66,7 +72,9 @@ class SharedReceivers:
         now["receiver"][stays] = before["receiver"][stays]
         now["window"][stays & ~speaks] = before["window"][stays & ~speaks]
         kept = self._chosen[~np.isin(self._chosen["flow"], flows) & (self._chosen["window"] > window - KEPT_WINDOWS)]
-        remembered = np.concatenate((now, kept))[: self._most]
+        remembered = np.concatenate((now, kept[np.argsort(-kept["window"], kind="stable")]))
+        self.forgotten += max(0, len(remembered) - self._most)
+        remembered = remembered[: self._most]
         self._chosen = remembered[np.argsort(remembered["flow"])]
         return now["receiver"]
 

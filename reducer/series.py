@@ -31,7 +31,7 @@ CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled",
 """Reasons in the order of the wire's ConnectFailure, from 1."""
 
 ZONE_COLUMNS = ("cross_zone_bytes", "same_zone_bytes")
-"""The value columns that are told of series, by `reducer.zones`, and not of flows."""
+"""The value columns that `reducer.zones` adds to those of flows."""
 
 VALUE_COLUMNS = (
     "bytes",
@@ -66,6 +66,9 @@ VALUE_COLUMNS = (
     *ZONE_COLUMNS,
 )
 """The value columns of a `Level`, all int64."""
+
+NOT_OF_TCP = ("udp_", "dns_", "http_", *ZONE_COLUMNS)
+"""What the names of value columns begin with that are not TCP's."""
 
 
 def nothing(rows: int) -> np.ndarray:

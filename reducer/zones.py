@@ -1,6 +1,6 @@
-"""Payload by whether both ends of a series are in one availability zone: what crosses zones is paid for.
+"""Payload by whether both its ends are in one availability zone: what crosses zones is paid for.
 
-It is told of the series before any of them are rolled up for want of room: what is rolled up keeps it.
+It is told of flows, before they are rolled up to levels: what is rolled up for want of room keeps it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.entities import UNKNOWN
-from reducer.series import ZONE_COLUMNS, is_nothing, pairs_of
+from reducer.series import ZONE_COLUMNS
 
 if TYPE_CHECKING:
-    from reducer.series import EndTable, Labels, Level
+    from collections.abc import Mapping
+
+    from reducer.series import EndTable, Labels
 
 _NO_ZONE = 0
 # The zone of what only its address or its name tells is an organisation.
@@ -28,15 +30,18 @@ class Zones:
         self._zones = np.empty(0, np.int64)  # by index in the table
         self._numbers: dict[str, int] = {}
 
-    def tell(self, level: Level, ends: EndTable) -> None:
-        """Fill in the `ZONE_COLUMNS` of a level."""
+    def columns(
+        self, source: np.ndarray, dest: np.ndarray, values: Mapping[str, np.ndarray], ends: EndTable
+    ) -> dict[str, np.ndarray]:
+        """Return the `ZONE_COLUMNS` of rows with these ends and values; none where they would be 0 throughout."""
         self._follow(ends)
-        source, dest = self._zones[level.source], self._zones[level.dest]
-        known = (source != _NO_ZONE) & (dest != _NO_ZONE)
-        if known.any():
-            payload = level.values["bytes"] + level.values["udp_bytes"]
-            for name, these in zip(ZONE_COLUMNS, (known & (source != dest), known & (source == dest)), strict=True):
-                level.values[name] = np.where(these, payload, 0)
+        of_source, of_dest = self._zones[source], self._zones[dest]
+        known = (of_source != _NO_ZONE) & (of_dest != _NO_ZONE)
+        payload = [values[name] for name in ("bytes", "udp_bytes") if name in values]
+        if not payload or not known.any():
+            return {}
+        cross = known & (of_source != of_dest)
+        return dict(zip(ZONE_COLUMNS, (sum(payload) * cross, sum(payload) * (known & ~cross)), strict=True))
 
     def _follow(self, ends: EndTable) -> None:
         if ends.generation != self._generation:
@@ -51,13 +56,3 @@ def _zone(labels: Labels) -> str:
     told = dict(labels)
     zone = told.get("availability_zone", UNKNOWN)
     return "" if zone == UNKNOWN or told.get("resolution_type") in _NOT_IN_ZONES else zone
-
-
-def carry_over(whole: Level, stand_in: np.ndarray, level: Level) -> None:
-    """Fill in the `ZONE_COLUMNS` of a level by those of the *whole* one, whose ends *stand_in* has rolled up to its."""
-    pairs = stand_in[whole.source].astype(np.uint64) << np.uint64(32) | stand_in[whole.dest]
-    row = np.searchsorted(pairs_of(level), pairs)
-    for name in ZONE_COLUMNS:
-        if not is_nothing(whole.values[name]):
-            level.values[name] = np.zeros(len(level.source), np.int64)
-            np.add.at(level.values[name], row, whole.values[name])

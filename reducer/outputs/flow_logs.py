@@ -9,7 +9,7 @@ numbers are those of opentelemetry/proto/logs/v1/logs.proto and common.proto.
 from __future__ import annotations
 
 import struct
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -155,7 +155,7 @@ class FlowLogEncoder:
             list(map(self._ends.source.__getitem__, level.source.tolist())),
             list(map(self._ends.dest.__getitem__, level.dest.tolist())),
             list(map(self._ends.zones.__getitem__, az_equal.tolist())),
-            [_PROTOCOLS.get(protocol, b"") for protocol in level.protocol.tolist()],
+            list(map(_PROTOCOLS.get, level.protocol.tolist(), repeat(b""))),
             list(map(reasons.__getitem__, drop_reasons_of(level.bins, count).tolist())),
             *groups,
         ]

@@ -12,7 +12,7 @@ import polars as pl
 
 from reducer.outputs.flow_values import DROPS, LATENCY_COLUMNS, drop_reasons_of, flow_values, reason_names
 from reducer.rows import IPPROTO_TCP, IPPROTO_UDP
-from reducer.series import VALUE_COLUMNS, ZONE_COLUMNS, FlowLevel
+from reducer.series import NOT_OF_TCP, VALUE_COLUMNS, FlowLevel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,6 @@ LABELS = (
     *("process.name", "container.name", "image_version", "resolution_type"),
 )
 """Of each end, in the order of the columns."""
-_NOT_OF_TCP = ("udp_", "dns_", "http_", *ZONE_COLUMNS)
 PROTOCOLS = {IPPROTO_TCP: "tcp", IPPROTO_UDP: "udp"}
 _TIME = pl.Datetime("us", "UTC")
 
@@ -36,7 +35,7 @@ def _or_null(column: str) -> pl.Expr:
 
 def column_name(value: str) -> str:
     """Return the table's name of a value column."""
-    return value if value.startswith(_NOT_OF_TCP) else f"tcp_{value}"
+    return value if value.startswith(NOT_OF_TCP) else f"tcp_{value}"
 
 
 def label_name(end: str, label: str) -> str:
@@ -86,7 +85,6 @@ class FlowRecords:
             | {"protocol": flows.protocol}
         )
         reasons = reason_names(drop_reasons_of(flows.bins, len(flows.source)), window.drop_reasons)
-        reason = pl.Series("drops_reason", reasons, pl.String())
         return pl.concat(
             (self._of_end("source", flows.source), self._of_end("dest", flows.dest), values), how="horizontal"
         ).select(
@@ -100,7 +98,7 @@ class FlowRecords:
             *map(column_name, VALUE_COLUMNS),
             *map(_or_null, LATENCY_COLUMNS),
             *DROPS,
-            reason,
+            reasons.alias("drops_reason"),
         )
 
     def _of_end(self, end: str, indexes: np.ndarray) -> pl.DataFrame:

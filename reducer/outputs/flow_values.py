@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from reducer.cells import CellKind
 from reducer.distributions import quantiles
@@ -63,6 +64,7 @@ def drop_reasons_of(bins: Mapping[CellKind, Bins], count: int) -> np.ndarray:
     return reason
 
 
-def reason_names(reasons: np.ndarray, names: Sequence[str]) -> list[str | None]:
-    """Return the names of reasons; None where there is none."""
-    return [None if reason == NO_REASON else names[reason] for reason in reasons.tolist()]
+def reason_names(reasons: np.ndarray, names: Sequence[str]) -> pl.Series:
+    """Return the names of reasons, text; null where there is none."""
+    named = pl.Series([*names, None], dtype=pl.String())
+    return named[np.where(reasons == NO_REASON, len(names), reasons).astype(np.int64)]

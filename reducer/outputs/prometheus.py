@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from reducer.budget import MOST_SERIES
 from reducer.cells import Bins, CellKind
 from reducer.conventions import REFERENCE
 from reducer.metrics import ENABLED_METRICS
@@ -19,6 +20,7 @@ from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.expositions import TEXT, Exposition
 from reducer.outputs.prometheus_labels import LabelSet, SeriesLabels
 from reducer.outputs.running_bins import RunningBins, of_rows
+from reducer.outputs.running_totals import FORGOTTEN_AFTER_WINDOWS
 from reducer.series import VALUE_COLUMNS, is_nothing, nothing, pairs_of
 
 if TYPE_CHECKING:
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
     from reducer.series import EndTable, Labels, Level, SealedWindow
 
     Values = dict[str, np.ndarray]
-
-MOST_SERIES = 100_000
-FORGOTTEN_AFTER_WINDOWS = 10
 
 
 class Series(NamedTuple):

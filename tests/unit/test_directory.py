@@ -315,6 +315,19 @@ def test_a_node_that_registers_again_keeps_its_zone_when_the_former_one_is_forgo
     assert view.entities[view.of_pod("uid-web")].zone == "b"
 
 
+def test_pods_lose_the_zone_of_a_node_that_has_another_name_now(told):
+    told.learn(0, 100, nodes=[{"uid": "n", "name": "n", "zone": "a"}])
+    told.learn(0, 100, pods=[pod("web", "10.0.0.1", node="n")])
+
+    def zone():
+        view = told.directory.view()
+        return view.entities[view.of_pod("uid-web")].zone
+
+    assert zone() == "a"
+    told.learn(0, 200, nodes=[{"uid": "n", "name": "other", "zone": "a"}])
+    assert zone() == ""
+
+
 def test_a_machine_that_loses_an_interface_stays_in_its_network(told):
     told.hello(1, kind=CLOUD)
     of_machine = {"provider": "aws", "instance_id": "i-1", "network": "vpc-1"}

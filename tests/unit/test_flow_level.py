@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from reducer.cells import NO_CELLS
+from reducer.flow_level import _Services
+from reducer.match import PORTS
 from reducer.series import FLOWS, VALUE_COLUMNS, FlowLevel
 from tests.flow_rows import Feed, acceptor_row, connector_row
 
@@ -76,7 +81,7 @@ def test_beyond_the_limit_the_least_active_lose_their_ports_and_sums_stay(most):
     flows, by_node = window.levels
     assert len(flows.source) <= most
     for name in VALUE_COLUMNS:
-        if name not in ("min_rtt_us", "cross_zone_bytes", "same_zone_bytes"):
+        if name != "min_rtt_us":
             assert flows.values[name].sum() == by_node.values[name].sum(), name
     told = np.sort(flows.dest_port[(flows.dest_port >= 1000) & (flows.dest_port < 1008)])
     assert told.tolist() == list(range(1008 - len(told), 1008))
@@ -89,3 +94,19 @@ def test_what_is_told_without_ports_is_counted():
     feed.take(0, 3, *(connector_row(bytes_sent=1, remote_port=1000 + port, socket=port + 1) for port in range(8)))
     feed.seal()
     assert feed.pipeline.statistics().flows_without_ports == 5
+
+
+def test_a_direction_in_which_nothing_went_leaves_other_flows_their_ports():
+    """Nothing comes back from the server to the first client, and its row would stand before the second one's."""
+    values = {"bytes": np.array([10, 0, 20, 5], np.int64)}
+    ports = np.array([17 << 32 | 1111 << 16 | 514, 17 << 32 | 2222 << 16 | 514], np.uint64)
+    key = np.zeros((PORTS + 1, 2), np.uint64)
+    key[PORTS] = ports
+    matched = SimpleNamespace(key=key, connector=np.zeros(2, np.int8), values=values, cells=NO_CELLS)
+    services = _Services(matched, np.array([0, 2, 1, 2], np.uint32), 3)
+    flows = services.told(services.roll_up(matched))
+    assert sorted(zip(flows.source_port.tolist(), flows.dest_port.tolist(), strict=True)) == [
+        (514, 2222),
+        (1111, 514),
+        (2222, 514),
+    ]

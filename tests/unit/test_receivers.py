@@ -81,7 +81,8 @@ def test_another_one_tells_once_the_chosen_one_is_silent(owners):
 def test_it_keeps_no_more_than_it_may(owners):
     receivers = SharedReceivers(most=1)
     received(owners, receivers, 1, (0, 2, 500))
+    assert receivers.forgotten == 0
     received(owners, receivers, 1, (0, 2, 500), at="224.0.0.5")
-    assert len(receivers._chosen) == 1
+    assert (len(receivers._chosen), receivers.forgotten) == (1, 1)
     received(owners, receivers, 1 + KEPT_WINDOWS, (0, 2, 500), at="224.0.0.6")
     assert len(receivers._chosen) == 1

@@ -3,10 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reducer.budget import Budget
-from reducer.roll_up import roll_up
-from reducer.series import EndTable
-from reducer.zones import Zones, carry_over
+from reducer.series import ZONE_COLUMNS, EndTable
+from reducer.zones import Zones
 
 BYTES, UDP_BYTES = 10, 3
 
@@ -17,11 +15,11 @@ def end(name, zone, resolution="PROCESS"):
 
 
 def told(table, zones, *pairs):
+    """Return the columns of rows between ends."""
     source, dest = (np.array([table.intern(pair[side]) for pair in pairs], np.uint32) for side in (0, 1))
     values = {"bytes": np.full(len(pairs), BYTES), "udp_bytes": np.full(len(pairs), UDP_BYTES)}
-    level = roll_up("az_az", source, dest, values)
-    zones.tell(level, table)
-    return level
+    nothing = dict.fromkeys(ZONE_COLUMNS, np.zeros(len(pairs), np.int64))
+    return nothing | zones.columns(source, dest, values, table)
 
 
 @pytest.mark.parametrize(
@@ -38,24 +36,18 @@ def told(table, zones, *pairs):
     ],
 )
 def test_both_zones_have_to_be_known(source, dest, cross, same):
-    level = told(EndTable(), Zones(), (source, dest))
-    assert (level.values["cross_zone_bytes"].sum(), level.values["same_zone_bytes"].sum()) == (cross, same)
+    columns = told(EndTable(), Zones(), (source, dest), (source, end("c", "(unknown)")))
+    assert [columns[name].tolist() for name in ZONE_COLUMNS] == [[cross, 0], [same, 0]]
 
 
 def test_a_table_that_is_cleared_is_read_again():
     table, zones = EndTable(), Zones()
     told(table, zones, (end("a", "1"), end("b", "1")))
     table.clear()
-    level = told(table, zones, (end("c", "2"), end("d", "1")))
-    assert level.values["cross_zone_bytes"].tolist() == [13]
+    assert told(table, zones, (end("c", "2"), end("d", "1")))["cross_zone_bytes"].tolist() == [13]
 
 
-def test_what_is_rolled_up_keeps_it():
-    table, zones = EndTable(), Zones()
-    pairs = [(end(f"a-{number}", f"{number % 3}"), end("b", "1")) for number in range(9)]
-    whole = told(table, zones, *pairs)
-    stand_in = Budget(1).fit(whole, table)
-    level = roll_up("az_az", stand_in[whole.source], stand_in[whole.dest], whole.values)
-    carry_over(whole, stand_in, level)
-    assert len(level.source) == 1
-    assert (level.values["cross_zone_bytes"].tolist(), level.values["same_zone_bytes"].tolist()) == ([78], [39])
+def test_rows_without_payload_have_none():
+    table = EndTable()
+    ends = np.array([table.intern(end("a", "1"))], np.uint32)
+    assert Zones().columns(ends, ends, {"opened": np.ones(1, np.int64)}, table) == {}
