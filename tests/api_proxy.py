@@ -28,6 +28,7 @@ class Fault(NamedTuple):
         body: of the answer.
         cut_after: so many bytes of the server's answer, the connection ends.
         reset: whether it ends with a reset.
+        until: the second half of *body* waits for it.
 
     """
 
@@ -36,6 +37,7 @@ class Fault(NamedTuple):
     body: bytes = b"{}"
     cut_after: int = 1 << 40
     reset: bool = False
+    until: threading.Event | None = None
 
 
 class ApiProxy(ThreadingHTTPServer):
@@ -100,7 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (*fault.headers, ("Content-Length", f"{len(fault.body)}")):
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(fault.body)
+        half = len(fault.body) // 2 if fault.until else 0
+        self.wfile.write(fault.body[:half])
+        if fault.until:
+            fault.until.wait(10)
+        self.wfile.write(fault.body[half:])
 
     def _forward(self, fault: Fault) -> None:
         proxy = self.server

@@ -108,20 +108,21 @@ class Chaos:
         self._sink.disconnect()
 
     def workload_scaled(self) -> None:
-        self._control_plane.patch(
-            "Deployment", self._one(), {"spec": {"replicas": self._random.randint(0, MOST_REPLICAS)}}
-        )
+        self._change({"replicas": self._random.randint(0, MOST_REPLICAS)})
 
     def workload_rolled_out(self) -> None:
         container = {"name": "main", "image": f"registry/chaos:{self._random.randint(1, 1000)}"}
-        self._control_plane.patch(
-            "Deployment", self._one(), {"spec": {"template": {"spec": {"containers": [container]}}}}
-        )
+        self._change({"template": {"spec": {"containers": [container]}}})
 
     def pod_deleted(self) -> None:
         pods = [pod["metadata"]["name"] for pod in self._control_plane.list("Pod", "default")]
-        with contextlib.suppress(AssertionError):  # it may be gone by now
-            self._control_plane.delete("Pod", self._random.choice(pods or ["none"]))
+        if not pods:
+            return
+        try:
+            self._control_plane.delete("Pod", self._random.choice(pods))
+        except AssertionError as error:
+            if "404" not in str(error):  # else it is gone by now
+                raise
 
     def _change(self, spec: Object) -> None:
         self._control_plane.patch("Deployment", self._one(), {"spec": spec})

@@ -164,6 +164,8 @@ def told(probe):
         if http["status"][row]:
             assert not statuses
             statuses = {int(http["status"][row]): responses}
+            of_class = {2: "status_2xx", 3: "status_3xx", 4: "status_4xx", 5: "status_5xx"}
+            assert http[of_class.get(int(http["status"][row]) // 100, "status_other")][row] == responses
         assert sum(statuses.values()) == responses
         latencies = int(bins["count"][own & (bins["kind"] == intake_pb2.BIN_KIND_HTTP_LATENCY)].sum())
         assert latencies == (0 if http["latency_bin"][row] else http["latency_count"][row])

@@ -80,8 +80,16 @@ def test_workloads_of_all_kinds(
         ("CloneSet", "clones"): 1,
     }
     of_jobs = {("Job", "once"): 1, ("CronJob", "nightly"): 1}
+    seen: set[tuple[str, str]] = set()
+
+    def all_were_told() -> bool:
+        now = owners(sink, namespace)
+        seen.update(now)
+        return now | of_jobs == expected | of_jobs and of_jobs.keys() <= seen
+
     # The controllers take their time, each its own; a job's pod may have ended and gone by then.
-    wait_until(lambda: owners(sink, namespace) | of_jobs == expected | of_jobs, 60, "the pods of all workloads")
+    wait_until(all_were_told, 60, "the pods of all workloads")
+    assert seen == expected.keys() | of_jobs.keys()
     wait_until_equal(sink, control_plane)
     assert collector.stop() == 0
     assert "Traceback" not in collector.output()

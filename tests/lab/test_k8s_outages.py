@@ -157,6 +157,15 @@ def test_one_of_two_replicas_tells(
     assert standby.stop() == 0
 
 
+def may(control_plane: ControlPlane, verb: str) -> bool:
+    """Whether the server lets the collector's account do this with its lease."""
+    lease = {"namespace": NAMESPACE, "group": "coordination.k8s.io", "resource": "leases", "name": "k8s-collector"}
+    asked = {"user": f"system:serviceaccount:{NAMESPACE}:k8s-collector", "resourceAttributes": lease | {"verb": verb}}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": asked}
+    answer = control_plane.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
+
+
 @pytest.mark.parametrize("verb", ["create", "get", "update"])
 def test_each_permission_for_the_lease_is_needed(
     control_plane: ControlPlane, programs: Programs, sink: EntitySink, account: Path, verb: str
@@ -170,7 +179,8 @@ def test_each_permission_for_the_lease_is_needed(
     control_plane.patch(
         "Role", role["metadata"]["name"], {"rules": [each for each in rules if each["verbs"]]}, NAMESPACE
     )
-    time.sleep(0.5)  # the server's authorizer learns of it by a watch
+    # The server's authorizer learns of it by a watch.
+    wait_until(lambda: not may(control_plane, verb), 10, "the right to be gone")
     try:
         collector = start_collector(programs, sink, account, "--leader-elect", "--lease-namespace", NAMESPACE)
         missing = collector.wait_for(
@@ -179,7 +189,7 @@ def test_each_permission_for_the_lease_is_needed(
         assert missing[1] == verb
     finally:
         control_plane.apply(rights)
-    wait_until(lambda: bool(sink.sessions), 20, "it to tell when the right is there again")
+    wait_until(lambda: bool(sink.sessions), 60, "it to tell when the right is there again")
     assert collector.stop() == 0
 
 
@@ -214,7 +224,8 @@ def test_chaos(control_plane: ControlPlane, sink: EntitySink, programs: Programs
     collector = start_collector(programs, sink, account)
     chaos = Chaos(control_plane, sink, collector, Random(6))
     chaos.run(8)
-    assert {"server killed", "history compacted", "workload scaled"} <= chaos.happened.keys()
+    chaos.settle()
+    assert len(sink.hellos) > 1
     wait_until_equal(sink, control_plane, timeout_s=30)
     assert len(sink.sessions) == 1
     assert collector.stop() == 0

@@ -173,7 +173,8 @@ def exported(lab: Lab) -> float:
 
 def own_metric(page: str, name: str) -> float:
     """Return one of the reducer's own metrics."""
-    return sum(map(float, re.findall(rf"^ebpf_net_{name} (\S+)", page, re.MULTILINE)))
+    [value] = re.findall(rf"^ebpf_net_{name} (\S+)", page, re.MULTILINE)
+    return float(value)
 
 
 def load_of(series: int) -> tuple[str, ...]:

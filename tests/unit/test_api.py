@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from contextlib import asynccontextmanager
 
 import yaml
@@ -66,12 +67,15 @@ def test_a_stream_goes_on_when_the_credentials_it_was_granted_with_are_replaced(
     async def scenario():
         async with cluster(tmp_path) as (server, api, issue):
             line = json.dumps({"type": "ADDED"}).encode() + b"\n"
-            server.fault_for = lambda path: Fault(200, body=line * 2_000) if "watch" in path else Fault(200)
+            rest = threading.Event()
+            watch = Fault(200, body=line * 2_000, until=rest)
+            server.fault_for = lambda path: watch if "watch" in path else Fault(200)
             async with api.stream("/watch", [], "application/json") as events:
                 assert await anext(events) == {"type": "ADDED"}
                 issue("second")
                 await api.get("/api", [])
                 assert server.shown == ["first", "first", "second"]
+                rest.set()
                 assert len([event async for event in events]) == 1_999
 
     asyncio.run(scenario())
