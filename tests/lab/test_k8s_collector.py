@@ -84,10 +84,11 @@ def test_workloads_of_all_kinds(
 
     def all_were_told() -> bool:
         now = owners(sink, namespace)
-        seen.update(now)
+        every = [pod for pod in sink.view.pods.values() if pod.namespace == namespace]
+        seen.update((pod.owner_kind, pod.owner_name) for pod in every)
         return now | of_jobs == expected | of_jobs and of_jobs.keys() <= seen
 
-    # The controllers take their time, each its own; a job's pod may have ended and gone by then.
+    # The controllers take their time, each its own; a job's pod may have ended by then, or at once.
     wait_until(all_were_told, 60, "the pods of all workloads")
     assert seen == expected.keys() | of_jobs.keys()
     wait_until_equal(sink, control_plane)

@@ -222,10 +222,11 @@ def test_when_the_one_that_tells_is_killed_the_other_takes_over_within_the_lease
 def test_chaos(control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path) -> None:
     """`python -m tests.lab.kubernetes_chaos` makes it long."""
     collector = start_collector(programs, sink, account)
+    wait_until(lambda: bool(sink.hellos), 20, "the collector to connect")
     chaos = Chaos(control_plane, sink, collector, Random(6))
     chaos.run(8)
     chaos.settle()
-    assert len(sink.hellos) > 1
+    wait_until(lambda: len(sink.hellos) > 1, 30, "the collector to connect again")
     wait_until_equal(sink, control_plane, timeout_s=30)
     assert len(sink.sessions) == 1
     assert collector.stop() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
@@ -11,8 +10,6 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import pytest
 
 from tests.otlp_log_sink import LogSink, log_sink
 
@@ -25,10 +22,6 @@ if TYPE_CHECKING:
     from tests.otlp_log_sink import Record
 
 PORT = 7070
-_CLONE3 = 435  # of every architecture (include/uapi/asm-generic/unistd.h)
-# The child has this thread alone: it must be the one that has the interpreter's lock, which a PyDLL keeps.
-_SYSCALL = ctypes.PyDLL(None, use_errno=True).syscall
-
 # It sends as many bytes as its last argument says, and waits until the other end has closed.
 SEND = f"""
 import socket, sys
@@ -157,25 +150,24 @@ os.execv(program, ["other-name", {str(after)!r}, sys.argv[-2], "3000"])
         assert len({row.attributes["ebpf_net.process.id"] for row in rows.values()}) == 5
 
 
-class _CloneArguments(ctypes.Structure):
-    """struct clone_args (include/uapi/linux/sched.h)."""
-
-    _fields_ = [
-        (name, ctypes.c_uint64)
-        for name in ("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls")
-    ] + [("set_tid", ctypes.c_uint64), ("set_tid_size", ctypes.c_uint64)]
-
-
-def spawn_as(pid: int, *command: str) -> None:
-    """Start a program with this pid, which nobody has."""
-    wanted = ctypes.c_int(pid)
-    arguments = _CloneArguments(exit_signal=signal.SIGCHLD, set_tid=ctypes.addressof(wanted), set_tid_size=1)
-    started = _SYSCALL(_CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
-    if started == 0:
-        os.execv(command[0], command)
-    if started < 0:
-        pytest.skip(f"no process can be given a pid here: {os.strerror(ctypes.get_errno())}")
-    assert started == pid
+# It runs a command in a child with a pid that nobody has, and ends as the child does. It is a program with one thread:
+# where there are more, a child of clone() may wait for ever for a lock that another thread had.
+SPAWN_AS = """
+import ctypes, os, signal, sys
+CLONE3 = 435  # of every architecture (include/uapi/asm-generic/unistd.h)
+NAMES = "flags pidfd child_tid parent_tid exit_signal stack stack_size tls set_tid set_tid_size"
+class Arguments(ctypes.Structure):  # struct clone_args (include/uapi/linux/sched.h)
+    _fields_ = [(name, ctypes.c_uint64) for name in NAMES.split()]
+wanted = ctypes.c_int(int(sys.argv[1]))
+arguments = Arguments(exit_signal=signal.SIGCHLD, set_tid=ctypes.addressof(wanted), set_tid_size=1)
+started = ctypes.PyDLL(None, use_errno=True).syscall(CLONE3, ctypes.byref(arguments), ctypes.sizeof(arguments))
+if started == 0:
+    os.execv(sys.argv[2], sys.argv[2:])
+if started < 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+assert started == wanted.value
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(started, 0)[1]))
+"""
 
 
 def test_a_pid_that_is_used_again_is_another_process(lab: Lab, tmp_path: Path) -> None:
@@ -183,9 +175,11 @@ def test_a_pid_that_is_used_again_is_another_process(lab: Lab, tmp_path: Path) -
     with watched(lab) as host:
         pid = host.run(SEND, host.host.ipv4, "1000")
         with host.host.entered():
-            spawn_as(pid, sys.executable, "-c", SEND, host.host.ipv4, "2000")
+            again = (f"{pid}", sys.executable, "-c", SEND, host.host.ipv4, "2000")
+            spawned = subprocess.Popen([sys.executable, "-c", SPAWN_AS, *again], stderr=subprocess.PIPE, text=True)
         host.take()
-        assert os.waitpid(pid, 0) == (pid, 0)
+        assert spawned.communicate(timeout=10) == (None, "")
+        assert spawned.returncode == 0
         rows = host.senders()
         first, second = (host.process(rows[size]) for size in (1000, 2000))
         assert first["process.pid"] == second["process.pid"] == pid
