@@ -1,13 +1,17 @@
-"""What answers on a Unix socket as a Docker engine does: GET /containers/ID/json; it tells no events."""
+"""Docker engines: what answers on a Unix socket as one does (GET /containers/ID/json, no events), and the real one."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import socketserver
+import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,6 +19,12 @@ if TYPE_CHECKING:
 
 Answer = bytes | dict
 """The bytes of a whole answer, or the document of a good one."""
+
+
+def require_docker() -> None:
+    """Skip the test where no real engine answers."""
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
+        pytest.skip("no Docker engine answers")
 
 
 class Engine(socketserver.ThreadingUnixStreamServer):

@@ -17,6 +17,7 @@ for module in ("daemons", "k8s_collector", "traffic", "transfer"):
 from tests.api_proxy import ApiProxy  # noqa: E402
 from tests.entity_sink import EntitySink  # noqa: E402
 from tests.lab.daemons import Lab  # noqa: E402
+from tests.lab.disk import small_disk  # noqa: E402
 from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NODES  # noqa: E402
 from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane  # noqa: E402
 from tests.lab.programs import Programs  # noqa: E402
@@ -98,6 +99,13 @@ def programs(tmp_path: Path) -> Iterator[Programs]:
     for program in started.started:
         print(f"--- {program}\n{program.tail()}")  # noqa: T201
     started.close()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB, which `fill` fills."""
+    with small_disk(tmp_path / "disk", 2 << 20) as place:
+        yield place
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import urllib.request
@@ -23,6 +22,7 @@ import yaml
 
 from tests.lab.waiting import wait_until
 from tests.packages import CACHE
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,7 +71,7 @@ class ControlPlane:
         self._programs = programs
         self._directory = directory
         self._servers = servers()
-        self.port, self._etcd_port, self._peer_port = _free_ports(3)
+        self.port, self._etcd_port, self._peer_port = free_ports(3)
         self.url = f"https://127.0.0.1:{self.port}"
         (directory / "certs").mkdir(parents=True)
         self._key = directory / "certs" / "service-accounts.key"
@@ -321,16 +321,3 @@ def _run(command: list[str], directory: Path) -> str:
 
 def _collection(value: Object, namespace: str) -> str:
     return COLLECTIONS[value["kind"]].format(value["metadata"].get("namespace", namespace))
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody has."""
-    return _free_ports(1)[0]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

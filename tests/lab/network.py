@@ -199,9 +199,10 @@ def forget_connections(host: Host) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def wait_for_listener(host: Host, port: int) -> None:
-    """Wait until a program listens on a TCP port; no connection is made that could be counted."""
-    wait_until(lambda: bool(host.run("ss", "-tlnOH", f"sport = :{port}")), 20, f"a listener on port {port} of {host}")
+def wait_for_listener(host: Host, port: int, protocol: str = "tcp") -> None:
+    """Wait until a program listens on a port, of TCP or UDP; nothing is sent that could be counted."""
+    command = ("ss", f"--{protocol}", "-lnOH", f"sport = :{port}")
+    wait_until(lambda: bool(host.run(*command)), 20, f"a listener on {protocol} port {port} of {host}")
 
 
 def remove_leavings() -> None:

@@ -13,6 +13,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.lab.daemons import INTAKE_PORT, POLL_INTERVAL_S, Exported, script
 from tests.lab.network import wait_for_listener
+from tests.lab.traffic import hand_over
 from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.lab.network import Host
 
 REGION, ZONE = "eu-west-1", "eu-west-1b"
-HEALTH = "http://127.0.0.1:7003/healthz"
+ABOUT_ITSELF = "127.0.0.1:7003"
 PORT = 9000
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "key",
@@ -68,18 +69,19 @@ def send(client: Host, server: Host, size: int) -> None:
         with client.entered():
             connection = socket.create_connection((server.ipv4, PORT))
         with connection, listener.accept()[0] as accepted:
-            connection.sendall(bytes(size))
-            connection.shutdown(socket.SHUT_WR)
-            while accepted.recv(1 << 16):
-                pass
+            hand_over(connection, accepted, size)
 
 
 def is_well(lab: Lab) -> bool:
     try:
-        lab.centre.get(HEALTH)
+        lab.centre.get(f"http://{ABOUT_ITSELF}/healthz")
     except urllib.error.URLError:
         return False
     return True
+
+
+def knows_nothing(lab: Lab) -> bool:
+    return "ebpf_net_collector_cloud_interfaces 0" in lab.centre.get(f"http://{ABOUT_ITSELF}/metrics")
 
 
 def test_an_instance_names_its_address_while_it_lives(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +98,7 @@ def test_an_instance_names_its_address_while_it_lives(lab: Lab, monkeypatch: pyt
         cloud = lab.programs.start(
             "cloud-collector",
             *(script("cloud-collector"), "--log-console", "--no-log-file", "--ec2-poll-interval-ms", "1000"),
-            *("--aws-region", REGION, "--internal-prom", "127.0.0.1:7003"),
+            *("--aws-region", REGION, "--internal-prom", ABOUT_ITSELF),
             host=lab.centre,
             env=CREDENTIALS
             | {
@@ -111,8 +113,8 @@ def test_an_instance_names_its_address_while_it_lives(lab: Lab, monkeypatch: pyt
 
         with lab.centre.entered():
             ec2.terminate_instances(InstanceIds=[instance_id])
-        # One poll, and what the reducer allows for rows that come late.
-        time.sleep(1.5 + POLL_INTERVAL_S)
+        wait_until(lambda: knows_nothing(lab), 20, "the collector to see that the instance is gone")
+        time.sleep(0.5 + POLL_INTERVAL_S)  # it tells that at once; then what the reducer allows for rows that come late
         send(machine, instance, 60_000)
         assert is_well(lab)
     wait_until(lambda: not is_well(lab), 20, "the collector to say that AWS is not there")

@@ -12,6 +12,7 @@ from tests.docker_engine import engine
 from tests.lab.cgroups import hierarchy, inside, remove
 from tests.lab.daemons import Exported
 from tests.lab.network import wait_for_listener
+from tests.lab.traffic import DISCARDING_SERVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,14 +29,6 @@ POD = f"kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{UID.repla
 PORT = 9000
 SIZE = 100_000
 DATAGRAM = 500
-SERVER = f"""
-import socket, threading
-def serve(connection):
-    while connection.recv(1 << 16): pass
-    connection.close()
-with socket.create_server(("0.0.0.0", {PORT})) as listener:
-    while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()
-"""
 CLIENT = f"""
 import socket, sys, time
 connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
@@ -95,7 +88,7 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
             options=("--host-dir", str(host_directory), "--docker-ns-label", "team"),
         )
         web = unified.make("system.slice/web.service")
-        lab.programs.start("server", *inside(web, sys.executable, "-c", SERVER), host=two)
+        lab.programs.start("server", *inside(web, sys.executable, "-c", DISCARDING_SERVER, f"{PORT}"), host=two)
         wait_for_listener(two, PORT)
 
         short = unified.make(f"system.slice/docker-{SHORT}.scope")

@@ -14,7 +14,7 @@ import dns.rcode
 import pytest
 
 from tests.lab.daemons import Exported
-from tests.lab.waiting import wait_until
+from tests.lab.network import wait_for_listener
 from tests.packages import debian_program
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def dnsmasq(lab: Lab, host: Host, *options: str) -> Program:
         *("--log-queries", "--log-facility=-", *options),
         host=host,
     )
-    wait_until(lambda: bool(host.run("ss", "-ulnH")), 20, f"dnsmasq on {host}")
+    wait_for_listener(host, 53, "udp")
     return program
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import urllib.request
@@ -13,38 +12,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.docker_engine import require_docker
 from tests.lab.daemons import script
 from tests.lab.network import run
-from tests.lab.programs import Programs
+from tests.lab.traffic import DISCARDING_SERVER
 from tests.lab.waiting import wait_until
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.lab.programs import Programs
+
 SHORT_LIVED = 20
 IMAGE = f"ebpfnet-{os.getpid()}:1.2"
 SIZE = 123_456
-INTAKE, PROMETHEUS, INTERNAL, PORT = 18_000, 17_010, 17_001, 19_000
 SENT = re.compile(
     'tcp_bytes_total{source_container_name="([^"]*)",source_image_version="([^"]*)"'
     '.*source_workload_name="([^"]*)".* (.*)'
 )
-SERVER = f"""
-import socket, threading
-def serve(connection):
-    while connection.recv(1 << 16): pass
-    connection.close()
-with socket.create_server(("127.0.0.1", {PORT})) as listener:
-    while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()
-"""
 
 
 @pytest.fixture
 def image() -> Iterator[str]:
     """An image without files of its own: what runs in it is mounted from the machine."""
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
-        pytest.skip("no Docker engine answers")
+    require_docker()
     if not os.path.islink("/lib"):  # noqa: PTH114
         pytest.skip("the machine's /lib is not in its /usr")
     files = io.BytesIO()
@@ -58,28 +51,21 @@ def image() -> Iterator[str]:
     run("docker", "rmi", "--force", IMAGE)
 
 
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    started = Programs(tmp_path)
-    yield started
-    started.close()
-
-
 def test_containers_of_the_engine_are_named(image: str, programs: Programs, tmp_path: Path) -> None:
     socket_of_engine = run("docker", "context", "inspect", "--format", "{{.Endpoints.docker.Host}}").strip()
     socket_of_engine = os.environ.get("DOCKER_HOST", socket_of_engine).removeprefix("unix://")
     (tmp_path / "host" / "run").mkdir(parents=True)
     (tmp_path / "host" / "run" / "docker.sock").symlink_to(socket_of_engine)
     logs = ("--log-console", "--no-log-file")
-    ports = ("--port", f"{INTAKE}", "--prom", f"127.0.0.1:{PROMETHEUS}", "--internal-prom", f"127.0.0.1:{INTERNAL}")
+    intake, prometheus, internal, port = free_ports(4)
+    ports = ("--port", f"{intake}", "--prom", f"127.0.0.1:{prometheus}", "--internal-prom", f"127.0.0.1:{internal}")
     intervals = ("--window", "1", "--poll-interval", "0.5")
     programs.start("reducer", script("reducer"), *ports, *intervals, "--keep-loopback", *logs).wait_for("listening for")
-    to_reducer = {"EBPF_NET_INTAKE_HOST": "127.0.0.1", "EBPF_NET_INTAKE_PORT": f"{INTAKE}"}
+    to_reducer = {"EBPF_NET_INTAKE_HOST": "127.0.0.1", "EBPF_NET_INTAKE_PORT": f"{intake}"}
     host = ("--host-dir", str(tmp_path / "host"))
     collector = programs.start("collector", script("kernel-collector"), *host, *logs, env=to_reducer)
     collector.wait_for("connected to the reducer")
-    programs.start("server", "python3", "-c", SERVER)
-    wait_until(lambda: bool(run("ss", "-tlnOH", f"sport = :{PORT}")), 10, "the server")
+    programs.start("server", "python3", "-c", DISCARDING_SERVER, f"{port}").wait_for("listening")
 
     # Docker knows nothing more of a container that ended at once when it is asked, least of all of several.
     lifetimes = {"half-a-second": 0.5} | {f"at-once-{number}": 0 for number in range(SHORT_LIVED)}
@@ -87,13 +73,13 @@ def test_containers_of_the_engine_are_named(image: str, programs: Programs, tmp_
     found: dict[str, list[str]] = {}
     running = []
     for name, lifetime_s in zip(wanted, lifetimes.values(), strict=True):
-        send = f"head -c {SIZE} /dev/zero > /dev/tcp/127.0.0.1/{PORT}; sleep {lifetime_s}"
+        send = f"head -c {SIZE} /dev/zero > /dev/tcp/127.0.0.1/{port}; sleep {lifetime_s}"
         command = ("docker", "run", "--rm", "--name", name, "--volume", "/usr:/usr:ro", "--network", "host", image)
         running.append(subprocess.Popen([*command, "/usr/bin/bash", "-c", send]))
 
     def all_are_found() -> bool:
         """Note the bytes by container: its series is shown for some windows only."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{PROMETHEUS}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{prometheus}/metrics", timeout=5) as response:
             page = response.read().decode()
         shown: dict[str, list[str]] = {}
         for name, version, workload, value in SENT.findall(page):

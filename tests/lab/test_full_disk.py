@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,33 +13,13 @@ from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.otlp import Request
 from reducer.outputs.store import WindowExport
 from reducer.series import EndTable
+from tests.lab.disk import fill
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SESSION = b"s" * 16
-SIZE = 2 << 20
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of 2 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", place], check=True)
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Leave no room; return the file that takes it."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        while shutil.disk_usage(disk).free:
-            file.write(bytes(4096))
-    return ballast
 
 
 def test_windows_wait_in_memory_and_are_acknowledged_once_there_is_room(disk: Path) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
 import subprocess
 import urllib.request
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.docker_engine import require_docker
 from tests.lab.network import run
 from tests.lab.waiting import wait_until
 from tests.packages import ROOT
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,14 +24,8 @@ CAPABILITIES = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
     """Build them; skipped where no Docker engine answers."""
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode:
-        pytest.skip("no Docker engine answers")
+    require_docker()
     run("./build.sh", "docker", "--network", "host", cwd=ROOT)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.fixture
@@ -46,7 +40,7 @@ def containers() -> Iterator[list[str]]:
 
 @pytest.mark.timeout(600)
 def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
-    intake, prometheus, internal = (free_port() for _ in range(3))
+    intake, prometheus, internal = free_ports(3)
     containers.append(
         run(
             *("docker", "run", "--detach", "--network", "host", "reducer", "--port", f"{intake}", "--window", "1"),

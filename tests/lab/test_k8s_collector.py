@@ -24,8 +24,9 @@ from tests.lab.k8s_collector import (
     wait_until_running,
     workload,
 )
-from tests.lab.kubernetes import COLLECTIONS, free_port
+from tests.lab.kubernetes import COLLECTIONS
 from tests.lab.waiting import wait_until
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -301,7 +302,7 @@ def test_health_and_metrics(
 ) -> None:
     control_plane.create(workload("Deployment", "web", 2), namespace)
     wait_until_running(control_plane, namespace, 2)
-    port = free_port()
+    [port] = free_ports(1)
     start_collector(programs, sink, account, "--internal-prom", f"127.0.0.1:{port}")
     wait_until_equal(sink, control_plane)
 
@@ -320,7 +321,7 @@ def test_the_reducer_takes_all_of_it(
 ) -> None:
     control_plane.create(workload("Deployment", "web", 2), namespace)
     wait_until_running(control_plane, namespace, 2)
-    intake, internal, prometheus = (free_port() for _ in range(3))
+    intake, internal, prometheus = free_ports(3)
     programs.start(
         "reducer",
         *(script("reducer"), "--port", f"{intake}", "--internal-prom", f"127.0.0.1:{internal}", "--log-console"),

@@ -13,7 +13,7 @@ import pytest
 from tests.lab.daemons import Exported
 from tests.lab.network import forget_connections
 from tests.lab.sockets import ClosedSockets, payload
-from tests.lab.traffic import IPERF_COOKIE_BYTES, IPERF_PORT, Iperf
+from tests.lab.traffic import IPERF_COOKIE_BYTES, IPERF_PORT, Iperf, hand_over
 from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -213,10 +213,7 @@ def test_a_pods_dial_that_ends_on_the_loopback_of_its_node(lab: Lab) -> None:
         socket.create_connection((service, UDP_PORT)) as client,
         listener.accept()[0] as server,
     ):
-        client.sendall(b"x" * 7000)
-        client.shutdown(socket.SHUT_WR)
-        while server.recv(1 << 16):
-            pass
+        hand_over(client, server, 7000)
     time.sleep(0.5)
     lab.finish(reducer, collector)
     exported = Exported(lab.sink.points())
@@ -241,10 +238,7 @@ def test_what_a_machine_redirects_to_a_port_of_its_own(lab: Lab) -> None:
         client = socket.create_connection((service, 80))
     with listener, client, listener.accept()[0] as server:
         assert server.getsockname() == ("127.0.0.1", 8080)
-        client.sendall(b"x" * 7000)
-        client.shutdown(socket.SHUT_WR)
-        while server.recv(1 << 16):
-            pass
+        hand_over(client, server, 7000)
     time.sleep(0.5)
     lab.finish(reducer, collector)
     exported = Exported(lab.sink.points())

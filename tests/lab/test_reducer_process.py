@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import socket
@@ -20,17 +19,16 @@ from mmdb_writer import MMDBWriter
 
 from tests.intake_ends import collector
 from tests.lab.daemons import script
-from tests.lab.programs import Programs
-from tests.lab.test_full_disk import disk, fill  # noqa: F401 - the first is a fixture
+from tests.lab.disk import fill
 from tests.lab.waiting import wait_until
 from tests.otlp_sink import OtlpSink
+from tests.ports import free_ports
 from tests.strategies import tcp_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.lab.programs import Program
+    from tests.lab.programs import Program, Programs
 
 ROW = {
     "socket": 1,
@@ -44,28 +42,16 @@ ROW = {
 }
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 class Ports:
     """A reducer's ports on the machine's own loopback."""
 
     def __init__(self) -> None:
-        self.intake, self.prometheus, self.internal = (free_port() for _ in range(3))
+        self.intake, self.prometheus, self.internal = free_ports(3)
 
     @property
     def options(self) -> tuple[str, ...]:
         addresses = ("--prom", f"127.0.0.1:{self.prometheus}", "--internal-prom", f"127.0.0.1:{self.internal}")
         return ("--port", f"{self.intake}", *addresses, "--window", "1", "--poll-interval", "0.5", "--no-log-file")
-
-
-@pytest.fixture
-def programs(tmp_path: Path) -> Iterator[Programs]:
-    with contextlib.closing(Programs(tmp_path)) as programs:
-        yield programs
 
 
 def get(port: int, path: str) -> tuple[int, str]:
@@ -157,7 +143,7 @@ def test_keys_that_are_mistyped(tmp_path: Path) -> None:
     assert "is EBPF_NET_REDUCER_WINDOW meant?" in refused(*Ports().options, EBPF_NET_REDUCER_WINDWO="5")
 
 
-def test_a_disk_that_is_full_for_a_while(programs: Programs, disk: Path) -> None:  # noqa: F811
+def test_a_disk_that_is_full_for_a_while(programs: Programs, disk: Path) -> None:
     """Windows are sealed meanwhile; all of it arrives once there is room, and collectors hear of it only then."""
     ports = Ports()
     with OtlpSink() as sink:

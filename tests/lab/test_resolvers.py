@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.lab.daemons import Exported
+from tests.lab.network import wait_for_listener
 from tests.lab.test_dns import asked, dnsmasq, rcodes
-from tests.lab.waiting import wait_until
 from tests.packages import debian_command
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def unbound(lab: Lab, host: Host, upstream: Host) -> Program:
         CONFIGURATION.format(directory=lab.directory, address=host.ipv4, upstream=upstream.ipv4, text=text)
     )
     program = lab.programs.start("unbound", *command, "-d", "-c", str(configuration), host=host)
-    wait_until(lambda: bool(host.run("ss", "-ulnH", "sport = :53")), 20, f"unbound on {host}")
+    wait_for_listener(host, 53, "udp")
     return program
 
 

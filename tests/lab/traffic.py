@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,17 @@ if TYPE_CHECKING:
     from tests.lab.network import Host
     from tests.lab.programs import Programs
     from tests.lab.sockets import Socket
+
+DISCARDING_SERVER = """
+import socket, sys, threading
+def serve(connection):
+    while connection.recv(1 << 16): pass
+    connection.close()
+with socket.create_server(("0.0.0.0", int(sys.argv[1]))) as listener:
+    print("listening", flush=True)
+    while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()
+"""
+"""A Python program that reads what it is sent at the port of its argument, and closes each connection at its end."""
 
 # The first bytes on each of iperf3's data connections name the test (COOKIE_SIZE in iperf.h).
 IPERF_COOKIE_BYTES = 37
@@ -135,6 +147,16 @@ class Iperf:
         """Return the bytes sent, 0 while some are on their way or not yet read."""
         sockets = self._data_sockets()
         return 0 if any(socket.queued for socket in sockets) else payload(sockets)
+
+
+def hand_over(sender: socket.socket, receiver: socket.socket, size: int) -> None:
+    """Send *size* bytes, which must fit into the sockets' buffers, and their end; read both at the other end."""
+    sender.sendall(bytes(size))
+    sender.shutdown(socket.SHUT_WR)
+    received = 0
+    while data := receiver.recv(1 << 16):
+        received += len(data)
+    assert received == size
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,11 @@ import pytest
 
 from intake import wire
 from tests.intake_ends import Network, collector, reducer, submit, until
+from tests.ports import free_ports
 
 
 def run(coroutine):
     return asyncio.run(coroutine)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def test_batches_come_through_and_acknowledgements_back():
@@ -125,7 +120,7 @@ def test_each_loss_is_logged_once_with_the_reason_and_so_is_the_return(caplog):
 
 def test_nobody_there_is_logged_once(caplog):
     async def scenario():
-        async with collector(free_port()):
+        async with collector(*free_ports(1)):
             await asyncio.sleep(2)
 
     with caplog.at_level(logging.INFO, "intake"):
@@ -148,7 +143,7 @@ def test_finish_waits_until_the_reducer_has_taken_all():
 
 def test_finish_does_not_wait_for_ever_for_nobody():
     async def scenario():
-        async with collector(free_port()) as client:
+        async with collector(*free_ports(1)) as client:
             submit(client)
             started = time.monotonic()
             assert not await client.finish(0.5)

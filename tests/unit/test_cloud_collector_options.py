@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from click.testing import CliRunner
 
 from cloud_collector import cli
 from cloud_collector.options import Settings
+from tests.commands import asking
 
 VARIABLES = {
     "EBPF_NET_INTAKE_HOST": None,
@@ -17,20 +17,7 @@ ROLE = "arn:aws-cn:iam::123456789012:role/path/reader"
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
-    started = []
-
-    async def collect(settings):
-        started.append(settings)
-
-    monkeypatch.setattr(cli, "collect", collect)
-
-    def run(*arguments, exit_code=0, **variables):
-        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=VARIABLES | variables)
-        assert result.exit_code == exit_code, result.output
-        return started.pop() if started else result.output
-
-    return run
+    return asking(monkeypatch, cli, "collect", VARIABLES)
 
 
 def test_defaults(asked):

@@ -10,6 +10,7 @@ from intake.clock import SECOND_NS
 from k8s_collector import cli
 from k8s_collector.cluster import Choice
 from k8s_collector.options import Settings
+from tests.commands import asking
 
 VARIABLES = {
     "EBPF_NET_INTAKE_HOST": None,
@@ -24,20 +25,7 @@ VARIABLES = {
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
-    started = []
-
-    async def collect(settings):
-        started.append(settings)
-
-    monkeypatch.setattr(cli, "collect", collect)
-
-    def run(*arguments, exit_code=0, **variables):
-        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=VARIABLES | variables)
-        assert result.exit_code == exit_code, result.output
-        return started.pop() if started else result.output
-
-    return run
+    return asking(monkeypatch, cli, "collect", VARIABLES)
 
 
 def test_defaults(asked):

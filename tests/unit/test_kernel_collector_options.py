@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from daemon.version import VERSION
 from kernel_collector import cli
 from kernel_collector.options import Settings, _default_host_directory
+from tests.commands import asking
 
 VARIABLES = {
     "EBPF_NET_INTAKE_HOST": None,
@@ -21,20 +22,7 @@ VARIABLES = {
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
-    started = []
-
-    async def collect(settings):
-        started.append(settings)
-
-    monkeypatch.setattr(cli, "collect", collect)
-
-    def run(*arguments, exit_code=0, **variables):
-        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=VARIABLES | variables)
-        assert result.exit_code == exit_code, result.output
-        return started.pop() if started else result.output
-
-    return run
+    return asking(monkeypatch, cli, "collect", VARIABLES)
 
 
 def config(tmp_path, text):

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from daemon.errors import StartupError
 from reducer import cli, service
 from reducer.options import OPTIONS, Settings
 from reducer.service import Reducer
+from tests.commands import asking
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reducer.md"
 SECOND_NS = 1_000_000_000
@@ -83,20 +83,7 @@ LOG_FLAGS = ["--trace", "--debug", "--info", "--warning", "--error", "--critical
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Run the command with arguments and variables; return the settings that the daemon would be started with."""
-    started = []
-
-    async def serve(settings):
-        started.append(settings)
-
-    monkeypatch.setattr(cli, "serve", serve)
-
-    def run(*arguments, exit_code=0, **variables):
-        result = CliRunner().invoke(cli.main, [*arguments, "--no-log-file"], env=variables)
-        assert result.exit_code == exit_code, result.output
-        return started.pop() if started else result.output
-
-    return run
+    return asking(monkeypatch, cli, "serve")
 
 
 def test_defaults(asked):
