@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from reducer.pipeline import Pipeline
 from reducer.series import ZONE_COLUMNS
-from tests.strategies import SECOND_NS, session_id, table_of
+from tests.rows import session_id, table_of
 
 if TYPE_CHECKING:
     from reducer.series import SealedWindow

@@ -34,7 +34,7 @@ from reducer.pipeline import Pipeline
 from reducer.series import FLOWS, LEVELS
 from reducer.sessions import ReducerSessions, RejectedError, Stream
 from tests.fuzz.messages import SECOND_NS, Messages
-from tests.strategies import tcp_rows
+from tests.rows import tcp_rows
 
 START_NS = 1_700_000_010 * SECOND_NS
 STEP_NS = 2_000_000  # of virtual time an input

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import itertools
+import json
 import os
 import socket
 import struct
@@ -93,6 +94,13 @@ class Host:
         )
         table = f"inet {name}"
         self.run("nft", "-f", "-", input=f"table {table}\ndelete table {table}\ntable {table} {{\n{chains}}}\n")
+
+    def counted(self, name: str) -> tuple[int, int]:
+        """Return packets and bytes of the only counter in the rules that were given under this name."""
+        listed = json.loads(self.run("nft", "-j", "list", "table", "inet", name))["nftables"]
+        expressions = [each for item in listed if "rule" in item for each in item["rule"]["expr"]]
+        [found] = [each["counter"] for each in expressions if "counter" in each]
+        return found["packets"], found["bytes"]
 
 
 class Network:

@@ -24,7 +24,7 @@ from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
 from tests.lab.network import Network
 from tests.lab.sockets import arrival
-from tests.strategies import packed
+from tests.rows import packed
 
 SO_COOKIE, UDP_SEGMENT = 57, 103
 TIMEOUT_S = 0.5

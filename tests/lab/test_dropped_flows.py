@@ -7,10 +7,11 @@ import time
 from typing import TYPE_CHECKING
 
 from tests.lab.daemons import Exported
-from tests.lab.test_drops import PORT, counter
 
 if TYPE_CHECKING:
     from tests.lab.daemons import Lab
+
+PORT = 8080
 
 
 def test_exported_by_reason_with_the_ends_of_the_flow(lab: Lab) -> None:
@@ -32,7 +33,7 @@ def test_exported_by_reason_with_the_ends_of_the_flow(lab: Lab) -> None:
     time.sleep(0.5)
     lab.finish(reducer, *collectors)
     exported = Exported(lab.sink.points())
-    packets, size = counter(server, "loss")
+    packets, size = server.counted("loss")
     assert packets > 5
     ends = {"source__ip": client.ipv4, "dest__ip": server.ipv4, "reason": "NETFILTER_DROP"}
     assert exported.total("drops.packets", **ends) == packets

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,15 +63,6 @@ def send(client: Host, to: str, count: int = SENT, size: int = SIZE) -> int:
         return one.getsockname()[1]
 
 
-def counter(host: Host, table: str) -> tuple[int, int]:
-    """Return packets and bytes of the only counter of a table of `Host.firewall`."""
-    listed = json.loads(host.run("nft", "-j", "list", "table", "inet", table))["nftables"]
-    (found,) = [
-        each["counter"] for item in listed if "rule" in item for each in item["rule"]["expr"] if "counter" in each
-    ]
-    return found["packets"], found["bytes"]
-
-
 def told(drops, reason: str) -> dict:
     """Packets and bytes by transport and ends, of one reason."""
     return {
@@ -105,7 +95,7 @@ def test_a_firewalls_drops_equal_its_counter(hosts, open_probe, family):
     found = told(probe.drain(), "NETFILTER_DROP")
     header = 28 if family == "ipv4" else 48
     assert found[socket.IPPROTO_UDP, address(source), port, address(to), PORT] == (SENT, SENT * (SIZE + header))
-    assert added(found) == counter(server, "drops")
+    assert added(found) == server.counted("drops")
     assert {key[0] for key in found} == {socket.IPPROTO_UDP, socket.IPPROTO_TCP}
     assert told(probe.drain(), "NETFILTER_DROP") == {}, "each is told once"
 
@@ -135,7 +125,7 @@ def test_drops_of_what_a_host_sends_itself_tell_the_socket(hosts, open_probe):
             with contextlib.suppress(PermissionError):
                 one.sendto(b"x", (server.ipv4, PORT))
     drops = probe.drain()
-    assert added(told(drops, "NETFILTER_DROP")) == counter(client, "drops") == (SENT, SENT * 29)
+    assert added(told(drops, "NETFILTER_DROP")) == client.counted("drops") == (SENT, SENT * 29)
     assert cookie in drops.counts["socket"]
 
 
@@ -169,7 +159,7 @@ def test_flows_beyond_the_limit_are_told_together(hosts, open_probe):
         for _ in range(20):
             send(client, server.ipv4, count=2)
         sent += 40
-        wait_until(lambda expected=sent: counter(server, "drops")[0] == expected, 10, "the drops")
+        wait_until(lambda expected=sent: server.counted("drops")[0] == expected, 10, "the drops")
         found = told(probe.drain(), "NETFILTER_DROP")
         others = found.pop((socket.IPPROTO_UDP, bytes(16), 0, bytes(16), 0))
         assert len(found) <= 3

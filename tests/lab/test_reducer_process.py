@@ -23,7 +23,7 @@ from tests.lab.disk import fill
 from tests.lab.waiting import wait_until
 from tests.otlp_sink import OtlpSink
 from tests.ports import free_ports
-from tests.strategies import tcp_rows
+from tests.rows import tcp_rows
 
 if TYPE_CHECKING:
     from pathlib import Path

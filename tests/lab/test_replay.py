@@ -12,7 +12,7 @@ from google.protobuf import json_format
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from tests.lab.daemons import POLL_INTERVAL_S, WINDOW_S, script
-from tests.lab.test_dns import Client, dnsmasq
+from tests.lab.dnsmasq import Client, dnsmasq
 from tests.lab.traffic import Nginx, Wrk
 from tests.lab.transfer import Transfer
 from tests.lab.waiting import wait_until

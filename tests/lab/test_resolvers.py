@@ -7,8 +7,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.lab.daemons import Exported
+from tests.lab.dnsmasq import asked, dnsmasq, rcodes
 from tests.lab.network import wait_for_listener
-from tests.lab.test_dns import asked, dnsmasq, rcodes
 from tests.packages import debian_command
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from kernel_collector.packets import Packets
 from kernel_collector.udp import UdpProbe
 from tests.lab.network import Network
 from tests.lab.sockets import arrival
-from tests.strategies import packed
+from tests.rows import packed
 
 SO_COOKIE, UDP_SEGMENT, UDP_GRO = 57, 103, 104
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}

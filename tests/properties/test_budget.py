@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
+from dataclasses import dataclass
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +12,50 @@ from hypothesis import strategies as st
 from reducer.budget import STEPS, Budget
 from reducer.roll_up import roll_up
 from reducer.series import VALUE_COLUMNS, EndTable
-from tests.strategies import labelled_windows
 
 LAW = settings(deadline=None, max_examples=80)
+
+
+@dataclass(frozen=True)
+class LabelledWindow:
+    """Rows with the labels of both ends and value columns, as the pipeline has them before it rolls them up."""
+
+    sources: list
+    dests: list
+    values: dict
+
+
+def _end_labels():
+    names = st.sampled_from("abc")
+    node = st.fixed_dictionaries(
+        {
+            "workload.name": names,
+            "resolution_type": st.sampled_from(("PROCESS", "K8S_CONTAINER", "DNS")),
+            "environment": names,
+            "id": st.integers(0, 9).map(str),
+        },
+        optional=dict.fromkeys(("process.name", "namespace.name", "availability_zone", "pod", "image_version"), names),
+    )
+    address = st.integers(0, 2**32 - 1) | st.integers(0x0A000000, 0x0A0000FF) | st.integers(2**127, 2**128 - 1)
+    unnamed = address.map(lambda number: str(ipaddress.ip_address(number))).map(
+        lambda text: {"workload.name": "(unknown)", "resolution_type": "IP", "id": text, "ip": text}
+    )
+    return (node | unnamed).map(lambda labels: tuple(sorted(labels.items())))
+
+
+@st.composite
+def labelled_windows(draw):
+    """Some windows of rows between the same few dozen ends."""
+    ends = draw(st.lists(_end_labels(), min_size=2, max_size=40, unique=True))
+    windows = []
+    for _ in range(draw(st.integers(1, 14))):
+        rows = draw(st.integers(1, 60))
+        which = st.lists(st.sampled_from(ends), min_size=rows, max_size=rows)
+        amounts = st.lists(st.integers(0, 1 << 40), min_size=rows, max_size=rows)
+        columns = draw(st.sets(st.sampled_from(("bytes", "packets", "opened", "udp_bytes")), min_size=1))
+        values = {name: np.array(draw(amounts), np.int64) for name in sorted(columns)}
+        windows.append(LabelledWindow(draw(which), draw(which), values))
+    return windows
 
 
 def ancestry(labels):

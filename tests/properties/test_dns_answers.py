@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from intake.limits import LONGEST_LABEL
 from kernel_collector.dns_answers import LONGEST_TTL, MalformedAnswerError, read_answer
 from tests.dns_messages import answer
-from tests.strategies import packed
+from tests.rows import packed
 
 LONGEST_MESSAGE = 4096
 LONGEST_READ_S = 0.5  # one takes 5 ms at most, on a machine that does nothing else

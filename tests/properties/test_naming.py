@@ -3,23 +3,84 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from ebpf_net.v1 import intake_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intake.clock import SECOND_NS
 from intake.limits import cut_entities
 from tests.flow_rows import POLL_NS, Feed, connector_row
-from tests.strategies import CLUSTERS, POD_ADDRESSES, SECOND_NS, exchanges, packed, pod_lives, session_id
-
-if TYPE_CHECKING:
-    from tests.strategies import Exchange, PodLife
+from tests.rows import packed, session_id
 
 LAW = settings(deadline=None, max_examples=60)
 SLACK_S = POLL_NS // SECOND_NS
 UNKNOWN = "(unknown)"
 K8S = intake_pb2.COLLECTOR_KIND_K8S
+POD_ADDRESSES = ("10.1.0.1", "10.1.0.2")
+CLUSTERS = ("a", "b", "")
+
+
+@dataclass(frozen=True)
+class PodLife:
+    """A pod that had an address of a cluster from one second to another (None: it still has it)."""
+
+    cluster: str
+    address: str
+    start: int
+    end: int | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.cluster}-{self.address}-{self.start}"
+
+    def told(self, *, whole: bool) -> intake_pb2.Pod:
+        """Return the pod's message, its end in it only if *whole*."""
+        return intake_pb2.Pod(
+            uid=self.name,
+            name=self.name,
+            owner_name=self.name,
+            addresses=[packed(self.address)],
+            start_time_unix_ns=self.start * SECOND_NS,
+            end_time_unix_ns=(self.end or 0) * SECOND_NS if whole else 0,
+        )
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """What a machine of a cluster sent to an address at a second, from a port of its own; no collector is there."""
+
+    cluster: str
+    address: str
+    second: int
+    port: int
+    amount: int
+    udp: bool
+
+
+@st.composite
+def pod_lives(draw):
+    """The lives of pods, one after the other at each address of each cluster, in the 30 s of a window."""
+    lives = []
+    for cluster in CLUSTERS:
+        for address in POD_ADDRESSES:
+            times = sorted(draw(st.sets(st.integers(1, 29), max_size=6)))
+            for start, end in zip(times[0::2], [*times[1::2], None], strict=False):
+                lives.append(PodLife(cluster, address, start, end))
+    return tuple(lives)
+
+
+@st.composite
+def exchanges(draw):
+    """Up to eight exchanges; those of UDP may have one port, and so be of one socket."""
+    found = []
+    for index in range(draw(st.integers(1, 8))):
+        udp = draw(st.booleans())
+        port = 9 if udp and draw(st.booleans()) else 100 + index
+        where = draw(st.sampled_from(CLUSTERS)), draw(st.sampled_from(POD_ADDRESSES))
+        found.append(Exchange(*where, draw(st.integers(1, 29)), port, 1 << index, udp))
+    return tuple(found)
 
 
 class World:

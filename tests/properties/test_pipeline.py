@@ -10,12 +10,12 @@ from ebpf_net.v1 import intake_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intake.clock import SECOND_NS
 from reducer.pipeline import Pipeline
 from reducer.series import LEVELS, VALUE_COLUMNS
-from tests.strategies import (
+from tests.worlds import (
     GRACE_S,
     POLL_S,
-    SECOND_NS,
     START_S,
     STEPS,
     WINDOW_S,

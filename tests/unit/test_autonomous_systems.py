@@ -6,7 +6,7 @@ from mmdb_writer import MMDBWriter
 from daemon.errors import StartupError
 from reducer import autonomous_systems as module
 from reducer.autonomous_systems import NO_SYSTEM, AutonomousSystems
-from tests.strategies import packed
+from tests.rows import packed
 
 
 def database(path, networks, version=6):

@@ -9,7 +9,7 @@ import pytest
 from intake.limits import LONGEST_LABEL
 from kernel_collector.dns_answers import LONGEST_TTL, Answer, MalformedAnswerError, read_answer
 from tests.dns_messages import answer, query, response
-from tests.strategies import packed
+from tests.rows import packed
 
 OPT_BYTES = 11  # at the end of what dnspython makes, and not looked at
 A1, A2, AAAA1 = packed("192.0.2.1"), packed("192.0.2.2"), packed("2001:db8::1")

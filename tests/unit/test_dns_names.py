@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from reducer import dns_names as module
 from reducer.dns_names import DnsNames
 from reducer.timeline import place_of
-from tests.strategies import packed
+from tests.rows import packed
 
 
 def answer(name, *addresses):

@@ -14,7 +14,7 @@ from kernel_collector.dns_rows import described, traffic_rows, with_timeouts
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import dns_dtypes
-from tests.strategies import packed
+from tests.rows import packed
 
 HERE, THERE = packed("10.0.0.1"), packed("10.0.0.2")
 CLIENT, SERVER = intake_pb2.ROLE_CONNECTOR, intake_pb2.ROLE_ACCEPTOR

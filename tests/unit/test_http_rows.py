@@ -12,7 +12,7 @@ from kernel_collector.http_rows import http_rows, statuses_untold
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
 from kernel_collector.records import HttpPairKind, http_record_dtype
-from tests.strategies import packed
+from tests.rows import packed
 
 LATENCY, STATUS, CLASS = HttpPairKind.LATENCY, HttpPairKind.STATUS, HttpPairKind.CLASS
 HERE, THERE = packed("10.0.0.1"), packed("10.0.0.2")

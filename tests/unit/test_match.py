@@ -16,7 +16,7 @@ from reducer.match import (
 from reducer.owners import Owners
 from reducer.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
-from tests.strategies import packed, session_id, tcp_rows
+from tests.rows import packed, session_id, tcp_rows
 
 SEED = 12345
 

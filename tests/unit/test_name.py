@@ -11,7 +11,7 @@ from reducer.metrics import documentation
 from reducer.name import Names
 from reducer.owners import Owner, Owners
 from reducer.parties import Party
-from tests.strategies import packed, session_id, tcp_rows
+from tests.rows import packed, session_id, tcp_rows
 
 HOST = intake_pb2.Host(name="node-7", environment="prod", namespace="shop", zone="eu-1a", service="billing")
 PLAIN = np.zeros(8, np.uint8)

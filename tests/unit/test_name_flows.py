@@ -5,9 +5,10 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 from mmdb_writer import MMDBWriter
 
+from intake.clock import SECOND_NS
 from reducer.autonomous_systems import AutonomousSystems
 from tests.flow_rows import CLIENT, Feed, acceptor_row, connector_row, series_of
-from tests.strategies import SECOND_NS, packed
+from tests.rows import packed
 
 K8S, CLOUD = intake_pb2.COLLECTOR_KIND_K8S, intake_pb2.COLLECTOR_KIND_CLOUD
 CLUSTER, CLIENT_SESSION, SERVER_SESSION = 8, 0, 1

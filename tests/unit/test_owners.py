@@ -3,7 +3,7 @@ from ebpf_net.v1 import intake_pb2
 
 from reducer import owners as module
 from reducer.owners import UNKNOWN_OWNER, Owners
-from tests.strategies import session_id
+from tests.rows import session_id
 
 HOST = intake_pb2.Host(name="node")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reducer.realms import as_others_see, is_private, public_pairs
-from tests.strategies import packed, tcp_rows
+from tests.rows import packed, tcp_rows
 
 
 def words(*addresses):

@@ -7,7 +7,7 @@ from reducer.owners import Owners
 from reducer.receivers import KEPT_WINDOWS, SharedReceivers, is_shared
 from reducer.rows import IPPROTO_UDP, uniform_rows
 from tests.flow_rows import SERVER, acceptor_row
-from tests.strategies import packed, session_id, tcp_rows
+from tests.rows import packed, session_id, tcp_rows
 
 SEED = 12345
 GROUP = "224.0.0.251"

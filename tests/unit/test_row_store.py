@@ -8,7 +8,7 @@ from intake.merge import merge_rows
 from reducer import row_store as module
 from reducer.row_store import RowStore
 from reducer.rows import TABLES, uniform_rows
-from tests.strategies import tcp_rows
+from tests.rows import tcp_rows
 
 TABLE = TABLES["sockets"]
 SEED = 7

@@ -13,7 +13,7 @@ from daemon.errors import StartupError
 from reducer.options import Settings
 from reducer.service import Reducer
 from tests.otlp_sink import OtlpSink
-from tests.strategies import session_id, tcp_rows
+from tests.rows import session_id, tcp_rows
 
 QUIET = Settings(port=0, prometheus=None, internal_prometheus="127.0.0.1:0")
 ROW = {

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reducer.timeline import FOREVER, NOT_KNOWN, Timeline, keys_of, place_of, scope_of
-from tests.strategies import packed
+from tests.rows import packed
 
 PLACE, OTHER = 7 << 60, 3 << 60
 

@@ -13,7 +13,7 @@ from kernel_collector.packets import OBJECT
 from kernel_collector.records import udp_record_dtypes
 from kernel_collector.udp import UdpDropped, UdpTraffic
 from kernel_collector.udp_sockets import UdpSocketTable
-from tests.strategies import packed
+from tests.rows import packed
 
 HERE, THERE, ELSEWHERE, NOWHERE = (packed(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "::"))
 WILDCARD = packed("0.0.0.0")

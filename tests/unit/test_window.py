@@ -4,7 +4,7 @@ import pytest
 from reducer import window as module
 from reducer.rows import uniform_rows
 from reducer.window import MOST_OPEN_WINDOWS, Windows, joined
-from tests.strategies import tcp_rows
+from tests.rows import tcp_rows
 
 A, B = b"a" * 16, b"b" * 16
 WINDOW, DELAY = 30, 7

@@ -6,17 +6,20 @@ changed, now and then they are cut off; the truth is known to the byte.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 from hypothesis import strategies as st
 
-from intake.columns import TABLES, Columns, Tables, empty_columns
+from intake.clock import SECOND_NS
+from tests.rows import session_id, table_of
 
-SECOND_NS = 1_000_000_000
+if TYPE_CHECKING:
+    from intake.columns import Columns, Tables
+
 WINDOW_S = 4
 GRACE_S = 1
 POLL_S = 2
@@ -24,33 +27,6 @@ START_S = 1_000_000
 STEPS = 30
 PROCESSES = 3
 LOOPBACK = "127.0.0.1"
-
-
-def packed(address: str) -> bytes:
-    """Return the 16 bytes of an address."""
-    ip = ipaddress.ip_address(address)
-    return ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
-
-
-def tcp_rows(*rows: dict) -> Columns:
-    """Return a table: a dict a row, columns left out are zero; addresses as text."""
-    return table_of("tcp", *rows)
-
-
-def table_of(name: str, *rows: dict) -> Columns:
-    """Return a table of this name, as `tcp_rows` does."""
-    table = empty_columns(len(rows), name)
-    for column in TABLES[name]:
-        for index, row in enumerate(rows):
-            if column.name in row:
-                value = row[column.name]
-                table[column.name][index] = np.void(packed(value)) if isinstance(value, str) else value
-    return table
-
-
-def session_id(number: int) -> bytes:
-    """Return a session id."""
-    return bytes([number + 1]) * 16
 
 
 @dataclass(frozen=True)
@@ -366,48 +342,6 @@ def truth_of(plan: WorldPlan) -> Truth:
     return truth
 
 
-@dataclass(frozen=True)
-class LabelledWindow:
-    """Rows with the labels of both ends and value columns, as the pipeline has them before it rolls them up."""
-
-    sources: list
-    dests: list
-    values: dict
-
-
-def _end_labels():
-    names = st.sampled_from("abc")
-    node = st.fixed_dictionaries(
-        {
-            "workload.name": names,
-            "resolution_type": st.sampled_from(("PROCESS", "K8S_CONTAINER", "DNS")),
-            "environment": names,
-            "id": st.integers(0, 9).map(str),
-        },
-        optional=dict.fromkeys(("process.name", "namespace.name", "availability_zone", "pod", "image_version"), names),
-    )
-    address = st.integers(0, 2**32 - 1) | st.integers(0x0A000000, 0x0A0000FF) | st.integers(2**127, 2**128 - 1)
-    unnamed = address.map(lambda number: str(ipaddress.ip_address(number))).map(
-        lambda text: {"workload.name": "(unknown)", "resolution_type": "IP", "id": text, "ip": text}
-    )
-    return (node | unnamed).map(lambda labels: tuple(sorted(labels.items())))
-
-
-@st.composite
-def labelled_windows(draw):
-    """Some windows of rows between the same few dozen ends."""
-    ends = draw(st.lists(_end_labels(), min_size=2, max_size=40, unique=True))
-    windows = []
-    for _ in range(draw(st.integers(1, 14))):
-        rows = draw(st.integers(1, 60))
-        which = st.lists(st.sampled_from(ends), min_size=rows, max_size=rows)
-        amounts = st.lists(st.integers(0, 1 << 40), min_size=rows, max_size=rows)
-        columns = draw(st.sets(st.sampled_from(("bytes", "packets", "opened", "udp_bytes")), min_size=1))
-        values = {name: np.array(draw(amounts), np.int64) for name in sorted(columns)}
-        windows.append(LabelledWindow(draw(which), draw(which), values))
-    return windows
-
-
 def _requests_truth(requests: int, errors: int, good: int, client: Counter, server: Counter, *, udp: bool) -> dict:
     group, names = (
         ("dns", ("queries", "noerror", "servfail")) if udp else ("http", ("requests", "status_2xx", "status_5xx"))
@@ -420,68 +354,3 @@ def _requests_truth(requests: int, errors: int, good: int, client: Counter, serv
     if not udp:
         counts |= {("HTTP_STATUS", 200): good, ("HTTP_STATUS", 503): errors}
     return counts
-
-
-POD_ADDRESSES = ("10.1.0.1", "10.1.0.2")
-CLUSTERS = ("a", "b", "")
-
-
-@dataclass(frozen=True)
-class PodLife:
-    """A pod that had an address of a cluster from one second to another (None: it still has it)."""
-
-    cluster: str
-    address: str
-    start: int
-    end: int | None
-
-    @property
-    def name(self) -> str:
-        return f"{self.cluster}-{self.address}-{self.start}"
-
-    def told(self, *, whole: bool) -> intake_pb2.Pod:
-        """Return the pod's message, its end in it only if *whole*."""
-        return intake_pb2.Pod(
-            uid=self.name,
-            name=self.name,
-            owner_name=self.name,
-            addresses=[packed(self.address)],
-            start_time_unix_ns=self.start * SECOND_NS,
-            end_time_unix_ns=(self.end or 0) * SECOND_NS if whole else 0,
-        )
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What a machine of a cluster sent to an address at a second, from a port of its own; no collector is there."""
-
-    cluster: str
-    address: str
-    second: int
-    port: int
-    amount: int
-    udp: bool
-
-
-@st.composite
-def pod_lives(draw):
-    """The lives of pods, one after the other at each address of each cluster, in the 30 s of a window."""
-    lives = []
-    for cluster in CLUSTERS:
-        for address in POD_ADDRESSES:
-            times = sorted(draw(st.sets(st.integers(1, 29), max_size=6)))
-            for start, end in zip(times[0::2], [*times[1::2], None], strict=False):
-                lives.append(PodLife(cluster, address, start, end))
-    return tuple(lives)
-
-
-@st.composite
-def exchanges(draw):
-    """Up to eight exchanges; those of UDP may have one port, and so be of one socket."""
-    found = []
-    for index in range(draw(st.integers(1, 8))):
-        udp = draw(st.booleans())
-        port = 9 if udp and draw(st.booleans()) else 100 + index
-        where = draw(st.sampled_from(CLUSTERS)), draw(st.sampled_from(POD_ADDRESSES))
-        found.append(Exchange(*where, draw(st.integers(1, 29)), port, 1 << index, udp))
-    return tuple(found)
