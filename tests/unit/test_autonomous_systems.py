@@ -1,3 +1,5 @@
+import contextlib
+
 import netaddr
 import numpy as np
 import pytest
@@ -6,6 +8,16 @@ from mmdb_writer import MMDBWriter
 from daemon.errors import StartupError
 from reducer import autonomous_systems as module
 from reducer.autonomous_systems import NO_SYSTEM, AutonomousSystems
+from tests.named_flows import (
+    CLIENT_SESSION,
+    CLOUD,
+    POD,
+    PUBLIC,
+    Case,
+    dns,
+    interface,
+    only,
+)
 from tests.rows import packed
 
 
@@ -68,3 +80,53 @@ def test_a_file_that_is_no_database(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(StartupError, match=r"asn\.mmdb \(GEOIP_PATH\) cannot be read.*GeoLite2-ASN"):
         AutonomousSystems(path)
+
+
+@pytest.fixture
+def systems(tmp_path):
+    with contextlib.closing(database(tmp_path / "asn.mmdb", {"93.184.216.0/24": organisation("EDGECAST")})) as found:
+        yield found
+
+
+@pytest.mark.parametrize("with_ip", [False, True])
+def test_an_autonomous_system_is_the_zone_of_the_internet(systems, with_ip):
+    case = Case(systems=systems, system_ip=with_ip)
+    for index, address in enumerate((PUBLIC, "93.184.216.99"), 1):
+        case.dials(address, bytes_sent=index, local_port=index, socket=index)
+    case.dials(POD, bytes_sent=9, local_port=9, socket=9)
+    found = case.seal()
+    common = {
+        "workload.name": "(internet)",
+        "resolution_type": "IP",
+        "availability_zone": "EDGECAST",
+        "environment": "(no agent)",
+    }
+    if with_ip:
+        assert found[1] == common | {"id": PUBLIC, "ip": PUBLIC}
+        assert found[2] == common | {"id": "93.184.216.99", "ip": "93.184.216.99"}
+    else:
+        assert found[3] == common | {"id": "AS", "ip": "AS"}
+    assert found[9]["workload.name"] == "(unknown)"
+    assert case.unknown() == {"no_collector": 1}
+
+
+def test_a_name_of_the_dns_comes_before_the_system_but_has_its_zone(systems):
+    case = Case(systems=systems)
+    case.tell(CLIENT_SESSION, **dns("api.example.com", PUBLIC))
+    case.dials(PUBLIC)
+    (labels,) = case.seal().values()
+    assert only(labels, "workload.name", "resolution_type", "availability_zone", "ip") == (
+        "api.example.com",
+        "DNS",
+        "EDGECAST",
+        PUBLIC,
+    )
+
+
+def test_interface_before_name_before_system(systems):
+    case = Case(systems=systems, use_interfaces=True)
+    case.tell(CLIENT_SESSION, **dns("db.example.com", PUBLIC))
+    case.tell(9, kind=CLOUD, cloud_interfaces=[interface("db", "10.0.0.5", public=[(PUBLIC, "10.0.0.5")])])
+    case.dials(PUBLIC)
+    (labels,) = case.seal().values()
+    assert only(labels, "workload.name", "resolution_type") == ("db", "AWS")

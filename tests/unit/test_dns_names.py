@@ -6,6 +6,15 @@ from hypothesis import strategies as st
 from reducer import dns_names as module
 from reducer.dns_names import DnsNames
 from reducer.timeline import place_of
+from tests.flow_rows import connector_row
+from tests.named_flows import (
+    CLIENT_SESSION,
+    PUBLIC,
+    SERVER_SESSION,
+    Case,
+    dns,
+    sent,
+)
 from tests.rows import packed
 
 
@@ -105,3 +114,58 @@ def test_how_answers_come_means_nothing(answers, data):
         for time in range(11):
             asked = [f"10.0.0.{address}" for address in (1, 2, 3)]
             assert found(parts, *asked, at=time, scope=scope) == found(whole, *asked, at=time, scope=scope)
+
+
+def test_names_of_the_dns_name_what_was_resolved_on_that_machine():
+    case = Case()
+    case.feed.session(SERVER_SESSION, "curl")
+    case.tell(CLIENT_SESSION, **dns("api.example.com", PUBLIC, "2606:2800::1"))
+    case.tell(SERVER_SESSION, **dns("other.example.com", PUBLIC))
+    case.dials(PUBLIC)
+    case.feed.take(SERVER_SESSION, 6, connector_row(local_address="10.0.0.3", remote_address=PUBLIC, bytes_sent=9))
+    window = case.feed.seal()
+    (labels,), (of_other,) = sent(window).values(), sent(window, "curl").values()
+    assert labels == {
+        "workload.name": "api.example.com",
+        "resolution_type": "DNS",
+        "availability_zone": "(unknown)",
+        "environment": "(no agent)",
+        "id": PUBLIC,
+        "ip": PUBLIC,
+    }
+    assert of_other["workload.name"] == "other.example.com"
+    assert case.unknown() == {}
+
+
+def test_a_name_of_the_dns_is_that_of_the_time_when_the_flow_began():
+    case = Case()
+    case.tell(CLIENT_SESSION, at_s=2, **dns("a.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=5, bytes_sent=1)
+    case.tell(CLIENT_SESSION, at_s=10, **dns("b.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=15, bytes_sent=2, local_port=2, socket=2)
+    assert {moved: labels["workload.name"] for moved, labels in case.seal().items()} == {
+        1: "a.example.com",
+        2: "b.example.com",
+    }
+    case.tell(CLIENT_SESSION, at_s=40, **dns("c.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=45, opened=0, bytes_sent=3)
+    assert [labels["workload.name"] for labels in case.seal(1).values()] == ["a.example.com"]
+
+
+def test_a_name_that_one_poll_told_with_the_connections_is_theirs():
+    case = Case()
+    case.tell(CLIENT_SESSION, at_s=2, **dns("a.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=5, bytes_sent=1, age_ms=2_000)
+    case.tell(CLIENT_SESSION, at_s=10, **dns("b.example.com", PUBLIC))
+    case.dials(PUBLIC, at_s=10, bytes_sent=2, local_port=2, socket=2, age_ms=4_000)
+    assert {moved: labels["workload.name"] for moved, labels in case.seal().items()} == {
+        1: "a.example.com",
+        2: "b.example.com",
+    }
+
+
+def test_a_name_that_comes_after_the_flow_names_it_while_the_window_is_open():
+    case = Case()
+    case.dials(PUBLIC)
+    case.tell(CLIENT_SESSION, at_s=10, **dns("a.example.com", PUBLIC))
+    assert [labels["workload.name"] for labels in case.seal().values()] == ["a.example.com"]

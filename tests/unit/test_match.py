@@ -13,20 +13,11 @@ from reducer.match import (
     look_ahead,
     special_ends,
 )
-from reducer.owners import Owners
 from reducer.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
 from tests.rows import packed, session_id, tcp_rows
 
 SEED = 12345
-
-
-@pytest.fixture
-def owners():
-    known = Owners()
-    for number in range(2):
-        known.hello(session_id(number), intake_pb2.Host(name=f"host-{number}"))
-    return known
 
 
 def owned(owners, session, *rows):

@@ -7,6 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reducer.realms import as_others_see, is_private, public_pairs
+from tests.flow_rows import CLIENT, acceptor_row, connector_row
+from tests.named_flows import (
+    CLOUD,
+    CLUSTER,
+    SERVER_SESSION,
+    Case,
+    interface,
+    only,
+    pod,
+    sent,
+)
 from tests.rows import packed, tcp_rows
 
 
@@ -48,3 +59,57 @@ def test_a_machine_is_seen_by_its_public_address_where_its_peer_is_public():
     assert [bytes(each) for each in seen] == [packed(each) for each in ("54.1.1.1", "10.0.0.5", "10.0.0.6")]
     assert bytes(rows["local_address"][0]) == packed("10.0.0.5")
     assert public_pairs(intake_pb2.Host()).shape == (0, 4)
+
+
+def two_flows_of_one_address(case, hosts):
+    """Let the client's host alone tell of a connection in one network, and the server's alone of one in the other."""
+    for number, host in enumerate(hosts):
+        case.feed.session(number, "wget", "nginx", host=host)
+    case.feed.take(0, 5, connector_row(bytes_sent=6, opened=1))
+    case.feed.take(1, 6, acceptor_row(bytes_received=5, opened=1))
+    az = case.feed.seal(heard=(0, 1)).levels[0]
+    return sorted(az.values["bytes"].tolist()), int(az.values["opened"].sum())
+
+
+@pytest.mark.parametrize(("networks", "told"), [((1, 2), ([5, 6], 2)), ((1, 1), ([6], 1))])
+def test_flows_of_equal_addresses_in_two_networks_are_two(networks, told):
+    case = Case()
+    machines = [
+        interface(f"{side}{network}", address, network=f"vpc-{network}", instance_id=f"{side}{network}")
+        for network in (1, 2)
+        for side, address in (("a", CLIENT), ("b", "10.0.0.2"))
+    ]
+    case.tell(9, kind=CLOUD, cloud_interfaces=machines)
+    clouds = [
+        {"provider": "aws", "instance_id": f"{side}{network}"} for side, network in zip("ab", networks, strict=True)
+    ]
+    assert two_flows_of_one_address(case, [intake_pb2.Host(name="h", cloud=cloud) for cloud in clouds]) == told
+
+
+@pytest.mark.parametrize(("clusters", "told"), [("ab", ([5, 6], 2)), ("aa", ([6], 1))])
+def test_flows_of_equal_addresses_in_two_clusters_are_two(clusters, told):
+    case = Case()
+    for index, cluster in enumerate("ab"):
+        pods = [pod(f"{cluster}1", CLIENT), pod(f"{cluster}2", "10.0.0.2")]
+        case.tell(CLUSTER + index, environment=cluster, pods=pods)
+    hosts = [intake_pb2.Host(name="h", environment=cluster) for cluster in clusters]
+    assert two_flows_of_one_address(case, hosts) == told
+
+
+def test_the_public_and_the_private_view_of_a_machine_are_one_flow():
+    inner, outer = "10.0.0.5", "54.1.1.1"
+    case = Case()
+    case.client(cloud={"addresses": [{"public": packed("3.3.3.3"), "private": packed(CLIENT)}]})
+    cloud = {"provider": "aws", "addresses": [{"public": packed(outer), "private": packed(inner)}]}
+    case.feed.session(SERVER_SESSION, "-", "nginx", host=intake_pb2.Host(name="server", cloud=cloud))
+    case.dials(outer, bytes_sent=5)
+    server = {"local_address": inner, "remote_address": "3.3.3.3", "bytes_received": 5, "opened": 1}
+    case.feed.take(SERVER_SESSION, 6, acceptor_row(**server))
+    within = {"local_address": inner, "remote_address": CLIENT, "remote_port": 9, "bytes_received": 6}
+    case.dials(inner, bytes_sent=6, socket=3, local_port=9)
+    case.feed.take(SERVER_SESSION, 6, acceptor_row(socket=3, **within))
+    window = case.feed.seal(heard=(0, 1))
+    assert len(window.levels[1].source) == 1 or sum(window.levels[1].values["opened"]) == 2
+    (labels,) = sent(window).values()
+    assert only(labels, "workload.name", "ip", "id") == ("nginx", outer, "server")
+    assert sum(window.levels[0].values["bytes"]) == 11

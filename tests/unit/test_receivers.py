@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from ebpf_net.v1 import intake_pb2
 
 from reducer.match import group
-from reducer.owners import Owners
 from reducer.receivers import KEPT_WINDOWS, SharedReceivers, is_shared
 from reducer.rows import IPPROTO_UDP, uniform_rows
 from tests.flow_rows import SERVER, acceptor_row
@@ -11,14 +9,6 @@ from tests.rows import packed, session_id, tcp_rows
 
 SEED = 12345
 GROUP = "224.0.0.251"
-
-
-@pytest.fixture
-def owners():
-    known = Owners()
-    for number in range(2):
-        known.hello(session_id(number), intake_pb2.Host(name=f"host-{number}"))
-    return known
 
 
 def received(owners, receivers, window, *rows, at=GROUP, protocol=IPPROTO_UDP):
