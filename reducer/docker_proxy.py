@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.cells import Cells
-from reducer.owners import DOCKER_PROXY, UNKNOWN_OWNER
+from reducer.owners import UNKNOWN_OWNER
 
 if TYPE_CHECKING:
     from reducer.memory import Matched
@@ -42,13 +42,10 @@ class DockerProxies:
         if owners.generation != self._generation:
             self._generation = owners.generation
             self._behind = {}
-        proxies = [number for number, owner in enumerate(owners.owners) if owner and owner.process == DOCKER_PROXY]
-        if not proxies:
+        if not owners.proxies.any():
             return matched
-        is_proxy = np.zeros(len(owners.owners), bool)
-        is_proxy[proxies] = True
         connector = 2 * np.arange(len(matched.connector)) + matched.connector
-        to_container = is_proxy[matched.owner[connector]]
+        to_container = owners.proxies[matched.owner[connector]]
         for end in connector[to_container].tolist():
             if matched.owner[end ^ 1] != UNKNOWN_OWNER:
                 self._behind[int(matched.owner[end])] = int(matched.owner[end ^ 1])

@@ -8,14 +8,15 @@ known of a cgroup later, such as its container's name, holds for the rows that c
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.limits import MOST_CGROUPS, MOST_PROCESSES
 from reducer.owner_lookup import OwnerLookup
+from reducer.owner_session import IDLE_WINDOWS, NEVER, OwnerSession, ToldProcess, size_of
 from reducer.realms import public_pairs
 
 if TYPE_CHECKING:
@@ -26,15 +27,11 @@ if TYPE_CHECKING:
 UNKNOWN_OWNER = 0
 DOCKER_PROXY = "docker-proxy"
 MOST_OWNERS = 1 << 20
-# Of what all sessions tell of processes and cgroups; of each of them besides its texts as much as `_EACH_BYTES`.
+# Of what all sessions tell of processes and cgroups.
 MOST_BYTES = 1 << 30
-_EACH_BYTES = 200
-# A session that did nothing for this many windows is forgotten when room is made; one that will not be known should it
-# come back, as soon as its rows are in no open window.
-_IDLE_WINDOWS = 120
+# One that will not be known should it come back is forgotten as soon as its rows are in no open window.
 _IDLE_WINDOWS_AT_END = 2
 _LEAST_BEFORE_COLLECTION = 4096
-_NEVER = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,40 +52,6 @@ class Owner:
     cgroup: intake_pb2.Cgroup | None = None
 
 
-class _Process(NamedTuple):
-    name: str
-    service: str
-    cgroup: int
-
-    @property
-    def size_bytes(self) -> int:
-        return _EACH_BYTES + len(self.name) + len(self.service)
-
-
-@dataclass(slots=True)
-class _Session:
-    index: int
-    host: intake_pb2.Host
-    unnamed: int
-    processes: dict[int, _Process] = field(default_factory=dict)
-    cgroups: dict[int, intake_pb2.Cgroup] = field(default_factory=dict)
-    # By cgroup (0: none), then by name and service of the process, and by its id where it is Docker's proxy.
-    owners: dict[int, dict[tuple[str, str, int], int]] = field(default_factory=dict)
-    owned: int = 0  # elements in `owners`
-    size_bytes: int = 0  # of `processes` and `cgroups`
-    lookup: OwnerLookup | None = None  # None when what it was made from changed
-    used: int = 0
-    most_idle: int = _IDLE_WINDOWS
-    batch_ns: int = _NEVER  # time of the last batch
-    public: np.ndarray | None = None  # None when the host changed
-    # Ids of the processes and cgroups in the snapshots so far, while more are to follow.
-    named: tuple[set[int], set[int]] | None = None
-
-    def numbers(self) -> list[int]:
-        """Return the owners that rows to come may have."""
-        return [self.unnamed, *(number for within in self.owners.values() for number in within.values())]
-
-
 @dataclass(frozen=True)
 class OwnersView:
     """The owners as they are when a window is sealed; stays as it is while sessions go on.
@@ -99,6 +62,7 @@ class OwnersView:
         revision: by owner, uint32: rises when more is known of the owner.
         session: index of the session by owner, uint32; 0 at `UNKNOWN_OWNER`.
         named: by owner, bool: more than its host is known.
+        proxies: by owner, bool: it is a process of Docker's proxy.
         watermark_ns: by session index, int64: the collector has told all until then.
         scope: by session index, uint64: a number that tells the loopback addresses of a session from others'.
         hosts: by session index; None where there is no session.
@@ -112,6 +76,7 @@ class OwnersView:
     revision: np.ndarray
     session: np.ndarray
     named: np.ndarray
+    proxies: np.ndarray
     watermark_ns: np.ndarray
     scope: np.ndarray
     hosts: list[intake_pb2.Host | None]
@@ -141,12 +106,13 @@ class Owners:
     def __init__(self) -> None:
         self.processes_refused = 0
         self.cgroups_refused = 0
-        self._sessions: dict[bytes, _Session] = {}
+        self._sessions: dict[bytes, OwnerSession] = {}
         self._owners: list[Owner | None] = [None]
         self._session_of = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
         self._revision = np.zeros(_LEAST_BEFORE_COLLECTION, np.uint32)
         self._named = np.zeros(_LEAST_BEFORE_COLLECTION, bool)
-        self._watermark_ns = np.full(64, _NEVER, np.int64)
+        self._proxies = np.zeros(_LEAST_BEFORE_COLLECTION, bool)
+        self._watermark_ns = np.full(64, NEVER, np.int64)
         self._scope = np.zeros(64, np.uint64)
         self._hosts: list[intake_pb2.Host | None] = [None]
         self._hosts_revision = 0
@@ -169,7 +135,7 @@ class Owners:
     def hello(self, session_id: bytes, host: intake_pb2.Host) -> None:
         """Note the host of a session."""
         session = self._session(session_id, host)
-        session.named, session.most_idle = None, _IDLE_WINDOWS
+        session.named, session.most_idle = None, IDLE_WINDOWS
         if session.host != host:
             session.host, session.public = host, None
             self._note_host(session.index, host)
@@ -228,7 +194,7 @@ class Owners:
     def last_batch(self, session_id: bytes, time_ns: int) -> int:
         """Note the time of a batch; return that of the one before, a moment before this one for the first."""
         session = self._session(session_id)
-        before = time_ns - 1 if session.batch_ns == _NEVER else min(session.batch_ns, time_ns - 1)
+        before = time_ns - 1 if session.batch_ns == NEVER else min(session.batch_ns, time_ns - 1)
         session.batch_ns = time_ns
         return before
 
@@ -247,6 +213,7 @@ class Owners:
             self._revision.copy(),
             self._session_of,
             self._named,
+            self._proxies,
             self._watermark_ns.copy(),
             self._scope,
             self._hosts,
@@ -265,9 +232,14 @@ class Owners:
         return int(self._scope[self._session(session_id).index])
 
     def collect(self, in_use: Iterable[np.ndarray]) -> None:
-        """Forget idle sessions, and the owners that are neither a session's nor *in_use*; called once a window."""
+        """Forget idle sessions, and the owners that are neither a session's nor *in_use*; called once a window.
+
+        A session that has taken more than half of the owners that it may have, and each one where all have taken more
+        than half of theirs, keeps only those in use: names of processes that ended are many in a long life.
+        """
         self._windows += 1
-        if len(self) + len(self._sessions) < self._collect_at:
+        crowded = [session for session in self._sessions.values() if session.owned > MOST_PROCESSES // 2]
+        if not crowded and len(self) + len(self._sessions) < self._collect_at:
             return
         idle = [key for key, session in self._sessions.items() if self._windows - session.used > session.most_idle]
         for session_id in idle:
@@ -282,24 +254,27 @@ class Owners:
         used[self._free_owners] = True
         for owners in in_use:
             used[owners] = True
+        for session in self._sessions.values() if len(self) > MOST_OWNERS // 2 else crowded:
+            session.keep_only(used)
         for session in self._sessions.values():
             used[session.numbers()] = True
         freed = np.flatnonzero(~used)
         self._session_of[freed] = 0
+        self._proxies[freed] = False
         self._free_owners.extend(freed.tolist())
         self._owners = list(self._owners)  # a view that is out keeps its own
         for owner in freed.tolist():
             self._owners[owner] = None
         self._generation += 1
-        self._collect_at = max(_LEAST_BEFORE_COLLECTION, 2 * (len(self) + len(self._sessions)))
+        self._collect_at = max(_LEAST_BEFORE_COLLECTION, min(2 * (len(self) + len(self._sessions)), MOST_OWNERS))
 
-    def _session(self, session_id: bytes, host: intake_pb2.Host | None = None) -> _Session:
+    def _session(self, session_id: bytes, host: intake_pb2.Host | None = None) -> OwnerSession:
         session = self._sessions.get(session_id)
         if session is None:
             host = host or intake_pb2.Host()
             index = self._new_session_index(session_id)
             self._note_host(index, host)
-            session = _Session(index, host, self._new_owner(Owner(host, ""), index))
+            session = OwnerSession(index, host, self._new_owner(Owner(host, ""), index))
             self._sessions[session_id] = session
         session.used = self._windows
         return session
@@ -312,7 +287,7 @@ class Owners:
             self._session_count += 1
             self._watermark_ns = _with_room(self._watermark_ns, index)
             self._scope = _with_room(self._scope, index)
-        self._watermark_ns[index] = _NEVER
+        self._watermark_ns[index] = NEVER
         # The same after a restart, since loopback flows keep their balances.
         self._scope[index] = int.from_bytes(hashlib.blake2b(session_id, digest_size=8).digest(), "little")
         return index
@@ -322,19 +297,19 @@ class Owners:
         self._hosts[index] = host
         self._hosts_revision += 1
 
-    def _learn(self, session: _Session, entities: intake_pb2.Entities) -> None:
+    def _learn(self, session: OwnerSession, entities: intake_pb2.Entities) -> None:
         if entities.HasField("host") and entities.host != session.host:
             self._learn_host(session, entities.host)
         for cgroup in entities.cgroups:
             known = session.cgroups.get(cgroup.id)
-            more = _size_of(cgroup) - _size_of(known)
+            more = size_of(cgroup) - size_of(known)
             if (known is None and len(session.cgroups) >= MOST_CGROUPS) or self._bytes + more > MOST_BYTES:
                 self.cgroups_refused += 1
             elif cgroup.id and known != cgroup:
                 self._hold(session, more)
                 self._learn_cgroup(session, cgroup)
         for told in entities.processes:
-            process = _Process(told.name, told.service, told.cgroup)
+            process = ToldProcess(told.name, told.service, told.cgroup)
             before = session.processes.get(told.id)
             more = process.size_bytes - (before.size_bytes if before else 0)
             if (before is None and len(session.processes) >= MOST_PROCESSES) or self._bytes + more > MOST_BYTES:
@@ -344,11 +319,11 @@ class Owners:
                 session.processes[told.id] = process
         session.lookup = None
 
-    def _hold(self, session: _Session, more_bytes: int) -> None:
+    def _hold(self, session: OwnerSession, more_bytes: int) -> None:
         session.size_bytes += more_bytes
         self._bytes += more_bytes
 
-    def _learn_host(self, session: _Session, told: intake_pb2.Host) -> None:
+    def _learn_host(self, session: OwnerSession, told: intake_pb2.Host) -> None:
         session.host, session.public = intake_pb2.Host(), None
         session.host.CopyFrom(told)
         self._note_host(session.index, session.host)
@@ -358,7 +333,7 @@ class Owners:
             self._owners[number] = replace(owner, host=session.host)
             self._revision[number] += 1
 
-    def _learn_cgroup(self, session: _Session, told: intake_pb2.Cgroup) -> None:
+    def _learn_cgroup(self, session: OwnerSession, told: intake_pb2.Cgroup) -> None:
         cgroup = intake_pb2.Cgroup()
         cgroup.CopyFrom(told)  # a message that is a part of another keeps all of that in memory
         session.cgroups[cgroup.id] = cgroup
@@ -366,20 +341,20 @@ class Owners:
             self._owners[number] = Owner(session.host, name, service, cgroup)
             self._revision[number] += 1
 
-    def _forget_processes(self, session: _Session, processes: Iterable[int]) -> None:
+    def _forget_processes(self, session: OwnerSession, processes: Iterable[int]) -> None:
         for process in list(processes):
             known = session.processes.pop(process, None)
             self._hold(session, -known.size_bytes if known else 0)
 
-    def _forget_cgroups(self, session: _Session, cgroups: Iterable[int]) -> None:
+    def _forget_cgroups(self, session: OwnerSession, cgroups: Iterable[int]) -> None:
         for cgroup in list(cgroups):
-            self._hold(session, -_size_of(session.cgroups.pop(cgroup, None)))
+            self._hold(session, -size_of(session.cgroups.pop(cgroup, None)))
             if cgroup:
                 session.owned -= len(session.owners.pop(cgroup, ()))
 
-    def _resolve(self, session: _Session, process_id: int, cgroup_id: int) -> int:
+    def _resolve(self, session: OwnerSession, process_id: int, cgroup_id: int) -> int:
         """Return the owner of the rows with these ids, a new one if there is none."""
-        process = session.processes.get(process_id, _Process("", "", 0))
+        process = session.processes.get(process_id, ToldProcess("", "", 0))
         cgroup_id = next((each for each in (cgroup_id, process.cgroup) if each in session.cgroups), 0)
         within = session.owners.setdefault(cgroup_id, {})
         # Its processes are told apart, since each stands for a container of its own (reducer.docker_proxy).
@@ -407,13 +382,11 @@ class Owners:
             self._session_of = _with_room(self._session_of, number)
             self._revision = _with_room(self._revision, number)
             self._named = _with_room(self._named, number)
+            self._proxies = _with_room(self._proxies, number)
         self._session_of[number] = session_index
         self._named[number] = bool(owner.process or owner.service or owner.cgroup)
+        self._proxies[number] = owner.process == DOCKER_PROXY
         return number
-
-
-def _size_of(cgroup: intake_pb2.Cgroup | None) -> int:
-    return 0 if cgroup is None else _EACH_BYTES + cgroup.ByteSize()
 
 
 def _with_room(array: np.ndarray, index: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from intake.columns import is_constant
 from reducer.flows import COUNTERS
 from reducer.rows import IPPROTO_UDP
 
@@ -54,6 +55,8 @@ class SharedReceivers:
         flows, first, of = np.unique(flow, return_index=True, return_inverse=True)
         chosen = self._choose(window, flows, receiver, first, of)
         others = shared[receiver != chosen[of]]
+        if not len(others):
+            return grouped
         return replace(grouped, rows=rows | {name: _without(rows[name], others) for name in _RECEIVED})
 
     def _choose(
@@ -89,7 +92,9 @@ def is_shared(address: np.ndarray) -> np.ndarray:
 
 
 def _without(column: np.ndarray, these: np.ndarray) -> np.ndarray:
-    """Return *column* with zeros at *these*."""
+    """Return *column* with zeros at *these*; one that is 0 throughout, and takes no memory, stays as it is."""
+    if is_constant(column) and not column[0]:
+        return column
     column = column.copy()
     column[these] = 0
     return column

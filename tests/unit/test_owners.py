@@ -136,6 +136,40 @@ def test_owners_that_nothing_refers_to_are_forgotten(monkeypatch):
     assert len(view.owners) <= 3 * 130
 
 
+def test_each_of_many_short_processes_of_a_long_session_has_its_name():
+    owners = Owners()
+    owners.hello(session_id(0), HOST)
+    each, in_use = 20_000, np.empty(0, np.uint32)
+    for first in range(1, 200_001, each):
+        processes = np.arange(first, first + each, dtype=np.uint32)
+        told = [intake_pb2.Process(id=number, name=f"job-{number}") for number in processes.tolist()]
+        owners.learn(session_id(0), intake_pb2.Entities(processes=told))
+        numbers = owners.of(session_id(0), processes, np.zeros(each, np.uint64))
+        of_all = owners.view().owners
+        assert [of_all[number].process for number in numbers.tolist()] == [process.name for process in told]
+        assert [of_all[number].process for number in in_use.tolist()] == [f"job-{first - 1}"] * len(in_use)
+        owners.retire(session_id(0), intake_pb2.Entities(retired_processes=processes.tolist()))
+        in_use = numbers[-1:]
+        owners.collect([in_use])
+    assert owners.processes_refused == 0
+    assert len(owners) < 65_536
+
+
+def test_where_all_sessions_have_many_owners_each_keeps_those_in_use(monkeypatch):
+    monkeypatch.setattr(module, "MOST_OWNERS", 100)
+    monkeypatch.setattr(module, "_LEAST_BEFORE_COLLECTION", 10)
+    owners = Owners()
+    for session in range(3):
+        owners.hello(session_id(session), HOST)
+        owners.snapshot(session_id(session), entities(**{f"p{number}": number for number in range(1, 31)}))
+        of(owners, *range(1, 31), session=session)
+    kept = of(owners, 7, session=1)
+    owners.collect([np.array(kept, np.uint32)])
+    assert of(owners, 7, session=1) == kept
+    assert len(owners) == 3 + len(kept)
+    assert described(owners, of(owners, 9, session=2)[0]) == ("node", "p9")
+
+
 def test_loopback_scopes_are_the_same_after_a_restart():
     def scope(*sessions):
         owners = Owners()
