@@ -40,7 +40,7 @@ class EncodedEnds(Generic[Encoded]):
         self._encode = encode
         self._conventions = conventions
         self._generation = -1
-        self._zones: list[int] = []
+        self._zones = np.empty(0, np.int64)
         self._zone_numbers: dict[str, int] = {}
 
     def update(self, ends: EndTable) -> bool:
@@ -48,17 +48,19 @@ class EncodedEnds(Generic[Encoded]):
         cleared = ends.generation != self._generation
         if cleared:
             self._generation = ends.generation
-            self.source, self.dest, self._zones = [], [], []
+            self.source, self.dest, self._zones = [], [], np.empty(0, np.int64)
             self._zone_numbers = {"": 0, UNKNOWN: 0}
+        zones = []
         for labels in ends.labels[len(self.source) :]:
             self.source.append(self._encode(self._conventions.source_attributes(labels)))
             self.dest.append(self._encode(self._conventions.dest_attributes(labels)))
             zone = dict(labels).get("availability_zone", "")
-            self._zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers) - 1))
+            zones.append(self._zone_numbers.setdefault(zone, len(self._zone_numbers) - 1))
+        if zones:
+            self._zones = np.concatenate((self._zones, zones))
         return cleared
 
     def az_equal(self, source: np.ndarray, dest: np.ndarray) -> np.ndarray:
         """Return the index into `AZ_EQUAL` of each pair of ends, int64."""
-        zones = np.array(self._zones, np.int64)
-        source_zone, dest_zone = zones[source], zones[dest]
+        source_zone, dest_zone = self._zones[source], self._zones[dest]
         return np.where((source_zone == 0) | (dest_zone == 0), 0, np.where(source_zone == dest_zone, 1, 2))

@@ -7,7 +7,6 @@ a counter is computed from them just as its delta is from a window.
 from __future__ import annotations
 
 import threading
-from itertools import repeat
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -54,6 +53,41 @@ class PrometheusStatistics(NamedTuple):
     series: int
     series_forgotten: int
     rows_untracked: int
+
+
+class _Slots(NamedTuple):
+    """The slots of series of a level.
+
+    Attributes:
+        pairs: the indexes of both ends as `pairs_of` gives them, ascending.
+        slots: int64.
+
+    """
+
+    pairs: np.ndarray
+    slots: np.ndarray
+
+    def of(self, pairs: np.ndarray) -> np.ndarray:
+        """Return the slot of each of *pairs*, -1 where there is none."""
+        if not len(self.pairs):
+            return np.full(len(pairs), -1)
+        at = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
+        return np.where(self.pairs[at] == pairs, self.slots[at], -1)
+
+    def and_those(self, pairs: np.ndarray, slots: np.ndarray) -> _Slots:
+        """Return these, and those of *pairs*, ascending, none of which is among these."""
+        if not len(pairs):
+            return self
+        at = np.searchsorted(self.pairs, pairs)
+        return _Slots(np.insert(self.pairs, at, pairs), np.insert(self.slots, at, slots))
+
+    def without(self, is_dead: np.ndarray) -> _Slots:
+        """Return those of which *is_dead*, by slot, does not say so."""
+        kept = ~is_dead[self.slots]
+        return _Slots(self.pairs[kept], self.slots[kept])
+
+
+_NO_SLOTS = _Slots(np.empty(0, np.uint64), np.empty(0, np.int64))
 
 
 class Snapshot(NamedTuple):
@@ -115,8 +149,8 @@ class PrometheusSeries:
         self._last_bins: dict[CellKind, list[Bins]] = {}
         self._drop_reasons: Sequence[str] = ()
         self._seen = np.zeros(0, np.int64)  # the window that a slot was last in; -1: the slot is free
-        # By level, from the indexes of both ends to the slot: as long as the indexes mean the same.
-        self._slot_of: dict[str, dict[int, int]] = {}
+        # By level, the slots by indexes of both ends: as long as the indexes mean the same.
+        self._slots_of: dict[str, _Slots] = {}
 
     def observe(self, window: SealedWindow) -> None:
         """Add a window."""
@@ -125,7 +159,7 @@ class PrometheusSeries:
             self._last_bins = {}
             self._drop_reasons = window.drop_reasons
             if self._ends.update(window.ends):
-                self._slot_of.clear()
+                self._slots_of.clear()
             found = [(level, self._known_slots(level, window.ends)) for level in window.levels]
             for _, slots in found:
                 self._seen[slots[slots >= 0]] = self._window
@@ -170,25 +204,25 @@ class PrometheusSeries:
 
     def _known_slots(self, level: Level, ends: EndTable) -> np.ndarray:
         """Return the slot of each row, -1 where it is a new series; Python runs for those only."""
-        known = self._slot_of.setdefault(level.name, {})
-        pairs = pairs_of(level).tolist()
-        slots = np.fromiter(map(known.get, pairs, repeat(-1)), np.int64, len(pairs))
-        for row in np.flatnonzero(slots < 0).tolist():
-            slot = self._slots.get(_series(level, row, ends))
-            if slot is not None:
-                known[pairs[row]] = slots[row] = slot
+        pairs = pairs_of(level)
+        known = self._slots_of.get(level.name, _NO_SLOTS)
+        slots = known.of(pairs)
+        unknown = np.flatnonzero(slots < 0)
+        slots[unknown] = [self._slots.get(_series(level, row, ends), -1) for row in unknown.tolist()]
+        found = unknown[slots[unknown] >= 0]
+        self._slots_of[level.name] = known.and_those(pairs[found], slots[found])
         return slots
 
     def _give_slots(self, level: Level, ends: EndTable, slots: np.ndarray) -> None:
         """Fill in the slots of new series, as long as there are some."""
         new = np.flatnonzero(slots < 0)
         new = new[: max(0, self._most_series - len(self._slots))]
-        pairs = pairs_of(level)[new].tolist()
         az_equal = self._ends.az_equal(level.source[new], level.dest[new])
-        for row, pair, az in zip(new.tolist(), pairs, az_equal.tolist(), strict=True):
+        for row, az in zip(new.tolist(), az_equal.tolist(), strict=True):
             source, dest = self._ends.source[level.source[row]], self._ends.dest[level.dest[row]]
             labels = SeriesLabels(source, dest, self._other_labels(level.name, az))
-            slots[row] = self._slot_of[level.name][pair] = self._slot(_series(level, row, ends), labels)
+            slots[row] = self._slot(_series(level, row, ends), labels)
+        self._slots_of[level.name] = self._slots_of[level.name].and_those(pairs_of(level)[new], slots[new])
 
     def _other_labels(self, level: str, az: int) -> LabelSet:
         labels = self._others.get((level, az))
@@ -239,12 +273,10 @@ class PrometheusSeries:
         is_dead = np.zeros(len(self._seen), bool)
         is_dead[dead] = True
         self._bins.forget(is_dead)
-        gone = set(dead.tolist())
-        for slot in gone:
+        for slot in dead.tolist():
             del self._slots[self._series[slot]]
-        self._free += gone
-        for level, known in self._slot_of.items():
-            self._slot_of[level] = {pair: slot for pair, slot in known.items() if slot not in gone}
+        self._free += dead.tolist()
+        self._slots_of = {level: known.without(is_dead) for level, known in self._slots_of.items()}
 
     def _rows_of(self, slots: np.ndarray) -> np.ndarray:
         rows = np.full(len(self._seen), -1)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from daemon.protobuf import field
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from daemon.protobuf import AttributeValue
     from reducer.conventions import Attribute
@@ -48,9 +50,43 @@ class SeriesLabels(NamedTuple):
     dest: LabelSet
     others: LabelSet
 
-    def text(self) -> bytes:
-        """Return all of them as text, without a comma at the end."""
-        return b"".join((self.source.text, self.dest.text, self.others.text))[:-1]
+
+class LabelColumns(NamedTuple):
+    """The encoded labels of series, arrays of bytes, a row a series; many rows share what they hold.
+
+    Attributes:
+        source: the labels of the source.
+        dest: those of the destination.
+        others: those that neither end has.
+
+    """
+
+    source: np.ndarray
+    dest: np.ndarray
+    others: np.ndarray
+
+    @classmethod
+    def as_text(cls, labels: Sequence[SeriesLabels]) -> LabelColumns:
+        """Return the labels as text, without a comma at the end."""
+        return cls(
+            _column([each.source.text for each in labels]),
+            _column([each.dest.text for each in labels]),
+            _column([each.others.text[:-1] for each in labels]),
+        )
+
+    @classmethod
+    def as_protobuf(cls, labels: Sequence[SeriesLabels]) -> LabelColumns:
+        """Return the labels as fields of a Metric."""
+        return cls(
+            _column([each.source.protobuf for each in labels]),
+            _column([each.dest.protobuf for each in labels]),
+            _column([each.others.protobuf for each in labels]),
+        )
+
+    def joined(self, rows: np.ndarray) -> list[bytes]:
+        """Return all labels of *rows*."""
+        joined: list[bytes] = (self.source[rows] + self.dest[rows] + self.others[rows]).tolist()
+        return joined
 
 
 def text_of(labels: Iterable[tuple[str, AttributeValue]]) -> bytes:
@@ -64,6 +100,10 @@ def protobuf_of(labels: Iterable[tuple[str, AttributeValue]]) -> bytes:
         field(_LABEL, field(1, _name(name).encode()), field(2, _value(value).encode(errors="replace")))
         for name, value in labels
     )
+
+
+def _column(pieces: list[bytes]) -> np.ndarray:
+    return np.array(pieces, object)
 
 
 def _name(name: str) -> str:

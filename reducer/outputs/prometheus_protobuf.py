@@ -9,15 +9,16 @@ in several messages of the same name, so that none is large.
 from __future__ import annotations
 
 import struct
-from itertools import chain
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from itertools import repeat
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from daemon.protobuf import FIXED64, field, head, varint
 from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND, distributions
 from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
-from reducer.outputs.prometheus_labels import protobuf_of
+from reducer.outputs.prometheus_labels import LabelColumns, protobuf_of
 from reducer.outputs.prometheus_text import BOUNDS, bucket_counts
 from reducer.outputs.wire_columns import cut, lengths_of, padded_varints, varints
 
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from reducer.metric import Metric
     from reducer.outputs.prometheus import Observed, Snapshot
 
-SERIES_A_MESSAGE = 5_000
+# A message is still in the processor's cache when it is compressed.
+SERIES_A_MESSAGE = 500
 _TYPES = {Instrument.COUNTER: 0, Instrument.GAUGE: 1, Instrument.HISTOGRAM: 4}
 # The field of a Metric that holds the value.
 _VALUE = {Instrument.COUNTER: 3, Instrument.GAUGE: 2}
@@ -54,14 +56,30 @@ _SPAN = np.dtype(
         *(("length_tag", "u1"), ("length", "u1", _SPAN_BYTES)),
     ]
 )
+_head = lru_cache(1 << 16)(head)
 _NUMBERS = np.dtype([("count_tag", "u1"), ("count", "u1", _COUNT_BYTES), ("sum_tag", "u1"), ("sum", "<f8")])
+
+
+class _Series(NamedTuple):
+    """Series with their labels as fields of a Metric, and how many bytes these are."""
+
+    of: Snapshot
+    labels: LabelColumns
+    label_bytes: np.ndarray
+
+
+def _encoded(of: Snapshot) -> _Series:
+    labels = LabelColumns.as_protobuf(of.labels)
+    return _Series(of, labels, np.sum([lengths_of(column) for column in labels], axis=0))
 
 
 def protobuf(metrics: Sequence[Metric], observed: Observed) -> Iterator[bytes]:
     """Yield the messages of all metrics that have points."""
+    sums, last = map(_encoded, (observed.sums, observed.last))
     for metric in metrics:
         before = _family(metric)
-        for part in _parts_of(metric, observed):
+        series = last if metric.instrument is Instrument.GAUGE else sums
+        for part in _parts_of(metric, series, observed.drop_reasons):
             yield b"".join((varint(len(before) + sum(map(len, part))), before, *part))
 
 
@@ -72,22 +90,22 @@ def _family(metric: Metric) -> bytes:
     return field(1, name.encode()) + field(2, metric.description.encode()) + kind + (field(5, unit) if unit else b"")
 
 
-def _parts_of(metric: Metric, observed: Observed) -> Iterator[list[bytes]]:
+def _parts_of(metric: Metric, series: _Series, drop_reasons: Sequence[str]) -> Iterator[list[bytes]]:
     """Yield the Metric messages of a metric as fields of their family, as many as one message has."""
-    series = observed.last if metric.instrument is Instrument.GAUGE else observed.sums
+    values = series.of.values
     if isinstance(metric.sparse, Distribution):
         yield from _histograms(metric.sparse, series)
         return
     for points in metric.points:
-        rows = np.flatnonzero(points.exists(series.values))
-        yield from _numbers(metric, series, rows, points.value(series.values)[rows], points.attributes)
-    for found in metric.sparse_points(series.bins, observed.drop_reasons):
+        rows = np.flatnonzero(points.exists(values))
+        yield from _numbers(metric, series, rows, points.value(values)[rows], points.attributes)
+    for found in metric.sparse_points(series.of.bins, drop_reasons):
         yield from _numbers(metric, series, found.rows, found.values, found.attributes)
 
 
 def _numbers(
     metric: Metric,
-    series: Snapshot,
+    series: _Series,
     rows: np.ndarray,
     values: np.ndarray,
     attributes: tuple[tuple[str, str], ...],
@@ -96,27 +114,23 @@ def _numbers(
     before = own + head(kind, 9) + bytes([1 << 3 | FIXED64])
     for begin in range(0, len(rows), SERIES_A_MESSAGE):
         part = slice(begin, begin + SERIES_A_MESSAGE)
-        doubles = values[part].astype("<f8").tobytes()
-        numbers = cut(doubles, np.arange(8, len(doubles) + 1, 8))
-        yield _metrics(series, rows[part], [before] * len(numbers), numbers)
+        numbers = np.empty(len(rows[part]), [("before", f"V{len(before)}"), ("value", "<f8")])
+        numbers["before"], numbers["value"] = np.void(before), values[part]
+        yield _metrics(series, rows[part], numbers.view(f"V{numbers.itemsize}").tolist())
 
 
-def _metrics(series: Snapshot, rows: np.ndarray, *contents: Sequence[bytes]) -> list[bytes]:
+def _metrics(series: _Series, rows: np.ndarray, *contents: Sequence[bytes]) -> list[bytes]:
     """Return the Metric messages of *rows*, each of its labels and *contents*, as fields of their family."""
-    labels = [series.labels[row] for row in rows.tolist()]
-    columns = [
-        [each.source.protobuf for each in labels],
-        [each.dest.protobuf for each in labels],
-        [each.others.protobuf for each in labels],
-        *contents,
-    ]
-    sizes = np.sum([lengths_of(column) for column in columns], axis=0)
-    heads = [head(4, size) for size in sizes.tolist()]
-    return list(chain.from_iterable(zip(heads, *columns, strict=True)))
+    sizes = series.label_bytes[rows] + sum(map(lengths_of, contents))
+    columns = (map(_head, repeat(4), sizes.tolist()), *(column[rows].tolist() for column in series.labels), *contents)
+    pieces = [b""] * (len(columns) * len(rows))
+    for number, column in enumerate(columns):
+        pieces[number :: len(columns)] = column
+    return pieces
 
 
-def _histograms(source: Distribution, series: Snapshot) -> Iterator[list[bytes]]:
-    bins = series.bins.get(source.kind)
+def _histograms(source: Distribution, series: _Series) -> Iterator[list[bytes]]:
+    bins = series.of.bins.get(source.kind)
     if bins is None:
         return
     by_series = distributions(bins)
@@ -124,11 +138,11 @@ def _histograms(source: Distribution, series: Snapshot) -> Iterator[list[bytes]]
     for begin in range(0, len(rows), SERIES_A_MESSAGE):
         part = type(by_series)(*(column[begin : begin + SERIES_A_MESSAGE] for column in by_series))
         counts = bucket_counts(bins, place, begin, len(part.place))
-        sums = series.values[source.total_us][part.place] * MICROSECOND
+        sums = series.of.values[source.total_us][part.place] * MICROSECOND
         pieces = (_count_and_sum(part.readings, sums), _classic_buckets(counts[:, :-1]), *_native_buckets(part, bins))
         columns = [*pieces[:2], [_SETTINGS] * len(part.place), *pieces[2:]]
         sizes = np.sum([lengths_of(column) for column in columns], axis=0)
-        heads = [head(_HISTOGRAM, size) for size in sizes.tolist()]
+        heads = list(map(_head, repeat(_HISTOGRAM), sizes.tolist()))
         yield _metrics(series, part.place, heads, *columns)
 
 
@@ -171,7 +185,7 @@ def _native_buckets(part: Distributions, bins: Bins) -> tuple[list[bytes], list[
     amounts_before[first] = 0
     deltas, ends = varints(_zigzag(amount - amounts_before).astype(np.uint64))
     deltas_until = ends[first + part.size - 1]
-    heads = [head(13, size) for size in np.diff(deltas_until, prepend=0).tolist()]
+    heads = list(map(_head, repeat(13), np.diff(deltas_until, prepend=0).tolist()))
     return cut(spans.tobytes(), spans_until * _SPAN.itemsize), heads, cut(deltas, deltas_until)
 
 

@@ -5,13 +5,13 @@ In the latter a counter's family has its name without `_total`, units are told, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND
 from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
-from reducer.outputs.prometheus_labels import text_of
+from reducer.outputs.prometheus_labels import LabelColumns, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 # them would be most of what is scraped; who wants them has native histograms.
 _FIRST_POWER, _STEP, _BOUNDS = -16, 2, 11
 BOUNDS = [2.0 ** (_FIRST_POWER + _STEP * number) for number in range(_BOUNDS)]
-LINES_A_CHUNK = 5_000
+# A part is still in the processor's cache when it is compressed.
+LINES_A_CHUNK = 500
 
 
 def plain_text(metrics: Sequence[Metric], observed: Observed) -> Iterator[bytes]:
-    """Yield the text of format 0.0.4 in parts of a few thousand lines."""
+    """Yield the text of format 0.0.4 in parts of a few hundred lines."""
     return _text(metrics, observed, openmetrics=False)
 
 
 def openmetrics_text(metrics: Sequence[Metric], observed: Observed) -> Iterator[bytes]:
-    """Yield the text of OpenMetrics in parts of a few thousand lines."""
+    """Yield the text of OpenMetrics in parts of a few hundred lines."""
     yield from _text(metrics, observed, openmetrics=True)
     yield b"# EOF\n"
 
@@ -58,9 +59,12 @@ def bucket_counts(bins: Bins, place: np.ndarray, first: int, rows: int) -> np.nd
 
 
 def _text(metrics: Sequence[Metric], observed: Observed, *, openmetrics: bool) -> Iterator[bytes]:
+    sums, last = (LabelColumns.as_text(series.labels) for series in (observed.sums, observed.last))
     for metric in metrics:
         head = _head(metric, openmetrics=openmetrics)
-        for part in _lines_of(metric, observed):
+        is_gauge = metric.instrument is Instrument.GAUGE
+        lines = _Lines(metric.prometheus_name, *((observed.last, last) if is_gauge else (observed.sums, sums)))
+        for part in _lines_of(metric, observed.drop_reasons, lines):
             yield head + part
             head = b""
 
@@ -75,54 +79,64 @@ def _head(metric: Metric, *, openmetrics: bool) -> bytes:
     return f"# HELP {family} {metric.description}\n# TYPE {family} {metric.instrument.value}\n{unit}".encode()
 
 
-def _lines_of(metric: Metric, observed: Observed) -> Iterator[bytes]:
-    name = metric.prometheus_name
-    series = observed.last if metric.instrument is Instrument.GAUGE else observed.sums
+def _lines_of(metric: Metric, drop_reasons: Sequence[str], lines: _Lines) -> Iterator[bytes]:
+    series = lines.series
     if isinstance(metric.sparse, Distribution):
-        yield from _histogram_lines(name, metric.sparse, series)
+        yield from lines.of_histogram(metric.sparse)
     for points in metric.points:
         rows = np.flatnonzero(points.exists(series.values))
-        yield from _lines(name, series, rows, points.value(series.values)[rows], points.attributes)
-    for found in metric.sparse_points(series.bins, observed.drop_reasons):
-        yield from _lines(name, series, found.rows, found.values, found.attributes)
+        yield from lines.of_numbers(rows, points.value(series.values)[rows], points.attributes)
+    for found in metric.sparse_points(series.bins, drop_reasons):
+        yield from lines.of_numbers(found.rows, found.values, found.attributes)
 
 
-def _lines(
-    name: str, series: Snapshot, rows: np.ndarray, values: np.ndarray, attributes: tuple[tuple[str, str], ...] = ()
-) -> Iterator[bytes]:
-    """Yield a line of text for each of *rows*, a few thousand at a time."""
-    before, after = f"{name}{{".encode(), b"," + text_of(attributes)[:-1] + b"} " if attributes else b"} "
-    for begin in range(0, len(rows), LINES_A_CHUNK):
-        part = slice(begin, begin + LINES_A_CHUNK)
-        labels = [series.labels[row] for row in rows[part].tolist()]
-        pieces = [before, b"", b"", b"", after, b""] * len(labels)
-        pieces[1::6] = [each.source.text for each in labels]
-        pieces[2::6] = [each.dest.text for each in labels]
-        pieces[3::6] = [each.others.text[:-1] for each in labels]
-        pieces[5::6] = map(b"%r\n".__mod__, values[part].tolist())
-        yield b"".join(pieces)
+class _Lines(NamedTuple):
+    """The lines of a metric: what stands between the labels of two of them is one piece, with the value in it."""
+
+    name: str
+    series: Snapshot
+    labels: LabelColumns
+
+    def of_numbers(
+        self, rows: np.ndarray, values: np.ndarray, attributes: tuple[tuple[str, str], ...] = ()
+    ) -> Iterator[bytes]:
+        """Yield a line for each of *rows*, a few hundred at a time."""
+        before = f"{self.name}{{".encode()
+        after = b"," + text_of(attributes)[:-1] + b"} " if attributes else b"} "
+        between = _value_between(after, before)
+        for begin in range(0, len(rows), LINES_A_CHUNK):
+            part = slice(begin, begin + LINES_A_CHUNK)
+            pieces = [b""] * (4 * len(rows[part]))
+            for number, column in enumerate(self.labels):
+                pieces[number::4] = column[rows[part]].tolist()
+            pieces[3::4] = map(between.__mod__, values[part].tolist())
+            pieces[-1] = pieces[-1].removesuffix(before)
+            yield before + b"".join(pieces)
+
+    def of_histogram(self, source: Distribution) -> Iterator[bytes]:
+        """Yield the lines of a histogram by series: its buckets, the sum and the count."""
+        bins = self.series.bins.get(source.kind)
+        if bins is None:
+            return
+        rows, place = np.unique(bins.place, return_inverse=True)
+        lines = len(BOUNDS) + 3
+        bucket, total, count = (f"{self.name}_{what}{{".encode() for what in ("bucket", "sum", "count"))
+        befores = [*([bucket] * (len(BOUNDS) + 1)), total, count]
+        afters = [*(f',le="{bound!r}"}} '.encode() for bound in BOUNDS), b',le="+Inf"} ', b"} ", b"} "]
+        betweens = list(map(_value_between, afters, [*befores[1:], befores[0]]))
+        for begin in range(0, len(rows), LINES_A_CHUNK // lines):
+            part = rows[begin : begin + LINES_A_CHUNK // lines]
+            counts = bucket_counts(bins, place, begin, len(part))
+            sums = self.series.values[source.total_us][part] * MICROSECOND
+            pieces = [b""] * (2 * lines * len(part))
+            pieces[0::2] = [text for text in self.labels.joined(part) for _ in range(lines)]
+            for line, between in enumerate(betweens):
+                column = sums if line == lines - 2 else counts[:, min(line, len(BOUNDS))]
+                pieces[2 * line + 1 :: 2 * lines] = map(between.__mod__, column.tolist())
+            pieces[-1] = pieces[-1].removesuffix(bucket)
+            yield bucket + b"".join(pieces)
 
 
-def _histogram_lines(name: str, source: Distribution, series: Snapshot) -> Iterator[bytes]:
-    """Yield the lines of a histogram by series: its buckets, the sum and the count."""
-    bins = series.bins.get(source.kind)
-    if bins is None:
-        return
-    rows, place = np.unique(bins.place, return_inverse=True)
-    lines = len(BOUNDS) + 3
-    befores = [f"{name}_bucket{{".encode()] * (len(BOUNDS) + 1) + [f"{name}_sum{{".encode(), f"{name}_count{{".encode()]
-    bounds = [f',le="{bound!r}"}} '.encode() for bound in BOUNDS]
-    afters = [*bounds, b',le="+Inf"} ', b"} ", b"} "]
-    for begin in range(0, len(rows), LINES_A_CHUNK // lines):
-        part = rows[begin : begin + LINES_A_CHUNK // lines]
-        counts = bucket_counts(bins, place, begin, len(part))
-        sums = series.values[source.total_us][part] * MICROSECOND
-        texts = [series.labels[row].text() for row in part.tolist()]
-        pieces: list[bytes] = [b""] * (4 * lines * len(part))
-        pieces[0::4] = befores * len(part)
-        pieces[1::4] = [text for text in texts for _ in range(lines)]
-        pieces[2::4] = afters * len(part)
-        for line in range(lines):
-            column = sums if line == lines - 2 else counts[:, min(line, len(BOUNDS))]
-            pieces[4 * line + 3 :: 4 * lines] = map(b"%r\n".__mod__, column.tolist())
-        yield b"".join(pieces)
+def _value_between(after: bytes, before: bytes) -> bytes:
+    """Return the format of a value between the labels of its line, *after* them, and those of the next."""
+    return after.replace(b"%", b"%%") + b"%r\n" + before

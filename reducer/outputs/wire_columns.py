@@ -46,6 +46,6 @@ def cut(data: bytes, ends: np.ndarray) -> list[bytes]:
     return list(map(data.__getitem__, map(slice, [0, *until[:-1]], until)))
 
 
-def lengths_of(pieces: Sequence[bytes]) -> np.ndarray:
+def lengths_of(pieces: Sequence[bytes] | np.ndarray) -> np.ndarray:
     """Return the length of each of *pieces*, int64."""
     return np.fromiter(map(len, pieces), np.int64, len(pieces))

@@ -11,11 +11,12 @@ import pytest
 
 from daemon.errors import StartupError
 from daemon.http import HttpServer, health_page, parse_address
+from reducer import http
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable
+from reducer.series import VALUE_COLUMNS, EndTable
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:
@@ -66,6 +67,32 @@ def test_flow_metrics(series: PrometheusSeries, address: str) -> None:
             assert gzip.decompress(response.read()) == expected
 
     with_server({"/metrics": flow_metrics_page(series)}, client, address)
+
+
+def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(http, "SCRAPE_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(http, "MOST_SCRAPES", 1)
+    values = dict.fromkeys(VALUE_COLUMNS, 1)
+    rows = [({"workload.name": f"w{i}" + 200 * "x"}, {"workload.name": "db"}, values) for i in range(3000)]
+    series = PrometheusSeries()
+    series.observe(sealed_window(EndTable(), {"az_az": rows}))
+
+    def client(url: str) -> None:
+        with socket.socket() as idler:
+            idler.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            idler.connect(("127.0.0.1", int(url.rpartition(":")[2])))
+            idler.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            with get(f"{url}/metrics", **{"Accept-Encoding": "gzip"}) as response:
+                assert gzip.decompress(response.read()) == b"".join(series.render())
+            idler.settimeout(10)
+            body = b"".join(iter(lambda: idler.recv(1 << 20), b""))
+            assert body.startswith(b"HTTP/1.1 200")
+            assert not body.endswith(b"0\r\n\r\n")  # which would say that this was all
+
+    with_server({"/metrics": flow_metrics_page(series)}, client)
+    assert [record.message for record in caplog.records] == [
+        "127.0.0.1 has not taken the metrics within 0.5 s: it is cut off"
+    ]
 
 
 def test_no_series_is_an_empty_page() -> None:
