@@ -27,7 +27,7 @@ _STATUS_OF_CLASS = {2: "status_2xx", 3: "status_3xx", 4: "status_4xx", 5: "statu
 
 
 class _Pairs(NamedTuple):
-    """The pairs of bin and count in records: arrays of the shape (records, pairs of a record)."""
+    """The pairs of bin and count in records: arrays of the shape (the most pairs that a record has, records)."""
 
     kinds: np.ndarray  # of HttpPairKind; 0 where there is no pair
     bins: np.ndarray
@@ -35,7 +35,7 @@ class _Pairs(NamedTuple):
 
     def counted(self, which: np.ndarray) -> np.ndarray:
         """Return for each record the counts of the pairs *which*, added up, uint32."""
-        sums: np.ndarray = np.where(which, self.counts, 0).sum(axis=1, dtype=np.uint32)
+        sums: np.ndarray = np.where(which, self.counts, 0).sum(axis=0, dtype=np.uint32)
         return sums
 
 
@@ -61,11 +61,11 @@ def http_rows(records: np.ndarray, owners: Callable[[Columns], np.ndarray]) -> T
     http[HTTP_STATUSES[-1]] = pairs.counted(is_status & ~np.isin(classes, list(_STATUS_OF_CLASS)))
 
     several = _several(records["cookie"])
-    one_bin, one_status = (~several & (which.sum(axis=1) == 1) for which in (is_latency, is_status))
-    one_status &= (pairs.kinds == HttpPairKind.CLASS).sum(axis=1) == 0
+    one_bin, one_status = (~several & (which.sum(axis=0) == 1) for which in (is_latency, is_status))
+    one_status &= ~(pairs.kinds == HttpPairKind.CLASS).any(axis=0)
     http["latency_bin"] = _the_only(pairs.bins, is_latency, one_bin, add=1)
     http["status"] = _the_only(pairs.bins, is_status, one_status)
-    apart = is_latency & ~one_bin[:, None] | (pairs.kinds == HttpPairKind.STATUS) & ~one_status[:, None]
+    apart = is_latency & ~one_bin | (pairs.kinds == HttpPairKind.STATUS) & ~one_status
     bins = _bin_rows(pairs, apart, sockets)
     return {
         "http": merge_some(HTTP_COLUMNS, http, several),
@@ -80,11 +80,13 @@ def statuses_untold(records: np.ndarray) -> int:
 
 
 def _pairs(records: np.ndarray) -> _Pairs:
+    most = int(records["pairs"].max(initial=0))
+    shape = len(records), records.dtype["kinds"].itemsize
     counts, bins, kinds = (
-        np.ascontiguousarray(records[name]).view(dtype).reshape(len(records), records.dtype["kinds"].itemsize)
+        np.ascontiguousarray(np.ascontiguousarray(records[name]).view(dtype).reshape(shape)[:, :most].T)
         for name, dtype in (("counts", "<u4"), ("bins", "<u2"), ("kinds", "u1"))
     )
-    used = np.arange(kinds.shape[1]) < records["pairs"][:, None]
+    used = np.arange(most)[:, None] < records["pairs"]
     return _Pairs(np.where(used, kinds, 0), bins, counts)
 
 
@@ -100,21 +102,24 @@ def _sockets(records: np.ndarray) -> Columns:
 
 def _several(cookies: np.ndarray) -> np.ndarray:
     """Return which records are of a socket that has others."""
-    _, which, counts = np.unique(cookies, return_inverse=True, return_counts=True)
-    several: np.ndarray = counts[which] > 1
+    order = np.argsort(cookies, kind="stable")
+    again = np.flatnonzero(cookies[order[1:]] == cookies[order[:-1]])
+    several = np.zeros(len(cookies), bool)
+    several[order[again]] = several[order[again + 1]] = True
     return several
 
 
 def _the_only(bins: np.ndarray, which: np.ndarray, has_one: np.ndarray, add: int = 0) -> np.ndarray:
     """Return of each record the bin of its pair *which*, *add* added, where it *has_one*; else 0; uint16."""
-    return np.where(has_one, np.where(which, bins, 0).sum(axis=1) + add, 0).astype(np.uint16)
+    return np.where(has_one, np.where(which, bins, 0).sum(axis=0) + add, 0).astype(np.uint16)
 
 
 def _bin_rows(pairs: _Pairs, which: np.ndarray, sockets: Columns) -> Columns:
+    which = which.T
     of = np.nonzero(which)[0]
     rows = {name: column[of] for name, column in sockets.items()}
-    kinds = pairs.kinds[which]
+    kinds = pairs.kinds.T[which]
     rows["transport"] = np.full(len(of), _IPPROTO_TCP, np.uint8)
     rows["kind"] = np.select([kinds == pair for pair in _BIN_KINDS], list(_BIN_KINDS.values())).astype(np.uint8)
-    rows["bin"], rows["count"] = pairs.bins[which], pairs.counts[which]
+    rows["bin"], rows["count"] = pairs.bins.T[which], pairs.counts.T[which]
     return rows

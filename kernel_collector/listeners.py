@@ -53,12 +53,14 @@ class Listeners:
         processes = np.zeros(len(ports), np.uint32)
         if not len(self._keys):
             return known, processes
-        # A listener on :: takes IPv4 as well.
-        any_v4 = np.where(_is_v4(addresses), _ANY_V4, _ANY_V6)
-        for wanted in (addresses, any_v4, np.broadcast_to(_ANY_V6, len(ports))):
-            found, at = _search(self._keys, _keys(namespaces, wanted, ports))
-            processes = np.where(found & ~known, self._processes[at], processes)
-            known |= found
+        sought = np.arange(len(ports))
+        for among in (_themselves, _any_of_version, _any):  # a listener on :: takes IPv4 as well
+            found, at = _search(self._keys, _keys(namespaces[sought], among(addresses[sought]), ports[sought]))
+            known[sought[found]] = True
+            processes[sought[found]] = self._processes[at[found]]
+            sought = sought[~found]
+            if not len(sought):
+                break
         return known, processes
 
     def processes(self) -> np.ndarray:
@@ -82,12 +84,13 @@ def choose_owners(present: np.ndarray, holders: np.ndarray, heads: np.ndarray) -
     """
     if len(heads) == len(holders):  # a row a group
         return np.where(holders == 0, present, holders)
-    lengths = np.diff(heads, append=len(holders))
+    count = len(holders)
+    first_at = np.minimum.reduceat(np.where(holders == 0, count, np.arange(count)), heads)
+    first = np.append(holders, holders.dtype.type(0))[first_at]
+    if not present.any():
+        return first
+    lengths = np.diff(heads, append=count)
     still_held = np.logical_or.reduceat(holders == np.repeat(present, lengths), heads) & (present != 0)
-    group = np.repeat(np.arange(len(heads)), lengths)
-    held = np.flatnonzero(holders)
-    first = np.zeros(len(heads), holders.dtype)
-    first[group[held][::-1]] = holders[held][::-1]  # of several writes the last stays
     return np.where(still_held | (first == 0), present, first)
 
 
@@ -95,11 +98,19 @@ def _keys(namespaces: np.ndarray, addresses: np.ndarray, ports: np.ndarray) -> n
     return fingerprints(namespaces, ports, addresses)
 
 
-def _is_v4(addresses: np.ndarray) -> np.ndarray:
-    """Return which of *addresses* are ::ffff:a.b.c.d."""
+def _themselves(addresses: np.ndarray) -> np.ndarray:
+    return addresses
+
+
+def _any_of_version(addresses: np.ndarray) -> np.ndarray:
+    """Return 0.0.0.0 for those of *addresses* that are ::ffff:a.b.c.d, :: for the others."""
     words = np.ascontiguousarray(addresses).view("<u4").reshape(len(addresses), 4)
-    matches: np.ndarray = np.all(words[:, :3] == _V4_PREFIX, axis=1)
-    return matches
+    is_v4 = (words[:, 0] == _V4_PREFIX[0]) & (words[:, 1] == _V4_PREFIX[1]) & (words[:, 2] == _V4_PREFIX[2])
+    return np.where(is_v4, _ANY_V4, _ANY_V6)
+
+
+def _any(addresses: np.ndarray) -> np.ndarray:
+    return np.broadcast_to(_ANY_V6, len(addresses))
 
 
 def _search(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

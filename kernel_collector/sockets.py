@@ -1,26 +1,35 @@
 """What TCP sockets did since their last row: a table, by socket cookie, of what was reported before.
 
 Records of the kernel (`tcp_record`, bpf/records.h) go in, rows of the wire (`intake.columns`) come out. All of it is
-done in columns, and rows are chosen by `take` and `compress` (see `structured`). The records of one socket are cut into
-*lives*: a life ends with a close event, and a connect event begins one, so that a socket that connects again and again
-has several in one update. Only a socket's first life can be one that the table knows, and only its last can go on.
+done in columns, and rows are chosen by `take` and `compress` (see `structured`).
 """
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import TCP_COLUMNS, Columns
+from kernel_collector.ended_sockets import EndedSockets
 from kernel_collector.listeners import Listeners, choose_owners
-from kernel_collector.records import TcpRecordKind
-from kernel_collector.resets import reset_lives
+from kernel_collector.lives import (
+    CLOSED,
+    CONNECTED,
+    ESTABLISHED,
+    EVENT_ESTABLISHED,
+    OPEN,
+    Lives,
+    beginnings,
+    connecting,
+    cut,
+    grown,
+)
 from kernel_collector.socket_index import SocketIndex
-from kernel_collector.structured import concatenated, opaque
-from kernel_collector.tcp_states import WAS_ESTABLISHED, TcpState
+from kernel_collector.structured import opaque
+from kernel_collector.tcp_states import TcpState
 
 MOST_SOCKETS = 1 << 20
 MOST_LISTENERS = 65_536
@@ -54,22 +63,8 @@ _SOCKET = np.dtype(
     ],
     align=True,
 )
-_OWNED = np.dtype([("socket", "u8"), ("process", "u4"), ("network_namespace", "u4")])
 _COUNTERS = ("bytes_sent", "bytes_received", "segments_sent", "segments_received", "retransmits")
 _ENDPOINTS = ("network_namespace", "local_address", "remote_address", "local_port", "remote_port")
-
-# What a record says of its life, by its kind and state: the old state of a close event, else the present one.
-_OPEN, _CLOSED, _CONNECTED, _ESTABLISHED, _EVENT_ESTABLISHED = (np.uint8(1 << bit) for bit in range(5))
-_STATES = 16
-_MARKS = np.zeros(_STATES * len(TcpRecordKind), np.uint8)
-for _state in TcpState:
-    _mark = (_ESTABLISHED if _state in WAS_ESTABLISHED else 0) | (_CONNECTED if _state == TcpState.SYN_SENT else 0)
-    _MARKS[TcpRecordKind.LIVE * _STATES + _state] = _mark | (_OPEN if _state != TcpState.CLOSE else 0)
-    _MARKS[TcpRecordKind.CLOSED * _STATES + _state] = _mark | _OPEN | _CLOSED
-_MARKS[TcpRecordKind.CONNECT * _STATES + TcpState.SYN_SENT] = _OPEN | _CONNECTED
-_MARKS[TcpRecordKind.ESTABLISHED * _STATES + TcpState.ESTABLISHED] = (
-    _OPEN | _CONNECTED | _ESTABLISHED | _EVENT_ESTABLISHED
-)
 
 _FAILURE = np.full(256, intake_pb2.CONNECT_FAILURE_OTHER, np.uint8)
 _FAILURE[0] = intake_pb2.CONNECT_FAILURE_CANCELLED
@@ -86,21 +81,6 @@ for _error in (
 # tcp_reset() leaves one of these errors; where the reset was ours as well (see `resets`).
 _RESET_BY_PEER = np.zeros(256, bool)
 _RESET_BY_PEER[[errno.ECONNRESET, errno.EPIPE]] = True
-
-
-class _Lives(NamedTuple):
-    """Records sorted by socket and time, and the lives they are cut into: an element a record, or a life."""
-
-    records: np.ndarray
-    record_marks: np.ndarray
-    holders: np.ndarray  # a record: id of the process that holds or uses the socket; 0 where it tells of none
-    heads: np.ndarray  # a life: index of its first record
-    tails: np.ndarray  # its last record
-    marks: np.ndarray  # those of all its records
-    begins: np.ndarray  # its first record is a connect event
-    goes_on: np.ndarray  # no later life of the same socket follows
-    slots: np.ndarray  # where the table has the socket; -1 where it is new
-    reset_sent: np.ndarray  # this end sent a reset
 
 
 class SocketTable:
@@ -126,8 +106,7 @@ class SocketTable:
         self._index = SocketIndex(most_sockets)
         self._sockets = np.zeros(1024, _SOCKET)  # the last one stays 0: a new socket's slot is -1
         self._listeners = Listeners(MOST_LISTENERS)
-        self._ended = np.empty(0, _OWNED)
-        self._ended_sorted: np.ndarray | None = None  # by socket; made when it is asked for
+        self._ended = EndedSockets(MOST_ENDED)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -153,13 +132,8 @@ class SocketTable:
         """Return the process id and the network namespace of sockets that are open, or ended not long ago; else 0."""
         slots = self._index.find(cookies)
         process, namespace = (self._sockets[name][slots] for name in ("process", "network_namespace"))
-        if self._ended_sorted is None:
-            self._ended_sorted = self._ended.take(np.argsort(self._ended["socket"], kind="stable"))
-        ended = self._ended_sorted
-        if len(ended):
-            at = np.minimum(np.searchsorted(ended["socket"], cookies), len(ended) - 1)
-            found = (slots < 0) & (ended["socket"][at] == cookies)
-            process[found], namespace[found] = ended["process"][at[found]], ended["network_namespace"][at[found]]
+        ended = np.flatnonzero(slots < 0)
+        process[ended], namespace[ended] = self._ended.owners(cookies[ended])
         return process, namespace
 
     def update(self, records: np.ndarray, processes: np.ndarray, now_ns: int) -> Columns:
@@ -178,12 +152,14 @@ class SocketTable:
             self._listeners.update(records.compress(listening), processes[listening])
         parts = [self._update(*portion, now_ns) for portion in _portions(records, processes)]
         rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
-        self._remember_ended(rows)
+        self._ended.add(rows)
         return rows
 
     def _update(self, records: np.ndarray, processes: np.ndarray, now_ns: int) -> Columns:
         """Return the rows of sockets that have no other records."""
-        lives = self._cut(records, processes)
+        lives = cut(records, processes, self._index.find, self._sockets["time_ns"])
+        if len(lives.resets):
+            self._note_resets(lives)
         if not len(lives.heads):
             return _table({}, 0)
         again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
@@ -210,64 +186,14 @@ class SocketTable:
         gone = (sockets["time_ns"] < before_ns) & np.isin(sockets["network_namespace"], walked)
         return self._end(self._index.slots[gone | (sockets["time_ns"] < abandoned_ns)])
 
-    def _cut(self, records: np.ndarray, processes: np.ndarray) -> _Lives:
-        """Sort the records of sockets that connect or were accepted, and cut them into lives."""
-        resets = records.compress(records["kind"] == TcpRecordKind.RESET_SENT)
-        closed = records["kind"] == TcpRecordKind.CLOSED
-        state = np.where(closed, records["old_state"], records["state"])
-        taken = (state != TcpState.LISTEN) & ~(closed & (state == TcpState.CLOSE))
-        taken &= (records["kind"] < len(TcpRecordKind)) & (state < _STATES)  # those that kernels to come may add
-        taken = np.flatnonzero(taken & (records["kind"] != TcpRecordKind.RESET_SENT))
-        taken = taken[np.lexsort((records["time_ns"][taken], records["cookie"][taken]))]
-        records, processes, kinds = records.take(taken), processes[taken], records["kind"][taken]
-        marks = _MARKS[kinds * np.uint8(_STATES) + state[taken]]
-        cookies = np.ascontiguousarray(records["cookie"])
-        new_socket = _begins_another(cookies)
-        slots = self._index.find(cookies[new_socket])[np.cumsum(new_socket) - 1]
-
-        begins = kinds == TcpRecordKind.CONNECT
-        # One that comes late, because the ring's reader met a record that was being written, begins nothing.
-        of_known = np.flatnonzero(begins & (slots >= 0))
-        begins[of_known] = records["time_ns"][of_known] >= self._sockets["time_ns"][slots[of_known]]
-        new_life = new_socket | begins
-        new_life[1:] |= kinds[:-1] == TcpRecordKind.CLOSED
-        heads = np.flatnonzero(new_life)
-        # The descriptor of a closed socket tells nothing, but for the last counters of one whose close event was lost.
-        says_nothing = ~(new_socket[heads] & (slots[heads] >= 0))
-        if len(heads):
-            says_nothing &= np.bitwise_or.reduceat(marks, heads) & _OPEN == 0
-        if says_nothing.any():
-            kept = np.repeat(~says_nothing, np.diff(heads, append=len(marks)))
-            records, processes, kinds, marks = records.compress(kept), processes[kept], kinds[kept], marks[kept]
-            new_life, begins, slots = new_life[kept], begins[kept], slots[kept]
-            new_socket = _begins_another(cookies[kept])
-            heads = np.flatnonzero(new_life)
-        reset_sent = np.zeros(len(heads), bool)
-        if len(resets):
-            of_heads = records.take(heads)
-            reset_sent[reset_lives(resets, of_heads["cookie"], of_heads["time_ns"])] = True
-            self._note_resets(resets, of_heads["cookie"])
-        tells_holder = (kinds == TcpRecordKind.LIVE) | (kinds == TcpRecordKind.CONNECT)
-        return _Lives(
-            records,
-            marks,
-            np.where(tells_holder, processes, np.uint32(0)),
-            heads,
-            np.append(heads[1:], len(marks)) - 1,
-            np.bitwise_or.reduceat(marks, heads) if len(heads) else marks,
-            begins[heads],
-            np.append(new_socket[heads[1:]], np.True_),
-            np.where(new_socket[heads], slots[heads], -1),
-            reset_sent,
-        )
-
-    def _note_resets(self, resets: np.ndarray, others: np.ndarray) -> None:
-        """Note that sockets of the table sent a reset, whose close events are still to come, but for the *others*."""
-        cookies = resets["cookie"][~np.isin(resets["cookie"], others)]
+    def _note_resets(self, lives: Lives) -> None:
+        """Note the resets of sockets of the table whose close events are still to come: those without a life here."""
+        cookies = lives.resets["cookie"]
+        cookies = cookies[~np.isin(cookies, lives.records["cookie"][lives.heads])]
         slots = self._index.find(cookies)
         self._sockets["reset_sent"][slots[slots >= 0]] = True
 
-    def _follow(self, lives: _Lives, now_ns: int) -> Columns:
+    def _follow(self, lives: Lives, now_ns: int) -> Columns:
         """Return the rows of *lives*, and remember the sockets that go on."""
         first = last = lives.records
         if len(lives.heads) < len(lives.records):
@@ -276,22 +202,22 @@ class SocketTable:
         sockets = self._sockets.take(lives.slots)
         sockets["cookie"] = first["cookie"]
         before_start = ~known & (first["time_ns"] <= self._baseline_ns)
-        before_start &= ~lives.begins & (lives.marks & _EVENT_ESTABLISHED == 0)
+        before_start &= ~lives.begins & (lives.marks & EVENT_ESTABLISHED == 0)
         sockets["baseline"] |= before_start
         self._describe(sockets, lives, last, before_start)
 
         starts = _totals(first)
         for name in _COUNTERS:
             np.copyto(sockets[name], starts[name], where=lives.begins | before_start)
-        rows = _connecting(sockets, lives)
+        rows = connecting(sockets, lives)
         for name, total in _totals(last).items():
-            rows[name] = _grown(total, sockets[name])
+            rows[name] = grown(total, sockets[name])
             sockets[name] += rows[name]
 
-        opens = (lives.marks & _ESTABLISHED != 0) & ~sockets["established"]
+        opens = (lives.marks & ESTABLISHED != 0) & ~sockets["established"]
         sockets["established"] |= opens
         sockets["reset_sent"] |= lives.reset_sent
-        ends = lives.marks & _CLOSED != 0
+        ends = lives.marks & CLOSED != 0
         lost = ~lives.goes_on & ~ends  # its close event
         failed = ~sockets["established"] & (sockets["role"] == intake_pb2.ROLE_CONNECTOR)
         failed &= ends | (lost & (known | lives.begins))
@@ -306,7 +232,7 @@ class SocketTable:
         rows["failed"] = failed
         rows["failure"] = np.where(failed, np.where(ends, failure, intake_pb2.CONNECT_FAILURE_OTHER), 0)
         changed = np.logical_or.reduce([column != 0 for column in rows.values()])
-        moments = np.where(failed, last["time_ns"].astype(np.int64), _beginnings(lives))
+        moments = np.where(failed, last["time_ns"].astype(np.int64), beginnings(lives))
         rows["age_ms"] = _milliseconds(now_ns - moments) * (rows["opened"] | failed)
 
         changed &= self._remember(sockets, lives, changed, ends) | ~lives.goes_on | ends
@@ -316,10 +242,10 @@ class SocketTable:
         rows["min_rtt_us"] = np.where(least == np.uint32(0xFFFFFFFF), 0, least)
         return _table(_described(sockets.compress(changed)) | rows, int(changed.sum()))
 
-    def _describe(self, sockets: np.ndarray, lives: _Lives, last: np.ndarray, before_start: np.ndarray) -> None:
+    def _describe(self, sockets: np.ndarray, lives: Lives, last: np.ndarray, before_start: np.ndarray) -> None:
         """Set what *sockets* are: endpoints, role, owner, times."""
         known = lives.slots >= 0
-        shown = lives.record_marks[lives.tails] & _OPEN != 0
+        shown = lives.record_marks[lives.tails] & OPEN != 0
         np.copyto(sockets["time_ns"], last["time_ns"], where=shown | ~known)
         np.copyto(sockets["connect_ns"], lives.records["time_ns"][lives.heads], where=lives.begins)
         source = last if shown.all() else lives.records.take(np.where(shown, lives.tails, lives.heads))
@@ -328,7 +254,7 @@ class SocketTable:
 
         np.copyto(sockets["cgroup"], last["cgroup"], where=last["cgroup"] != 0)
         sockets["process"] = choose_owners(np.ascontiguousarray(sockets["process"]), lives.holders, lives.heads)
-        sockets["role"][lives.marks & _CONNECTED != 0] = intake_pb2.ROLE_CONNECTOR
+        sockets["role"][lives.marks & CONNECTED != 0] = intake_pb2.ROLE_CONNECTOR
         asked = np.flatnonzero((~known | (sockets["process"] == 0)) & (sockets["role"] != intake_pb2.ROLE_CONNECTOR))
         if len(asked):
             passive = sockets.take(asked)
@@ -339,7 +265,7 @@ class SocketTable:
             sockets["role"][asked[listens | born]] = intake_pb2.ROLE_ACCEPTOR
             sockets["process"][asked] = np.where(passive["process"] == 0, owners, passive["process"])
 
-    def _remember(self, sockets: np.ndarray, lives: _Lives, reported: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def _remember(self, sockets: np.ndarray, lives: Lives, reported: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Keep the sockets that go on and forget the others; return which are kept."""
         goes_on = lives.goes_on & ~ends
         self._index.remove(sockets["cookie"][(lives.slots >= 0) & ~goes_on])
@@ -358,15 +284,6 @@ class SocketTable:
         remembered["baseline"] &= ~reported[kept]
         opaque(self._sockets)[slots[kept]] = opaque(remembered)
         return np.asarray(kept)
-
-    def _remember_ended(self, rows: Columns) -> None:
-        closed = np.flatnonzero(rows["closed"])
-        if len(closed):
-            ended = np.empty(len(closed), _OWNED)
-            for name in _OWNED.fields or ():
-                ended[name] = rows[name][closed]
-            self._ended = concatenated([self._ended, ended])[-MOST_ENDED:]
-            self._ended_sorted = None
 
     def _end(self, slots: np.ndarray) -> Columns:
         """Return the last rows of sockets whose close event was lost, and forget them."""
@@ -393,38 +310,6 @@ def _portions(records: np.ndarray, processes: np.ndarray) -> Iterator[tuple[np.n
         yield records.take(these), processes[these]
 
 
-def _begins_another(cookies: np.ndarray) -> np.ndarray:
-    """Return where in sorted *cookies* another socket's begin."""
-    begins = np.ones(len(cookies), bool)
-    begins[1:] = cookies[1:] != cookies[:-1]
-    return begins
-
-
-def _connecting(sockets: np.ndarray, lives: _Lives) -> Columns:
-    """Return the times from SYN to established, and the SYNs sent again, of *sockets* as they were before."""
-    events = np.flatnonzero(lives.record_marks & _EVENT_ESTABLISHED)
-    of = np.searchsorted(lives.heads, events, side="right") - 1
-    established = lives.records.take(events)
-    elapsed_ns = (established["time_ns"] - sockets["connect_ns"][of]).astype(np.int64)
-    measured = (sockets["connect_ns"][of] > 0) & (elapsed_ns >= 0)
-    elapsed, count, timeouts = (np.zeros(len(sockets), np.uint32) for _ in range(3))
-    elapsed = elapsed.astype(np.uint64)
-    elapsed[of[measured]] = elapsed_ns[measured] // 1000
-    count[of[measured]] = 1
-    still = np.flatnonzero(lives.record_marks[lives.tails] & (_CONNECTED | _ESTABLISHED) == _CONNECTED)
-    timeouts[still] = _grown(lives.records["total_retrans"][lives.tails[still]], sockets["retransmits"][still])
-    timeouts[of] = _grown(established["total_retrans"], sockets["retransmits"][of])
-    return {"connect_sum_us": elapsed, "connect_count": count, "syn_timeouts": timeouts}
-
-
-def _beginnings(lives: _Lives) -> np.ndarray:
-    """Return when connections opened: the time of the event, or of the first record of one that was accepted."""
-    began: np.ndarray = lives.records["time_ns"][lives.heads].astype(np.int64)
-    events = np.flatnonzero(lives.record_marks & _EVENT_ESTABLISHED)
-    began[np.searchsorted(lives.heads, events, side="right") - 1] = lives.records["time_ns"][events]
-    return began
-
-
 def _milliseconds(elapsed_ns: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(elapsed_ns // 1_000_000, 0, np.iinfo(np.uint32).max), np.uint32)
 
@@ -438,13 +323,6 @@ def _totals(records: np.ndarray) -> Columns:
         "segments_received": records["segs_in"],
         "retransmits": records["total_retrans"],
     }
-
-
-def _grown(total: np.ndarray, reported: np.ndarray) -> np.ndarray:
-    """Return by how much counters that wrap have grown; 0 where one was read while it changed, and looks less."""
-    growth: np.ndarray = total - reported
-    growth[growth > np.iinfo(growth.dtype).max // 2] = 0
-    return growth
 
 
 def _described(sockets: np.ndarray) -> Columns:

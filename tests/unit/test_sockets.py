@@ -136,8 +136,9 @@ def test_owners_of_sockets_that_are_open_or_were_of_late(table):
     assert table.owners(wanted)[0].tolist() == [4, 3, 0, 3]
 
 
-def test_owners_of_more_ended_sockets_than_are_known(table, monkeypatch):
+def test_owners_of_more_ended_sockets_than_are_known(monkeypatch):
     monkeypatch.setattr(sockets, "MOST_ENDED", 2)
+    table = SocketTable(START)
     closed = SERVER | {"kind": CLOSED, "time_ns": at(5), "bytes_sent": 9}
     for cookie in (1, 2, 3):
         live = SERVER | {"kind": LIVE, "cookie": cookie, "time_ns": at(4)}
