@@ -5,8 +5,10 @@ It needs aiohttp, which not every daemon has.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import re
+import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([0-9]{1,5})")
 MOST_PORT = 65_535
+# Longer than the minute from one scrape to the next that is usual.
+IDLE_S = 120.0
 
 
 class HttpServer:
@@ -35,9 +39,11 @@ class HttpServer:
         self._option = option
         self._address = address
         self._host, self._port = parse_address(option, address)
-        application = web.Application()
+        self._idle = _Idle()
+        application = web.Application(middlewares=[self._idle.note])
         application.add_routes([web.get(path, page) for path, page in pages.items()])
         self._runner = web.AppRunner(application, access_log=None)
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> int:
         """Listen; return the port.
@@ -56,12 +62,48 @@ class HttpServer:
             raise StartupError(
                 f"cannot listen at {self._address}: {reason}; give {self._option} another ADDR:PORT"
             ) from error
+        self._sweeping = asyncio.create_task(self._sweep())
         port: int = self._runner.addresses[0][1]
         return port
 
     async def stop(self) -> None:
         """Close the port and all connections."""
+        if self._sweeping:
+            self._sweeping.cancel()
         await self._runner.cleanup()
+
+    async def _sweep(self) -> None:
+        while server := self._runner.server:
+            await asyncio.sleep(IDLE_S / 8)
+            self._idle.close({each.transport for each in server.connections if each.transport})
+
+
+class _Idle:
+    """Connections without a request, or that do not take the answer: they would use up the open files of the daemon."""
+
+    def __init__(self) -> None:
+        self._busy: set[asyncio.Transport] = set()
+        self._since: dict[asyncio.Transport, float] = {}
+
+    @web.middleware
+    async def note(self, request: web.Request, handler: Page) -> web.StreamResponse:
+        """Take the connection for busy while a page is made."""
+        transport = request.transport
+        assert transport is not None
+        self._busy.add(transport)
+        try:
+            return await handler(request)
+        finally:
+            self._busy.discard(transport)
+            self._since.pop(transport, None)
+
+    def close(self, connections: set[asyncio.Transport]) -> None:
+        """Close those of all *connections* that have been idle for long."""
+        now = time.monotonic()
+        self._since = {each: self._since.get(each, now) for each in connections - self._busy}
+        for connection, since in self._since.items():
+            if now - since >= IDLE_S:
+                connection.abort()
 
 
 def parse_address(option: str, address: str) -> tuple[str, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,17 @@ class Option:
     def variables(self, prefix: str) -> list[str]:
         """Return the names of its variables, the one that counts first."""
         return [name for name in (self.variable, f"{prefix}{self.key.upper()}") if name]
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, neither infinite nor none: that is in no order with others, so that no bound excludes it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number, or refuse it."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
 
 
 class _ClickOption(click.Option):

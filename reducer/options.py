@@ -12,7 +12,7 @@ import click
 
 from daemon.errors import StartupError
 from daemon.logs import log_arguments
-from daemon.option_table import DIRECTORY, FILE, Option, OptionTable
+from daemon.option_table import DIRECTORY, FILE, FiniteRange, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
 from reducer.budget import MOST_SERIES
@@ -215,7 +215,7 @@ OPTIONS = OptionTable(
             "poll_interval",
             ("--poll-interval",),
             "How often collectors read their counters, seconds.",
-            click.FloatRange(0.2, 300),
+            FiniteRange(0.2, 300),
             5.0,
         ),
         Option("enable_id_id", ("--enable-id-id",), "Give series by pair of nodes as well."),
@@ -305,7 +305,7 @@ OPTIONS = OptionTable(
             "parquet_hours",
             ("--parquet-hours",),
             "How long files of Parquet are kept.",
-            click.FloatRange(min=1),
+            FiniteRange(min=1),
             float(PARQUET_HOURS),
         ),
         Option(

@@ -72,11 +72,11 @@ class DiskStore:
         except BaseException:
             os.close(self._lock_file)
             raise
-        self.acknowledged: Acknowledgements = dict(self._database.execute("SELECT id, acknowledged FROM sessions"))
-        row = self._database.execute("SELECT state FROM balances").fetchone()
-        self.balances: bytes = row[0] if row else b""
-        count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM requests"
-        self._statistics.requests, self._statistics.bytes = self._database.execute(count).fetchone()
+        try:
+            self._read_state()
+        except sqlite3.Error as error:
+            self.close()
+            raise _unusable(directory, error) from error
 
     def put(self, window: WindowExport) -> Acknowledgements:
         """Write a window in one transaction; return what is safe now: nothing if it could not be written."""
@@ -120,6 +120,13 @@ class DiskStore:
         with self._lock:
             self._database.close()
             os.close(self._lock_file)
+
+    def _read_state(self) -> None:
+        self.acknowledged: Acknowledgements = dict(self._database.execute("SELECT id, acknowledged FROM sessions"))
+        row = self._database.execute("SELECT state FROM balances").fetchone()
+        self.balances: bytes = row[0] if row else b""
+        count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM requests"
+        self._statistics.requests, self._statistics.bytes = self._database.execute(count).fetchone()
 
     def _write(self) -> Acknowledgements:
         safe: Acknowledgements = {}
@@ -228,7 +235,10 @@ def _lock_directory(directory: Path) -> int:
 
 def _open_database(path: Path) -> sqlite3.Connection:
     """Open or make the database; a transaction in it survives the machine's crash, not only the reducer's."""
-    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _unusable(path.parent, error) from error
     try:
         (version,) = database.execute("PRAGMA user_version").fetchone()
         _check_schema(path, version)
@@ -239,11 +249,19 @@ def _open_database(path: Path) -> sqlite3.Connection:
             database.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except sqlite3.Error as error:
         database.close()
-        raise StartupError(f"cannot use the data directory {path.parent}: {error}") from error
+        raise _unusable(path.parent, error) from error
     except StartupError:
         database.close()
         raise
     return database
+
+
+def _unusable(directory: Path, error: sqlite3.Error) -> StartupError:
+    """Return the error that says what to do: to what is damaged, or to what the system refuses."""
+    # sqlite3 has no class of its own for files whose content is none.
+    damaged = type(error) is sqlite3.DatabaseError
+    advice = "move it away, and with it the windows that wait" if damaged else "see to its file"
+    return StartupError(f"cannot use the data directory {directory}, windows.sqlite: {error}; {advice}")
 
 
 def _check_schema(path: Path, version: int) -> None:

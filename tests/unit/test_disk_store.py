@@ -170,7 +170,23 @@ def test_directory_that_cannot_be_used(path: str) -> None:
 
 def test_database_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "windows.sqlite").write_bytes(os.urandom(5000))
-    with pytest.raises(StartupError, match="file is not a database"):
+    with pytest.raises(StartupError, match="file is not a database; move it away"):
+        DiskStore(tmp_path)
+
+
+def test_database_whose_pages_are_damaged(tmp_path: Path) -> None:
+    DiskStore(tmp_path).close()
+    path = tmp_path / "windows.sqlite"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + os.urandom(len(whole) - 4096))
+    for _ in range(2):  # The directory is not left locked.
+        with pytest.raises(StartupError, match="malformed; move it away"):
+            DiskStore(tmp_path)
+
+
+def test_database_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "windows.sqlite").mkdir()
+    with pytest.raises(StartupError, match="unable to open database file; see to its file"):
         DiskStore(tmp_path)
 
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import socket
+import time
 import urllib.request
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
 import pytest
+from aiohttp import web
 
 from daemon.errors import StartupError
 from daemon.http import HttpServer, health_page, parse_address
@@ -169,3 +173,37 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(StartupError, match=r"--prom .* is not ADDR:PORT"):
         parse_address("--prom", address)
+
+
+def test_connections_without_requests_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.http.IDLE_S", 0.8)
+
+    async def slow(_request: web.Request) -> web.Response:
+        await asyncio.sleep(1.6)
+        return web.Response(text="done")
+
+    async def quick(_request: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    def client(url: str) -> None:
+        address = url.removeprefix("http://").split(":")
+        where = (address[0], int(address[1]))
+        with socket.create_connection(where, timeout=5) as silent, socket.create_connection(where, timeout=5) as half:
+            half.sendall(b"GET /quick HTTP/1.1\r\nHost: ")
+            used, waiting = HTTPConnection(*where, timeout=5), HTTPConnection(*where, timeout=5)
+            waiting.request("GET", "/slow")
+            used.connect()
+            kept = used.sock
+            for _ in range(6):
+                used.request("GET", "/quick")
+                assert used.getresponse().read() == b"ok"
+                time.sleep(0.25)
+            assert used.sock is kept
+            for idle in (silent, half):
+                with contextlib.suppress(ConnectionResetError):
+                    assert idle.recv(1) == b""
+            assert waiting.getresponse().read() == b"done"
+            used.close()
+            waiting.close()
+
+    with_server({"/slow": slow, "/quick": quick}, client)

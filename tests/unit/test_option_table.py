@@ -8,7 +8,7 @@ import yaml
 from click.testing import CliRunner
 
 from daemon.errors import StartupError
-from daemon.option_table import FILE, Option, OptionTable
+from daemon.option_table import FILE, FiniteRange, Option, OptionTable
 
 TABLE = OptionTable(
     "TEST_",
@@ -98,6 +98,15 @@ def test_file_that_is_not_there():
 
 def test_variable_that_is_refused_is_named():
     assert "TEST_NUMBER" in run(exit_code=2, TEST_NUMBER="many")
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "0.5"])
+def test_numbers_that_no_range_has_are_refused(text):
+    table = OptionTable("TEST_", (Option("seconds", ("--seconds",), "How long.", FiniteRange(min=1), 2.0),))
+    asked = click.command()(table.options(lambda **arguments: click.echo(arguments["seconds"])))
+    assert CliRunner().invoke(asked, ["--seconds", "1.5"]).output == "1.5\n"
+    refused = CliRunner().invoke(asked, [f"--seconds={text}"])
+    assert (refused.exit_code, "Invalid value for '--seconds'" in refused.output) == (2, True)
 
 
 def test_ignored_options_are_told_where_somebody_gave_them(file):
