@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from tests.lab.programs import Program
 
 
-def dnsmasq(lab: Lab, host: Host, *options: str) -> Program:
+def dnsmasq(lab: Lab, host: Host, *options: str, port: int = 53) -> Program:
     """Start dnsmasq, which knows what *options* say, refuses all else and writes what it is asked."""
     program = lab.programs.start(
         f"dnsmasq-{host.name}",
         debian_program("usr/sbin/dnsmasq", "dnsmasq-base"),
         *("--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file"),
-        *("--log-queries", "--log-facility=-", *options),
+        *("--log-queries", "--log-facility=-", f"--port={port}", *options),
         host=host,
     )
-    wait_for_listener(host, 53, "udp")
+    wait_for_listener(host, port, "udp")
     return program
 
 

@@ -131,7 +131,7 @@ def test_other_ports_are_not_those_of_the_dns(lab: Lab) -> None:
     client, server = lab.host("client"), lab.host("server")
     reducer = lab.start_reducer_with_sink()
     collectors = [lab.start_collector(host) for host in (client, server)]
-    other = dnsmasq(lab, server, "--local=/local/", "--host-record=a.local,192.0.2.1", f"--port={MDNS_PORT}")
+    other = dnsmasq(lab, server, "--local=/local/", "--host-record=a.local,192.0.2.1", port=MDNS_PORT)
     dig = Dig(client, server)
     assert "192.0.2.1" in dig.ask("-p", str(MDNS_PORT), "a.local")
     assert asked(other) == 1
