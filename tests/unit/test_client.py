@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from intake import wire
+from intake import client as module
+from intake import session, wire
+from intake.clock import SECOND_NS
 from tests.intake_ends import Network, collector, reducer, submit, until
 from tests.ports import free_ports
 
@@ -66,9 +68,11 @@ def test_a_reducer_that_restarts_gets_what_was_not_safe(durable):
     run(scenario())
 
 
-def test_a_connection_that_a_firewall_swallows_is_opened_again():
+def test_a_connection_that_a_firewall_swallows_is_opened_again(monkeypatch):
+    monkeypatch.setattr(session, "SILENCE_TIMEOUT_NS", 3 * SECOND_NS)
+
     async def scenario():
-        async with reducer(heartbeat_interval_ns=5_000_000_000) as end:
+        async with reducer(heartbeat_interval_ns=SECOND_NS) as end:
             network = Network(end.port)
             await network.start()
             async with collector(network.port) as client:
@@ -78,16 +82,17 @@ def test_a_connection_that_a_firewall_swallows_is_opened_again():
                 started = time.monotonic()
                 submit(client)
                 await until(lambda: end.pipeline.numbers == [1, 2], timeout_s=30)
-                assert (
-                    time.monotonic() - started < 19
-                )  # heartbeats: 5 s apart, 12 s unanswered, and the look once a second
+                # Heartbeats 1 s apart, 3 s unanswered, and the look once a second.
+                assert time.monotonic() - started < 10
                 assert end.sessions.counters.duplicates == 1
             await network.stop()
 
     run(scenario())
 
 
-def test_a_port_that_says_nothing_is_given_up(caplog):
+def test_a_port_that_says_nothing_is_given_up(caplog, monkeypatch):
+    monkeypatch.setattr(module, "_CONNECT_TIMEOUT_S", 1.0)
+
     async def scenario():
         silent = socket.socket()
         silent.bind(("127.0.0.1", 0))

@@ -12,8 +12,9 @@ from ebpf_net.v1 import intake_pb2
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
+from reducer import internal_metrics
 from reducer.internal_export import InternalMetrics, encode, prometheus_name, render
-from reducer.internal_metrics import COLLECTOR_TABLE, FIGURES, MOST_COLLECTORS, SESSION_TABLE, TABLE, Snapshot
+from reducer.internal_metrics import COLLECTOR_TABLE, FIGURES, SESSION_TABLE, TABLE, Snapshot
 from reducer.outputs.exporter import ExportStatistics
 from reducer.outputs.flow_files import FlowFileStatistics
 from reducer.outputs.prometheus import PrometheusStatistics
@@ -184,12 +185,13 @@ def test_collectors_that_are_silent_are_not_healthy() -> None:
     assert found["ebpf_net_time_since_last_message_ns/b"] == 31_000_000_000
 
 
-def test_collectors_are_bounded() -> None:
-    fleet = [Collector(f"{i}", statistics=intake_pb2.CollectorStatistics()) for i in range(MOST_COLLECTORS + 10)]
+def test_collectors_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(internal_metrics, "MOST_COLLECTORS", 30)
+    fleet = [Collector(f"{i}", statistics=intake_pb2.CollectorStatistics()) for i in range(40)]
     found = samples(render(Snapshot({}, fleet)))
     hosts = {key.partition("/")[2] for key in found if key.startswith("ebpf_net_collector_events")}
-    assert hosts == {f"{i}" for i in range(MOST_COLLECTORS)}
-    assert found["ebpf_net_connections"] == MOST_COLLECTORS + 10
+    assert hosts == {f"{i}" for i in range(30)}
+    assert found["ebpf_net_connections"] == 40
     assert found["ebpf_net_collectors_omitted"] == 10
 
 
