@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import random
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ FIRST_BACKOFF_S = 0.5
 MOST_BACKOFF_S = 30.0
 # How often the store is looked at though nobody said that there is something new, so that it can retry to write.
 IDLE_S = 1.0
+# A window can be hundreds of requests, each of which may be refused.
+LOSSES_INTERVAL_S = 10.0
 
 
 @dataclass
@@ -70,6 +73,9 @@ class Exporter:
         self._woken = asyncio.Event()
         self._finishing = asyncio.Event()
         self._ends_at: float | None = None
+        # Of each signal: points that nobody was told of yet, and when somebody was.
+        self._lost = dict.fromkeys(Signal, 0)
+        self._losses_told_s: dict[Signal, float] = {}
 
     def wake(self) -> None:
         """Say that the store has something new."""
@@ -130,27 +136,26 @@ class Exporter:
             statistics.points_sent += request.points - rejected
             statistics.points_rejected += rejected
             if rejected:
-                _LOGGER.error(
-                    "the OTLP receiver %s rejected %d of %d %s: %s",
-                    self._transport.endpoint,
-                    rejected,
-                    request.points,
-                    request.signal.unit,
-                    outcome.message or "no reason given",
-                )
+                self._log_loss(request.signal, "rejected", rejected, outcome.message or "no reason given")
             elif outcome.message:
                 _LOGGER.warning("the OTLP receiver %s says: %s", self._transport.endpoint, outcome.message)
         elif isinstance(outcome, Refused):
             statistics.requests_refused += 1
             statistics.points_refused += request.points
             statistics.bytes_refused += len(request.body)
+            self._log_loss(request.signal, "refused", request.points, outcome.reason)
+
+    def _log_loss(self, signal: Signal, what: str, points: int, reason: str) -> None:
+        """Log what was lost, with what was since the last time: a receiver that takes nothing is told of seldom."""
+        self._lost[signal] += points
+        now_s = time.monotonic()
+        if now_s >= self._losses_told_s.get(signal, 0.0) + LOSSES_INTERVAL_S:
             _LOGGER.error(
-                "the OTLP receiver %s refused %d %s, which are lost: %s",
-                self._transport.endpoint,
-                request.points,
-                request.signal.unit,
-                outcome.reason,
+                "the OTLP receiver %s %s %d %s, which are lost: %s",
+                *(self._transport.endpoint, what, self._lost[signal], signal.unit, reason),
             )
+            self._losses_told_s[signal] = now_s
+            self._lost[signal] = 0
 
     def _next_backoff(self, outcome: Unavailable) -> float:
         """Return the pause: between half and all of one that doubles, but not less than the receiver asked for."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
 
 import grpc
+import requests
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -28,6 +30,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from daemon.errors import StartupError
+from reducer.outputs import complaints
 from reducer.outputs.store import Signal
 
 if TYPE_CHECKING:
@@ -48,12 +51,6 @@ RETRYABLE_CODES = frozenset(
 # The channel connects again by itself: at least this often, where gRPC's own limit is two minutes.
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 5000))
 SUCCESS_CLASS = 2  # HTTP status 2xx
-MOST_REASON_CHARACTERS = 300
-FILE_VARIABLES = [
-    f"OTEL_EXPORTER_OTLP_{signal}{name}"
-    for signal in ("", "METRICS_", "LOGS_")
-    for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
-]
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,12 @@ class HttpTransport:
         self._exporters: dict[Signal, _RawHttpMetrics | _RawHttpLogs] = {}
         try:
             for signal in signals:
-                exporter = _RawHttpLogs() if signal is Signal.LOGS else _RawHttpMetrics(endpoint)
-                self._exporters[signal] = exporter
+                session = _Session()
+                self._exporters[signal] = (
+                    _RawHttpLogs(session=session)
+                    if signal is Signal.LOGS
+                    else _RawHttpMetrics(endpoint, session=session)
+                )
         except (ValueError, RuntimeError) as error:
             raise StartupError(f"cannot export by OTLP over HTTP: {error}; see OTEL_EXPORTER_OTLP_*") from error
         self.endpoint = self._exporters[Signal.METRICS].address
@@ -158,9 +159,9 @@ class HttpTransport:
     def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
         """Send an encoded request of the signal's service once."""
         result = self._exporters[signal].send_raw(body)
-        if result.status_code is None:
-            return Unavailable(_shorten(str(result.error)))
-        if result.status_code // 100 == SUCCESS_CLASS:
+        if result.error is not None:
+            return Unavailable(complaints.of_exception(result.error))
+        if (result.status_code or 0) // 100 == SUCCESS_CLASS:
             return _accepted(result.content(), signal)
         return _outcome_of_http(result)
 
@@ -219,32 +220,60 @@ class _RawHttpLogs(_RawHttp, HttpLogExporter):
     pass
 
 
+class _Session(requests.Session):
+    """One whose authorities, where it was told of some, come before REQUESTS_CA_BUNDLE (psf/requests#3829)."""
+
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        told = self.verify if verify is None else verify
+        return super().merge_environment_settings(url, proxies, stream, told, cert)
+
+
 def _check_files() -> None:
-    for variable in FILE_VARIABLES:
-        path = os.environ.get(variable)
-        if not path:
-            continue
+    for signal in ("", "METRICS_", "LOGS_"):
+        authorities, key, certificate = (
+            _readable(f"OTEL_EXPORTER_OTLP_{signal}{name}")
+            for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
+            if authorities:
+                context.load_verify_locations(authorities)
+            if certificate:
+                context.load_cert_chain(certificate, key or None)
+        except ssl.SSLError as error:
+            files = ", ".join(filter(None, (authorities, certificate, key)))
+            raise StartupError(
+                f"OTEL_EXPORTER_OTLP_{signal}CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY name files of PEM, the "
+                f"last two a certificate and its key; {files}: {error.strerror or error}"
+            ) from error
+
+
+def _readable(variable: str) -> str:
+    """Return the path that a variable holds, empty if it has none."""
+    path = os.environ.get(variable, "")
+    try:
+        if path:
             Path(path).read_bytes()
-        except OSError as error:
-            raise StartupError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
+    except OSError as error:
+        raise StartupError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
+    return path
 
 
 def _accepted(response: bytes, signal: Signal) -> Outcome:
     try:
         if signal is Signal.LOGS:
             logs = ExportLogsServiceResponse.FromString(response).partial_success
-            return Accepted(max(logs.rejected_log_records, 0), _shorten(logs.error_message))
+            return Accepted(max(logs.rejected_log_records, 0), complaints.shortened(logs.error_message))
         metrics = ExportMetricsServiceResponse.FromString(response).partial_success
     except DecodeError:
         # It was answered with success: what was answered besides does not take that back.
         return Accepted(message=f"the receiver's answer is no response to an export of {signal}")
-    return Accepted(max(metrics.rejected_data_points, 0), _shorten(metrics.error_message))
+    return Accepted(max(metrics.rejected_data_points, 0), complaints.shortened(metrics.error_message))
 
 
 def _outcome_of_grpc(error: Any) -> Outcome:
     code: grpc.StatusCode = error.code()
-    reason = _shorten(f"{code.name}: {error.details()}")
+    reason = complaints.with_hint(f"{code.name}: {error.details()}")
     retry_after_s = _retry_delay(dict(error.trailing_metadata() or ()))
     if code in RETRYABLE_CODES or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None):
         return Unavailable(reason, retry_after_s)
@@ -272,19 +301,8 @@ def _seconds(info: RetryInfo) -> float:
 
 
 def _outcome_of_http(result: BaseHTTPResult) -> Outcome:
-    try:
-        status = Status.FromString(result.content())
-        message = status.message
-    except DecodeError:
-        message = ""
-    reason = _shorten(f"{result.status_code} {result.reason}: {message}".removesuffix(": "))
+    reason = complaints.of_response(result)
     if otlp_http._is_retryable(result.status_code):  # noqa: SLF001
         retry_after_s = otlp_http._extract_retry_after(result)  # noqa: SLF001
         return Unavailable(reason, retry_after_s if retry_after_s and math.isfinite(retry_after_s) else None)
     return Refused(reason)
-
-
-def _shorten(text: str) -> str:
-    """Return what a receiver said as one line that is safe to log."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= MOST_REASON_CHARACTERS else f"{line[:MOST_REASON_CHARACTERS]}…"

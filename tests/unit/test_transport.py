@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -32,9 +33,9 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{name}", raising=False)
         for signal in ("METRICS", "LOGS"):
             monkeypatch.delenv(f"OTEL_EXPORTER_OTLP_{signal}_{name}", raising=False)
-    # The HTTP client prefers them to the certificate of OTEL_EXPORTER_OTLP_CERTIFICATE.
-    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
-    monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
+    # Authorities for all that is asked by HTTP; those of OTEL_EXPORTER_OTLP_CERTIFICATE come before them.
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(name, ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
 
 
 @pytest.fixture
@@ -152,7 +153,8 @@ def test_endpoint_that_is_down_and_comes_back(sink: OtlpSink, transport: Transpo
 
 def test_wrong_path_is_refused(sink: OtlpSink) -> None:
     transport = HttpTransport(f"{sink.http_endpoint}/other")
-    assert transport.send(request()) == Refused("404 Not Found")
+    reason = "404 Not Found; is the path of the endpoint that of its OTLP receiver?"
+    assert transport.send(request()) == Refused(reason)
     transport.close()
 
 
@@ -190,7 +192,9 @@ def test_tls(protocol: type[Transport], certificate: tuple[Path, Path], monkeypa
         endpoint = sink.grpc_endpoint if protocol is GrpcTransport else sink.http_endpoint
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         stranger = protocol()
-        assert isinstance(stranger.send(request()), Unavailable)
+        outcome = stranger.send(request())
+        assert isinstance(outcome, Unavailable)
+        assert outcome.reason.endswith("is its authority in the file that OTEL_EXPORTER_OTLP_CERTIFICATE names?")
         stranger.close()
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate[0]))
         friend = protocol()
@@ -202,6 +206,26 @@ def test_tls(protocol: type[Transport], certificate: tuple[Path, Path], monkeypa
 def test_certificate_that_is_not_there(protocol: type[Transport], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")
     with pytest.raises(StartupError, match=r"/nowhere/ca\.pem, which OTEL_EXPORTER_OTLP_CERTIFICATE names"):
+        protocol()
+
+
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+@pytest.mark.parametrize("variable", ["CERTIFICATE", "CLIENT_CERTIFICATE"])
+def test_certificate_that_is_none(
+    protocol: type[Transport], variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "junk.pem").write_text("junk")
+    monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{variable}", str(tmp_path / "junk.pem"))
+    with pytest.raises(StartupError, match=r"files of PEM.*junk\.pem"):
+        protocol()
+
+
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+def test_certificate_without_its_key(
+    protocol: type[Transport], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", str(certificate[0]))
+    with pytest.raises(StartupError, match="a certificate and its key"):
         protocol()
 
 
