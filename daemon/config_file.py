@@ -10,12 +10,12 @@ import yaml
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 
-def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
-    """Return the file's mapping.
+def read_config_file(path: Path, known: Collection[str], meant: Mapping[str, str] = {}) -> dict[str, Any]:
+    """Return the file's mapping; *meant* are keys that are known by what else they may be called.
 
     Raises:
         StartupError: it cannot be read, is not YAML, not a mapping, or has a key that is not *known*.
@@ -23,20 +23,22 @@ def read_config_file(path: Path, known: Collection[str]) -> dict[str, Any]:
     """
     try:
         text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartupError(f"cannot read the configuration file {path}: {error}") from error
+    except OSError as error:
+        raise StartupError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StartupError(f"the configuration file {path} is no text: {error}") from error
     try:
         content = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise StartupError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise StartupError(f"{path} must hold a mapping of keys to values, not a {type(content).__name__}")
-    check_keys(content, known, str(path))
+    check_keys(content, known, str(path), meant)
     return content
 
 
-def check_keys(mapping: dict[Any, Any], known: Collection[str], where: str) -> None:
-    """Refuse keys of *mapping* that are not *known*.
+def check_keys(mapping: dict[Any, Any], known: Collection[str], where: str, meant: Mapping[str, str] = {}) -> None:
+    """Refuse keys of *mapping* that are not *known*; *meant* are those by what else they may be called.
 
     Raises:
         StartupError: one is not; the message suggests the nearest.
@@ -44,6 +46,6 @@ def check_keys(mapping: dict[Any, Any], known: Collection[str], where: str) -> N
     """
     for key in mapping:
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
+            near = [meant[key]] if key in meant else difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
             raise StartupError(f"{where}: unknown key {key!r}; {hint}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import time
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ class HttpServer:
         except OSError as error:
             await self._runner.cleanup()
             in_use = error.errno == errno.EADDRINUSE
-            reason = "it is in use" if in_use else (error.strerror or str(error)).lower()
+            # What asyncio says of it repeats the address.
+            reason = "it is in use" if in_use else os.strerror(error.errno).lower() if error.errno else str(error)
             raise StartupError(
                 f"cannot listen at {self._address}: {reason}; give {self._option} another ADDR:PORT"
             ) from error

@@ -159,6 +159,11 @@ class OptionTable:
             if close:
                 raise StartupError(f"the variable {name} is no option's: is {close[0]} meant?")
 
+    def _keys_by_flag(self) -> dict[str, str]:
+        """Return the keys by what the options are called on the command line, as one would write that in a file."""
+        flags = ((flag.lstrip("-"), option.key) for option in self for flag in option.flags)
+        return {name: key for flag, key in flags for name in (flag, flag.replace("-", "_"))}
+
     def _click_option(self, option: Option) -> Callable[..., Any]:
         remarks = {"env var": option.variable, "default": option.default_text}
         remark = "; ".join(f"{name}: {text}" for name, text in remarks.items() if text)
@@ -179,7 +184,7 @@ class OptionTable:
             return
         parameters = {parameter.name: parameter for parameter in context.command.params}
         try:
-            content = read_config_file(path, self._options.keys())
+            content = read_config_file(path, self._options.keys(), self._keys_by_flag())
             told = {key: value for key, value in content.items() if value is not None}
             for key, value in told.items():
                 _check_value(f"{path}: {key}", self._options[key], parameters[key], value, context)

@@ -35,8 +35,9 @@ class AutonomousSystems:
         try:
             self._database = maxminddb.open_database(path)
         except (OSError, maxminddb.InvalidDatabaseError, ValueError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or "it is no database of MaxMind's"
             raise StartupError(
-                f"the database of autonomous systems {path} (GEOIP_PATH) cannot be read: {error}; "
+                f"the database of autonomous systems {path} (--geoip-path, GEOIP_PATH) cannot be read: {reason}; "
                 "give a GeoLite2-ASN.mmdb, or none"
             ) from error
         self.organisations = [""]

@@ -1,6 +1,7 @@
 """A window's flows as log records of OTLP, encoded in columns: no Python statement runs once a record.
 
-A record has the body of the reference's, 13 fields with a space between them, and as attributes the labels and ports of
+A record has the body of the reference's, 13 fields with a space between them, names that would not be one field quoted
+as in JSON, and as attributes the labels and ports of
 both ends, and the metrics of the flow, by their names and in their units. Attributes of one group of metrics, those
 that exist for the same flows, are bytes that all records share; the values are scattered into the joined bytes. Field
 numbers are those of opentelemetry/proto/logs/v1/logs.proto and common.proto.
@@ -8,6 +9,7 @@ numbers are those of opentelemetry/proto/logs/v1/logs.proto and common.proto.
 
 from __future__ import annotations
 
+import json
 import struct
 from itertools import groupby, repeat
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,6 +62,18 @@ _BODY_FIELDS = (
     *("source_ip", "source_workload_name", "dest_ip", "dest_workload_name", "tcp_bytes", "tcp_srtt_count"),
     *("tcp_active", "rtt", "tcp_packets", "tcp_retransmits", "tcp_syn_timeouts", "tcp_opened", "tcp_resets"),
 )
+
+
+_BODY_NAMES = ("source_workload_name", "dest_workload_name")
+# What a name is quoted for: it would be several fields, none, or what stands for none, or seem quoted.
+_NOT_A_FIELD = r'^$|^-$|^"|[\s\pC]'
+
+
+def _quoted(names: pl.Series) -> pl.Series:
+    """Return names as fields of a body: those that would not be one as strings of JSON."""
+    told = names.cast(pl.String)
+    odd = told.filter(told.str.contains(_NOT_A_FIELD)).unique().to_list()
+    return told.replace(odd, [json.dumps(name, ensure_ascii=False) for name in odd]) if odd else told
 
 
 def _seconds(of_column: str) -> Column:
@@ -162,8 +176,9 @@ class FlowLogEncoder:
 
     def _bodies(self, window: SealedWindow) -> list[str]:
         rtt_s = pl.col("tcp_srtt_sum_us") / pl.col("tcp_srtt_count").clip(1) / 1e6
-        fields = [pl.col(name).cast(pl.String).fill_null("-") for name in _BODY_FIELDS]
         table = self._records.table(window).with_columns(rtt=rtt_s)
+        table = table.with_columns(_quoted(table[name]) for name in _BODY_NAMES)
+        fields = [pl.col(name).cast(pl.String).fill_null("-") for name in _BODY_FIELDS]
         texts: list[str] = table.select(pl.concat_str(fields, separator=" ")).to_series().to_list()
         return texts
 

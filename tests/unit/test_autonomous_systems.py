@@ -78,7 +78,9 @@ def test_a_file_that_is_no_database(tmp_path, content):
     path = tmp_path / "asn.mmdb"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(StartupError, match=r"asn\.mmdb \(GEOIP_PATH\) cannot be read.*GeoLite2-ASN"):
+    with pytest.raises(
+        StartupError, match=r"asn\.mmdb \(--geoip-path, GEOIP_PATH\) cannot be read: [A-Za-z\' ]+; give a GeoLite2"
+    ):
         AutonomousSystems(path)
 
 

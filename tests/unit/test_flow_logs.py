@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import re
+
 import numpy as np
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
@@ -53,6 +56,19 @@ def test_a_record_has_the_references_body_and_the_windows_end():
     assert record.time_unix_nano == record.observed_time_unix_nano == START_NS + 3 * WINDOW_NS
     assert (record.severity_number, record.severity_text) == (9, "INFO")
     assert record.body.string_value == "10.0.0.1 web 10.0.0.2 db 1000000 4 2 0.00125 900 3 5 1 6"
+
+
+def test_a_name_that_is_not_one_field_of_the_body_is_quoted():
+    names = ["Web Server (eu)", 'say "hi"', '"', "a\nb", "-", "a\u00a0b", "wörk\\load", "(unknown)"]
+    rows = [({"workload.name": name, "ip": "10.0.0.1"}, DATABASE, TCP) for name in names]
+    bodies = [record.body.string_value for record in records(encode(*rows))]
+    field = re.compile(r'"(?:[^"\\]|\\.)*"|[^ ]+')
+    found = [field.findall(body) for body in bodies]
+    assert [len(fields) for fields in found] == [13] * len(names)
+    assert [fields[3] for fields in found] == ["db"] * len(names)
+    told = [json.loads(fields[1]) if fields[1].startswith('"') else fields[1] for fields in found]
+    assert sorted(told) == sorted(names)
+    assert {"wörk\\load", "(unknown)"} <= {fields[1] for fields in found}
 
 
 def test_resource_and_scope_are_those_of_the_metrics():

@@ -76,6 +76,8 @@ def test_null_in_a_file_is_the_default(file):
     ("text", "message"),
     [
         ("nubmer: 4", "unknown key 'nubmer'; did you mean 'number'?"),
+        ("how-many: 4", "unknown key 'how-many'; did you mean 'number'?"),
+        ("how_many: 4", "unknown key 'how_many'; did you mean 'number'?"),
         ("number: many", "number: 'many' is not a valid integer range"),
         ("number: 10", "number: 10 is not in the range 1<=x<=9"),
         ("number: true", "number must be a value, not True"),
@@ -93,7 +95,8 @@ def test_files_that_are_refused(file, text, message):
 
 
 def test_file_that_is_not_there():
-    assert "cannot read the configuration file /nowhere" in run("-c", "/nowhere", exit_code=1)
+    output = run("-c", "/nowhere", exit_code=1)
+    assert output == "error: cannot read the configuration file /nowhere: No such file or directory\n"
 
 
 def test_variable_that_is_refused_is_named():
