@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import socket
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ebpf_net.v1 import intake_pb2
 
 MOST_ADDRESSES = 256
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OS_RELEASE = ("etc/os-release", "usr/lib/os-release")
 LONGEST_OS_RELEASE = 1 << 14
 
@@ -41,14 +43,26 @@ def describe_host(
 
     """
     system = os_release(directory)
+    namespaces = list(network_namespaces)
     host = labelled_host(labels.get("host") or socket.gethostname(), labels)
     host.kernel_version = os.uname().release
     host.os, host.os_version = system.get("ID", ""), system.get("VERSION_ID", "")
-    found = [each for fd in network_namespaces for each in _addresses_in(fd)] or list(reachable_addresses())
+    host.watches = watched(host.name, namespaces)
+    found = [each for fd in namespaces for each in _addresses_in(fd)] or list(reachable_addresses())
     host.addresses[:] = sorted({address for _, address in found})[:MOST_ADDRESSES]
     for name, addresses in groupby(found[:MOST_ADDRESSES], lambda each: each.interface):
         host.interfaces.add(name=name, addresses=[address for _, address in addresses])
     return host
+
+
+def watched(name: str, network_namespaces: Iterable[int]) -> str:
+    """Return a digest of what a collector watches: the sockets of a machine since it booted, all or of namespaces.
+
+    The name is in it since machines that go on from one snapshot have one boot id.
+    """
+    inodes = sorted(os.fstat(fd).st_ino for fd in network_namespaces)
+    parts = "\0".join((BOOT_ID.read_text().strip(), name, *map(str, inodes)))
+    return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 
 def os_release(directory: Path) -> dict[str, str]:

@@ -75,6 +75,7 @@ TABLE = (
     _counter("intake", "messages", "{message}", "Messages received from collectors."),
     _counter("intake", "batches", "{batch}", "Batches taken."),
     _counter("intake", "rows", "{row}", "Rows in the batches taken."),
+    _counter("intake", "rows_of_twins", "{row}", "Rows left out: of a machine's second collector."),
     _counter("intake", "duplicates", "{batch}", "Batches that came again after a reconnect, and were ignored."),
     _counter("intake", "refused", "{batch}", "Batches and other messages that were refused as malformed."),
     _counter("intake", "rejected", "{connection}", "Connections that were not let in."),

@@ -176,10 +176,20 @@ class IntakeServer:
             answer = self._sessions.received(connection.stream, data, time.time_ns())
             if answer is not None:
                 connection.log(answer)
+                self._warn_of_twin(connection, answer)
                 await connection.write(answer)
             if not self._taking.is_set():
                 await self._wait_for_pipeline(connection)
             data = await connection.context.read()
+
+    def _warn_of_twin(self, connection: _Connection, answer: intake_pb2.FromReducer) -> None:
+        session = connection.stream.session
+        if session and answer.HasField("welcome") and self._sessions.is_twin(session):
+            _LOGGER.warning(
+                "another collector on %r tells of the same sockets already: what this one does is left out while the "
+                "other is connected; end one of the two",
+                session.host,
+            )
 
     async def _wait_for_pipeline(self, connection: _Connection) -> None:
         """Wait until the pipeline takes batches again, with signs of life for the collector."""

@@ -96,6 +96,8 @@ class Session:
         stream: its connection; None: disconnected.
         host: the collector's host name.
         kind: the name of the CollectorKind.
+        watches: what it watches, if it tells; of several that watch the same the rows of one count.
+        left_out_ns: time of its last batch, by the reducer's clock, if the rows of that were left out; else 0.
         clock_offset_ns: from the collector's clock to the reducer's.
         statistics: the last that the collector told.
         about: what else it said of itself and its machine.
@@ -109,10 +111,20 @@ class Session:
     stream: Stream | None = None
     host: str = ""
     kind: str = ""
+    watches: str = ""
+    left_out_ns: int = 0
     clock_offset_ns: int = 0
     statistics: intake_pb2.CollectorStatistics | None = None
     about: tuple[tuple[str, str], ...] = ()
     heard_unix_ns: int = 0
+
+
+@dataclass(slots=True)
+class _Watch:
+    """What collectors watch: the connected sessions, the one that counts first, and until when that told all."""
+
+    sessions: dict[bytes, None] = field(default_factory=dict)
+    told_ns: int = 0
 
 
 @dataclass(slots=True)
@@ -122,6 +134,7 @@ class IntakeCounters:
     messages: int = 0
     batches: int = 0
     rows: int = 0
+    rows_of_twins: int = 0
     duplicates: int = 0
     refused: int = 0
     rejected: int = 0
@@ -155,6 +168,7 @@ class ReducerSessions:
     counters: IntakeCounters = field(default_factory=IntakeCounters)
     _connected: dict[bytes, Session] = field(default_factory=dict)
     _disconnected: dict[bytes, Session] = field(default_factory=dict)
+    _watching: dict[str, _Watch] = field(default_factory=dict)
 
     def restore(self, safe: dict[bytes, int]) -> None:
         """Know the sessions of before the start by the numbers of their batches that are safe."""
@@ -165,6 +179,11 @@ class ReducerSessions:
     def connected(self) -> Iterator[Session]:
         """Yield the sessions that have a connection."""
         yield from self._connected.values()
+
+    def is_twin(self, session: Session) -> bool:
+        """Return whether another collector, which was connected before, tells what this one does."""
+        watch = self._watching.get(session.watches)
+        return watch is not None and next(iter(watch.sessions)) != session.id
 
     def __len__(self) -> int:
         return len(self._connected) + len(self._disconnected)
@@ -209,6 +228,7 @@ class ReducerSessions:
         if session is not None and session.stream is stream:
             session.stream = None
             self.pipeline.closed(session.id, now_unix_ns)
+            self._unwatch(session)
             self._disconnected[session.id] = self._connected.pop(session.id)
             self._forget_beyond_limit()
 
@@ -240,6 +260,11 @@ class ReducerSessions:
         session.kind = intake_pb2.CollectorKind.Name(hello.kind)
         session.about = _about(hello)
         session.heard_unix_ns = now_unix_ns
+        if session.watches != host.watches:
+            self._unwatch(session)
+            session.watches = host.watches
+        if session.watches:
+            self._watching.setdefault(session.watches, _Watch()).sessions[session.id] = None
         self._forget_beyond_limit()
         self.pipeline.hello(session.id, host, hello.kind)
         welcome = intake_pb2.Welcome(
@@ -285,6 +310,10 @@ class ReducerSessions:
         self.counters.strings_cut += cut_entities(batch.entities)
         _correct_times(batch.entities, session.clock_offset_ns)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
+        if self._is_left_out(session, time_ns):
+            # What it says of processes and cgroups is kept: its rows count as soon as the other one is gone.
+            self.counters.rows_of_twins += rows_of(batch)
+            tables = {}
         self.pipeline.take(session.id, batch.number, time_ns, batch, tables)
         session.taken = batch.number
         if batch.HasField("statistics"):
@@ -319,6 +348,24 @@ class ReducerSessions:
             return time_ns
         self.counters.times_clamped += 1
         return now_unix_ns
+
+    def _is_left_out(self, session: Session, time_ns: int) -> bool:
+        """Return whether the rows of a batch of that time are left out: another collector told them, or some."""
+        watch = self._watching.get(session.watches)
+        if watch is None:
+            return False
+        if self.is_twin(session) or 0 < session.left_out_ns < watch.told_ns:
+            session.left_out_ns = time_ns
+            return True
+        session.left_out_ns, watch.told_ns = 0, max(watch.told_ns, time_ns)
+        return False
+
+    def _unwatch(self, session: Session) -> None:
+        watch = self._watching.get(session.watches)
+        if watch is not None:
+            watch.sessions.pop(session.id, None)
+            if not watch.sessions:
+                del self._watching[session.watches]
 
     def _forget_beyond_limit(self) -> None:
         while len(self) > self.most_sessions and self._disconnected:

@@ -43,6 +43,16 @@ def test_one_collector_that_sees_both_hosts_counts_each_byte_once(lab: Lab) -> N
     transfer.check(transfer.finish())
 
 
+def test_two_collectors_on_each_host_count_each_byte_once(lab: Lab) -> None:
+    transfer = Transfer(lab)
+    transfer.reducer = lab.start_reducer_with_sink()
+    transfer.watch()
+    transfer.collectors += [lab.start_collector(host) for host in (transfer.client, transfer.server)]
+    size = 200 * MEGABYTE
+    transfer.begin(size, "500M")
+    transfer.check(transfer.finish())
+
+
 def test_one_end_without_a_collector_is_counted_by_the_other(lab: Lab) -> None:
     transfer = Transfer(lab)
     transfer.reducer = lab.start_reducer_with_sink()

@@ -11,7 +11,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
 from intake.labels import operator_labels
-from kernel_collector.host import describe_host, in_cloud, os_release
+from kernel_collector.host import describe_host, in_cloud, os_release, watched
 from kernel_collector.log_attributes import address_text
 
 
@@ -34,6 +34,14 @@ def test_without_labels():
     host = describe_host(operator_labels({}, {}), [])
     assert (host.name, host.kernel_version) == (socket.gethostname(), os.uname().release)
     assert (host.namespace, host.zone, host.service) == ("", "", "")
+
+
+def test_collectors_that_watch_the_same_say_the_same():
+    assert describe_host({"host": "n"}, []).watches == watched("n", []) == watched("n", [])
+    with Path("/proc/self/ns/net").open() as net, Path("/proc/self/ns/pid").open() as pid:
+        one, other = net.fileno(), pid.fileno()
+        assert watched("n", [one, other]) == watched("n", [other, one])
+        assert len({watched(*each) for each in (("n", []), ("m", []), ("n", [one]), ("n", [one, other]))}) == 4
 
 
 def test_addresses_by_interface():

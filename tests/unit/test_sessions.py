@@ -288,3 +288,42 @@ def test_nothing_of_a_hello_is_kept_but_what_is_of_use(sessions, pipeline, monke
 
 def _resident_bytes():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def watching(sessions, number, watches):
+    return hello(sessions, bytes((number,)) * 16, host={"name": "h", "watches": watches})[0]
+
+
+def test_of_collectors_that_watch_the_same_one_counts(sessions, pipeline):
+    first, second, other, silent = (watching(sessions, *each) for each in ((1, "w"), (2, "w"), (3, "v"), (4, "")))
+    assert [sessions.is_twin(each.session) for each in (first, second, other, silent)] == [False, True, False, False]
+    for stream in (first, second, other, silent):
+        give(sessions, stream, batch=batch(1, rows=3))
+    assert pipeline.of("take") == [(1, NOW, 3), (1, NOW, None), (1, NOW, 3), (1, NOW, 3)]
+    assert (sessions.counters.rows_of_twins, second.session.taken) == (3, 1)
+
+
+def test_second_collector_counts_from_when_the_first_told_all(sessions, pipeline):
+    first, second = watching(sessions, 1, "w"), watching(sessions, 2, "w")
+    give(sessions, second, batch=batch(1, time=NOW - 9 * SECOND_NS))
+    give(sessions, first, batch=batch(1, time=NOW - 8 * SECOND_NS))
+    sessions.closed(first, NOW)
+    # Its batch after that tells from the one before on, some of which is told.
+    for number, before in ((2, 4), (3, 1)):
+        give(sessions, second, batch=batch(number, time=NOW - before * SECOND_NS))
+    assert [rows for *_, rows in pipeline.of("take")] == [None, 1, None, 1]
+    # Who comes back is the second now.
+    first = watching(sessions, 1, "w")
+    give(sessions, first, batch=batch(2))
+    assert pipeline.of("take")[-1] == (2, NOW, None)
+    # What it had told when the other went was whole, so that its next batch begins where that one ended.
+    sessions.closed(second, NOW)
+    give(sessions, first, batch=batch(3))
+    assert pipeline.of("take")[-1] == (3, NOW, 1)
+
+
+def test_collector_that_connects_again_before_its_connection_has_ended_goes_on_counting(sessions):
+    first, _ = watching(sessions, 1, "w"), watching(sessions, 2, "w")
+    again = watching(sessions, 1, "w")
+    sessions.closed(first, NOW)
+    assert not sessions.is_twin(again.session)
