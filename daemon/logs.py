@@ -100,9 +100,21 @@ class Seldom(logging.Filter):
         return True
 
 
+class _LogFile(RotatingFileHandler):
+    """A log file that may come to fail, as on a full disk: one line on standard error says so, all else goes on."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802
+        if not self._told:
+            self._told = True
+            why = f"{sys.exc_info()[1]}; its lines are lost meanwhile"
+            sys.stderr.write(f"error: cannot write the log file {self.baseFilename}: {why}\n")
+
+
 def _file_handler(path: Path) -> logging.Handler:
     try:
-        return RotatingFileHandler(path, maxBytes=ROTATED_BYTES, backupCount=ROTATED_FILES)
+        return _LogFile(path, maxBytes=ROTATED_BYTES, backupCount=ROTATED_FILES)
     except OSError as error:
         raise StartupError(
             f"cannot write the log file {path}: {error.strerror}; "

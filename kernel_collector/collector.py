@@ -14,6 +14,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
 from daemon.events import set_within
+from daemon.open_files import allow_open_files
 from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
@@ -68,6 +69,9 @@ async def collect(settings: Settings) -> None:
 
     """
     _give_memory_back()
+    allow_open_files()
+    if too_few := preflight.required_failures([preflight.open_files()]):
+        raise StartupError(too_few)
     stopping = stop_event()
     with contextlib.ExitStack() as stack:
         named = [stack.enter_context(each) for each in named_network_namespaces(settings.network_namespaces)]

@@ -23,6 +23,7 @@ _P, _I, _U32, _S = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_char
 _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "libbpf_set_print": (_P, [_P]),
     "libbpf_version_string": (_S, []),
+    "libbpf_probe_bpf_map_type": (_I, [_U32, _P]),
     "bpf_object__open_file": (_P, [_S, _P]),
     "bpf_object__btf": (_P, [_P]),
     "bpf_object__load": (_I, [_P]),
@@ -62,6 +63,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "btf__free": (None, [_P]),
 }
 _WARNING = 0
+_MAP_TYPE_ARRAY = 2
 _KIND_ENUM, _TYPE_WORDS = 6, 3  # include/uapi/linux/btf.h: an enum's values follow struct btf_type, each two words
 _OWN_ERRORS = 4000  # from here on libbpf's own: what it prints tells them
 _STATS_RUN_TIME = 0
@@ -101,6 +103,11 @@ def call(what: str, function: Callable[..., int | None], *arguments: Any) -> int
     if result < 0:
         raise LibbpfError(-result, what, tuple(_said))
     return result
+
+
+def takes_maps() -> bool:
+    """Return whether the kernel lets this process make the simplest of all maps."""
+    return library().libbpf_probe_bpf_map_type(_MAP_TYPE_ARRAY, None) == 1
 
 
 def count_runs() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -13,7 +14,7 @@ from kernel_collector.bpf_object import BpfObject
 from kernel_collector.btf import BtfError
 from kernel_collector.cgroup_tree import NotMountedError, is_whole, v2_hierarchy
 from kernel_collector.concerns import KINDS
-from kernel_collector.libbpf import LibbpfError, library
+from kernel_collector.libbpf import LibbpfError, library, takes_maps
 from kernel_collector.objects import OBJECTS
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ HOOKS = (
 )
 # Bits of CapEff, include/uapi/linux/capability.h.
 _CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
+LEAST_OPEN_FILES = 256  # it has 110 open, for maps, programs and links mostly, and more for a moment
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _NO_PROC = "mount procfs on /proc"
 _CGROUPS_SHOWN = "--volume /sys/fs/cgroup:/sys/fs/cgroup:ro"
@@ -69,8 +71,11 @@ class Check:
 def checks(proc: Path = Path("/proc"), objects: Path = OBJECTS) -> list[Check]:
     """Try everything that the collector uses, for real: it takes about 0.1 s, and leaves nothing behind."""
     capabilities = _effective_capabilities(proc)
-    found = [_libbpf(), _kernel_btf(KERNEL_BTF), _may_load(capabilities)]
-    hindrance = next((check for check in found if check.result is Result.NO), None)
+    found = [open_files(), _libbpf(), _kernel_btf(KERNEL_BTF), _may_load(capabilities)]
+    hindrance = _hindrance(found)
+    if not hindrance:
+        found.append(_bpf_is_allowed())
+        hindrance = _hindrance(found)
     return [
         *found,
         *(_hook(objects / file, program, name, hindrance) for file, program, name in HOOKS),
@@ -100,6 +105,19 @@ def required_failures(found: Iterable[Check]) -> str:
     return "; ".join(f"{check.name}: {check.detail}: {check.remedy}" for check in failed)
 
 
+def open_files() -> Check:
+    """Return whether the collector may have as many files open as it needs; it raises a soft limit by itself."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    name, detail = "open files", "no limit" if most == resource.RLIM_INFINITY else f"{most} at most"
+    if most == resource.RLIM_INFINITY or most >= LEAST_OPEN_FILES:
+        return Check(name, Result.YES, detail)
+    return Check(name, Result.NO, detail, f"allow {LEAST_OPEN_FILES} (ulimit -Hn, LimitNOFILE= of systemd)")
+
+
+def _hindrance(found: Iterable[Check]) -> Check | None:
+    return next((check for check in found if check.result is Result.NO), None)
+
+
 def _libbpf() -> Check:
     name = "libbpf"
     try:
@@ -114,7 +132,7 @@ def _kernel_btf(path: Path) -> Check:
     if os.access(path, os.R_OK):
         return Check(name, Result.YES, str(path))
     if not path.parents[1].is_dir():
-        return Check(name, Result.UNKNOWN, f"{path.parents[1]} is not there", "mount sysfs on /sys")
+        return Check(name, Result.NO, f"{path.parents[1]} is not there", "mount sysfs on /sys")
     return Check(
         name,
         Result.NO,
@@ -140,6 +158,14 @@ def _may_load(capabilities: frozenset[str] | None) -> Check:
     if not missing or "CAP_SYS_ADMIN" in capabilities:
         return Check(name, Result.YES, ", ".join(sorted(capabilities)))
     return Check(name, Result.NO, f"{' and '.join(sorted(missing))} missing", _PRIVILEGED)
+
+
+def _bpf_is_allowed() -> Check:
+    name = "bpf(2)"
+    if takes_maps():
+        return Check(name, Result.YES, "a map can be made")
+    remedy = "run it as root, with a seccomp profile that allows bpf(2) (Docker's does where CAP_BPF is given)"
+    return Check(name, Result.NO, "no map can be made: seccomp, or a security module, refuses it", remedy)
 
 
 def _optional_capabilities(capabilities: frozenset[str] | None) -> Iterator[Check]:

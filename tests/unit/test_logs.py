@@ -1,4 +1,7 @@
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -41,3 +44,21 @@ def test_the_log_of_a_daemon_cannot_be_flooded_from_a_port(capsys):
         for _ in range(100):
             logging.getLogger(name).error("bad request")
     assert capsys.readouterr().out.count("bad request") == len(PROVOKED)
+
+
+def test_a_log_file_on_a_full_disk_is_told_once_and_the_console_goes_on():
+    program = (
+        "import logging; from daemon.logs import configure_logs; configure_logs(log_console=True, no_log_file=False)\n"
+        "for _ in range(3): logging.getLogger('x').warning('look')"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"EBPF_NET_LOG_FILE_PATH": "/dev/full"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert said.stdout.count("look") == 3
+    assert said.stderr == (
+        "error: cannot write the log file /dev/full: [Errno 28] No space left on device; its lines are lost meanwhile\n"
+    )

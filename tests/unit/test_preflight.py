@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def proc(tmp_path, monkeypatch):
     (own / "mounts").write_text("proc /proc proc rw 0 0\ncgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n")
     capabilities(tmp_path, ALL)
     monkeypatch.setattr(cgroup_tree, "_own_mount", lambda: None)
+    monkeypatch.setattr(preflight, "takes_maps", lambda: True)
     return tmp_path
 
 
@@ -96,6 +98,35 @@ def test_without_kernel_btf_the_hooks_are_not_tried(proc, monkeypatch, tmp_path)
     found = checks(proc)
     assert required_failures(found).startswith(f"types of the kernel (BTF): {tmp_path}/vmlinux cannot be read on Linux")
     assert by_name(found)["TCP connect, listen, close"].detail == "not tried: first see to types of the kernel (BTF)"
+
+
+def test_without_sysfs_one_line_says_so(proc, monkeypatch, tmp_path):
+    monkeypatch.setattr(preflight, "KERNEL_BTF", tmp_path / "nothing" / "btf" / "vmlinux")
+    assert required_failures(checks(proc)) == (
+        f"types of the kernel (BTF): {tmp_path}/nothing is not there: mount sysfs on /sys"
+    )
+
+
+def test_where_bpf_is_refused_one_line_says_so(proc, monkeypatch):
+    monkeypatch.setattr(preflight, "takes_maps", lambda: False)
+    failures = required_failures(checks(proc))
+    assert failures.startswith("bpf(2): no map can be made: seccomp, or a security module, refuses it: run it as root")
+    assert "TCP" not in failures
+
+
+def test_too_few_open_files_are_told_before_anything_is_opened():
+    def fewer():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+    said = subprocess.run(
+        [Path(sys.executable).with_name("kernel-collector"), "--no-log-file"],
+        preexec_fn=fewer,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == "error: open files: 64 at most: allow 256 (ulimit -Hn, LimitNOFILE= of systemd)\n"
 
 
 def test_without_libbpf(proc, monkeypatch):
