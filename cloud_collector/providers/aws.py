@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -199,6 +200,7 @@ def _interface(described: Mapping[str, Any], region: str) -> intake_pb2.CloudInt
         addresses=packed_all(
             [
                 *(each.get("PrivateIpAddress") for each in private),
+                *_addresses_of_prefixes(described),
                 *(each.get("Ipv6Address") for each in described.get("Ipv6Addresses", ())),
             ]
         ),
@@ -210,6 +212,15 @@ def _interface(described: Mapping[str, Any], region: str) -> intake_pb2.CloudInt
     )
     interface.role, interface.type = _served(described, description, manager)
     return interface
+
+
+def _addresses_of_prefixes(described: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the addresses of the IPv4 prefixes, of 16 each, that an interface was given: for pods of EKS, mostly.
+
+    Prefixes of IPv6 have too many.
+    """
+    for each in described.get("Ipv4Prefixes", ()):
+        yield from map(str, ipaddress.IPv4Network(each["Ipv4Prefix"]))
 
 
 def _served(described: Mapping[str, Any], description: str, manager: str) -> tuple[str, str]:

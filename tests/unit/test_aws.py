@@ -14,6 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from cloud_collector.inventory import Inventory
 from cloud_collector.provider import Cause, ProviderError, Scope, packed
+from cloud_collector.providers import aws
 from cloud_collector.providers.aws import Aws, Options
 from cloud_collector.reader import Reader
 
@@ -96,6 +97,17 @@ def test_an_elastic_address_is_the_others_view_of_the_private_one():
     ec2.associate_address(InstanceId=instance["InstanceId"], AllocationId=public["AllocationId"])
     (pair,) = of_instance(instance).public_addresses
     assert (pair.public, pair.private) == (packed(public["PublicIp"]), packed(instance["PrivateIpAddress"]))
+
+
+def test_addresses_of_prefixes_are_the_interfaces(monkeypatch):
+    made = described("aws-K8S-i-0123456789abcdef0")  # of a node of EKS, whose pods get addresses of prefixes
+    pages, given = (
+        aws._pages,
+        {"Ipv4Prefixes": [{"Ipv4Prefix": "10.9.0.16/28"}], "Ipv6Prefixes": [{"Ipv6Prefix": "::/80"}]},
+    )
+    monkeypatch.setattr(aws, "_pages", lambda *asked: [each | given for each in pages(*asked)])
+    addresses = read()[made["NetworkInterfaceId"]].addresses
+    assert set(addresses) == {packed(made["PrivateIpAddress"]), *(packed(f"10.9.0.{16 + host}") for host in range(16))}
 
 
 SERVED = {
