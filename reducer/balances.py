@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from reducer.flows import BASELINE, COUNTERS, KEY_WORDS, FlowTable, by_side
-from reducer.match import hashed
+from reducer.flows import BASELINE, COUNTERS, FlowTable, by_side
+from reducer.grouping import hashed
+from reducer.key_columns import KEY_WORDS
 
 if TYPE_CHECKING:
+    from reducer.flags import Flag
     from reducer.memory import Matcher
     from reducer.narrow import Narrow
 
@@ -87,9 +89,9 @@ def _file(columns: dict[str, np.ndarray]) -> bytes:
     return file.getvalue()
 
 
-def _by_end(flows: FlowTable) -> dict[str, np.ndarray | Narrow]:
+def _by_end(flows: FlowTable) -> dict[str, Flag | Narrow]:
     """Return the columns that have two elements a flow."""
-    columns: dict[str, np.ndarray | Narrow] = {"knows": flows.knows, "asks": flows.asks}
+    columns: dict[str, Flag | Narrow] = {"knows": flows.knows, "asks": flows.asks}
     columns |= {f"sender_{counter.name}": flows.sender[counter.name] for counter in COUNTERS}
     columns |= {f"receiver_{counter.name}": flows.receiver[counter.name] for counter in COUNTERS}
     return columns
@@ -98,7 +100,7 @@ def _by_end(flows: FlowTable) -> dict[str, np.ndarray | Narrow]:
 def _unbalanced(matcher: Matcher) -> np.ndarray:
     """Return the slots of flows that a new process could not go on with as if it had never seen them."""
     flows = matcher.flows
-    apart = flows.knows == BASELINE
+    apart = flows.knows[:] == BASELINE
     for balances in (flows.sender, flows.receiver):
         for balance in balances.values():
             apart |= balance.is_set()

@@ -12,6 +12,7 @@ activity of late, where those that are not rolled up count for more.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import logging
 from typing import TYPE_CHECKING
@@ -77,6 +78,10 @@ STEPS = (workload_or_network, workload, namespace, cluster, everything)
 """From the labels of an end to those of what it is rolled up to: one after the other."""
 
 
+def _tie(labels: Labels) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(labels).encode(), digest_size=8).digest()) | 1
+
+
 def _within(names: frozenset[str], labels: Labels) -> Labels:
     return tuple(sorted((("workload.name", OTHER), *(label for label in labels if label[0] in names))))
 
@@ -107,6 +112,7 @@ class Budget:
         # By index in the table of ends: how many steps an end is rolled up, and how active it was.
         self._depth = np.empty(0, np.uint8)
         self._activity = np.empty(0)
+        self._tie = np.empty(0, np.uint64)  # 0: not looked up
         # By step: what each end is rolled up to by this step and those before, where that was looked up.
         self._looked_up = np.empty(0, bool)
         self._ancestor = [np.empty(0, np.uint32) for _ in STEPS]
@@ -133,7 +139,7 @@ class Budget:
             self._depth[:] = 0
         self._look_up(used[~self._looked_up[used]], ends)
         series = self._series(level, self._depth)
-        order = used[np.argsort(preference, kind="stable")] if series > self._most else used
+        order = used[np.lexsort((self.ties(used), preference))] if series > self._most else used
         for share in _SHARES:
             for step, ancestor in enumerate(self._ancestor, 1):
                 if series <= self._most:
@@ -145,6 +151,13 @@ class Budget:
         self.series_rolled_up += len(level.source) - series
         self._note_exceeded(level, exceeded=series < len(level.source))
         return self._stand_ins(self._depth)
+
+    def ties(self, ends: np.ndarray) -> np.ndarray:
+        """Return what decides between equally active ends, uint64: their labels, not where they are in the table."""
+        new = ends[self._tie[ends] == 0]
+        self._tie[new] = [_tie(self._labels[end]) for end in new.tolist()]
+        found: np.ndarray = self._tie[ends]
+        return found
 
     def _roll_up(self, level: Level, step: int, order: np.ndarray) -> int:
         """Roll up as few of the first ends of *order* as make room, all if none do; return how many series remain."""
@@ -196,6 +209,7 @@ class Budget:
             remembered = {self._labels[end]: self._depth[end] for end in rolled_up.tolist()}
             self._depth, self._activity, self._looked_up = np.empty(0, np.uint8), np.empty(0), np.empty(0, bool)
             self._ancestor = [np.empty(0, np.uint32) for _ in STEPS]
+            self._tie = np.empty(0, np.uint64)
             self._make_room(len(ends.labels))
             for index, labels in enumerate(ends.labels) if remembered else ():
                 self._depth[index] = remembered.get(labels, 0)
@@ -208,6 +222,7 @@ class Budget:
         if more > 0:
             self._depth = np.concatenate((self._depth, np.zeros(more, np.uint8)))
             self._activity = np.concatenate((self._activity, np.zeros(more)))
+            self._tie = np.concatenate((self._tie, np.zeros(more, np.uint64)))
             self._looked_up = np.concatenate((self._looked_up, np.zeros(more, bool)))
             new = np.arange(count - more, count, dtype=np.uint32)
             self._ancestor = [np.concatenate((ancestor, new)) for ancestor in self._ancestor]

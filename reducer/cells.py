@@ -16,7 +16,7 @@ import polars as pl
 from reducer.series import VALUE_COLUMNS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 _BIN_BITS = 16
 _BIN_MASK = (1 << _BIN_BITS) - 1
@@ -101,6 +101,11 @@ def joined_cells(parts: Sequence[Cells]) -> Cells:
         return NO_CELLS
     names = ("place", "code", "amount")
     return Cells(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def cells_of_bins(bins: Mapping[CellKind, Bins]) -> Cells:
+    """Return the cells that bins by kind are of."""
+    return joined_cells([Cells(each.place, code_of(kind, each.bin), each.amount) for kind, each in bins.items()])
 
 
 def added_up(cells: Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], dict[CellKind, Bins]]:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.cells import Cells
+from reducer.matched import joined_flows
 from reducer.owners import UNKNOWN_OWNER
 
 if TYPE_CHECKING:
-    from reducer.memory import Matched
+    from collections.abc import Iterable, Iterator
+
+    from reducer.matched import Matched
     from reducer.owners import OwnersView
 
 
@@ -37,18 +40,30 @@ class DockerProxies:
         """Return the owners that are to be kept."""
         return np.array([*self._behind, *self._behind.values()], np.uint32)
 
-    def see_through(self, matched: Matched, owners: OwnersView) -> Matched:
-        """Return the flows with the containers in the proxies' place."""
+    def see_through(self, parts: Iterable[Matched], owners: OwnersView) -> Iterator[Matched]:
+        """Yield the flows of a window with the containers in the proxies' place; those with proxies last."""
         if owners.generation != self._generation:
             self._generation = owners.generation
             self._behind = {}
-        if not owners.proxies.any():
-            return matched
-        connector = 2 * np.arange(len(matched.connector)) + matched.connector
+        is_proxy = owners.proxies
+        if not is_proxy.any():
+            yield from parts
+            return
+        held = []
+        for matched in parts:
+            of_proxy = is_proxy[matched.owner].reshape(-1, 2).any(axis=1)
+            held.append(matched.only(np.flatnonzero(of_proxy)))
+            yield matched.only(np.flatnonzero(~of_proxy)) if of_proxy.any() else matched
+        yield self._seen_through(joined_flows(held), owners)
+
+    def _seen_through(self, matched: Matched, owners: OwnersView) -> Matched:
+        connector = 2 * np.arange(len(matched)) + matched.connector
         to_container = owners.proxies[matched.owner[connector]]
-        for end in connector[to_container].tolist():
-            if matched.owner[end ^ 1] != UNKNOWN_OWNER:
-                self._behind[int(matched.owner[end])] = int(matched.owner[end ^ 1])
+        ends = connector[to_container]
+        ends = ends[matched.owner[ends ^ 1] != UNKNOWN_OWNER]
+        # Of several processes of a container any will do, but always the same.
+        ends = ends[np.argsort(matched.owner[ends ^ 1], kind="stable")]
+        self._behind |= zip(matched.owner[ends].tolist(), matched.owner[ends ^ 1].tolist(), strict=True)
         self.flows += int(np.count_nonzero(to_container))
         stands_for = np.arange(len(owners.owners), dtype=np.uint32)
         stands_for[list(self._behind)] = list(self._behind.values())

@@ -11,20 +11,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.cells import CellKind, Cells, cells_of, code_of, joined_cells
-from reducer.flows import KEY_WORDS, by_side
-from reducer.match import hashed, keys_of
+from reducer.flows import by_side
+from reducer.key_columns import KEY_WORDS
 from reducer.owners import UNKNOWN_OWNER
-from reducer.rows import TABLES
-from reducer.window import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ebpf_net.v1 import intake_pb2
 
-    from intake.columns import Columns
     from reducer.flows import FlowTable
-    from reducer.owners import OwnersView
+    from reducer.grouping import Hashed
 
 # The kernel has about 120.
 MOST_REASONS = 1_024
@@ -32,7 +29,6 @@ MOST_REASON_NUMBER = 1_023
 LONGEST_REASON = 64
 MOST_SESSIONS = 65_536
 UNKNOWN_REASON = "UNKNOWN"
-_NAMES = tuple(column.name for column in TABLES["drops"])
 
 
 class DropReasons:
@@ -98,27 +94,27 @@ class Dropped:
         return Cells(place, self.cells.code, self.cells.amount)
 
 
-def dropped(tables: list[Columns], owners: OwnersView, seed: int, flows: FlowTable, slots: np.ndarray) -> Dropped:
+def dropped(told: Hashed | None, flows: FlowTable, slots: np.ndarray) -> Dropped:
     """Return what was dropped, given the *slots* of the window's flows, in their order."""
-    if not tables:
+    if told is None or not len(told.hashes):
         return Dropped(
             cells_of(np.empty(0), 0, np.empty(0)), np.empty((KEY_WORDS, 0), np.uint64), np.empty(0, np.uint32)
         )
-    rows = joined(tables, _NAMES)
-    keys, side = keys_of(rows, owners)
-    different, first, which = np.unique(hashed(keys, seed), return_index=True, return_inverse=True)
+    rows = told.rows
+    different, first, which = np.unique(told.hashes, return_index=True, return_inverse=True)
     slot = flows.find(different)
-    flow_of_slot = np.full(len(flows.last_seen) + 1, -1, np.int64)  # the last for those that are not remembered
-    flow_of_slot[slots] = np.arange(len(slots))
-    flow = flow_of_slot[slot]
+    order = np.argsort(slots)
+    place = np.searchsorted(slots[order], slot)
+    flow = np.append(order, -1)[place]
+    flow[np.append(slots, -1)[flow] != slot] = -1
     others = np.flatnonzero(flow < 0)
     flow[others] = len(slots) + np.arange(len(others))
     remembered = slot[others] >= 0
     owner = np.full(2 * len(others), UNKNOWN_OWNER, np.uint32)
     owner[np.repeat(remembered, 2)] = flows.owner[by_side(slot[others[remembered]])]
-    direction = 2 * flow[which] + side
+    direction = 2 * flow[which] + told.side
     cells = [
         cells_of(direction, code_of(kind, rows["reason"]), rows[column])
         for kind, column in ((CellKind.DROPPED_PACKETS, "packets"), (CellKind.DROPPED_BYTES, "bytes"))
     ]
-    return Dropped(joined_cells(cells), keys[:, first[others]], owner)
+    return Dropped(joined_cells(cells), told.keys(first[others]), owner)

@@ -6,20 +6,23 @@ Columns by slot; an index of hashes finds the slots of a window's flows at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from reducer.flags import Flags
 from reducer.hash_index import HashIndex
+from reducer.key_columns import KeyColumns
 from reducer.narrow import Narrow
 
-# A flow takes about 110 bytes, 24 more where addresses are of IPv6.
+if TYPE_CHECKING:
+    from reducer.flags import Flag
+
+# A flow takes about 95 bytes, 28 more where addresses are of IPv6.
 MOST_FLOWS = 2_000_000
 IDLE_WINDOWS = 10
 # Of a flow that a collector which is away may have more to tell of; collectors keep batches about as long.
 AWAY_WINDOWS = 120
-KEY_WORDS: Final = 6
-"""uint64 words of a flow's key: the low address, the high address, protocol and ports, scope."""
 
 UNSEEN, WHOLE, BASELINE = range(3)
 """What a flow's end knows: nothing was heard from it; all since the flow began; or only from some point on."""
@@ -84,16 +87,16 @@ class FlowTable:
         self._most_flows = most_flows
         self._index = HashIndex()
         self._free = np.empty(0, np.uint32)
-        # Words that are 0 in all flows, as are three where there is no IPv6, are left out.
-        self._key: list[np.ndarray | None] = [None] * KEY_WORDS
-        self.connector = np.empty(0, ConnectorSide)
+        self._keys = KeyColumns()
+        self._of_slots, self._of_ends = Flags(), Flags()
+        self.connector = self._of_slots.column(2, ConnectorSide, least=CONNECTOR_UNKNOWN)
+        self.pending = self._of_slots.column(1, np.bool_)
         self.last_seen = np.empty(0, np.uint32)
         self.began = np.empty(0, np.int64)
-        self.pending = np.empty(0, bool)
         self.owner = np.empty(0, np.uint32)
-        self.knows = np.empty(0, np.uint8)
-        self.done = np.empty(0, bool)
-        self.asks = np.empty(0, bool)
+        self.knows = self._of_ends.column(2, np.uint8)
+        self.done = self._of_ends.column(1, np.bool_)
+        self.asks = self._of_ends.column(1, np.bool_)
         self.sender = {counter.name: Narrow(counter.dtype) for counter in COUNTERS}
         self.receiver = {counter.name: Narrow(counter.dtype) for counter in COUNTERS}
         self.untracked = 0
@@ -108,20 +111,18 @@ class FlowTable:
 
     def bytes_per_flow(self) -> float:
         """Return how many bytes of memory a flow takes, of the room for more its share included."""
-        columns: list[np.ndarray] = [column for column in self._key if column is not None]
-        columns += [self.connector, self.last_seen, self.began, self.pending]
-        columns += [self.owner, self.knows, self.done, self.asks, self._free]
-        taken = sum(column.nbytes for column in columns) + self._index.nbytes
+        columns = (self.last_seen, self.began, self.owner, self._free, self._of_slots.packed, self._of_ends.packed)
+        taken = sum(column.nbytes for column in columns) + self._index.nbytes + self._keys.nbytes
         taken += sum(balances.nbytes for balances in (*self.sender.values(), *self.receiver.values()))
         return taken / max(1, len(self))
 
     def keys(self, slots: np.ndarray) -> np.ndarray:
         """Return the keys of *slots*, (KEY_WORDS, slots) uint64."""
-        keys = np.zeros((KEY_WORDS, len(slots)), np.uint64)
-        for word, column in zip(keys, self._key, strict=True):
-            if column is not None:
-                word[:] = column[slots]
-        return keys
+        return self._keys[slots]
+
+    def hashes(self, slots: np.ndarray) -> np.ndarray:
+        """Return the hashes of *slots*, uint64."""
+        return self._index.hashes(slots)
 
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the slots of flows, -1 where none is remembered."""
@@ -136,11 +137,7 @@ class FlowTable:
 
         """
         slots, new = self._index.find_or_add(hashes, self._allocate)
-        for number, words in enumerate(keys[:, new]):
-            if self._key[number] is None and words.any():
-                self._key[number] = np.zeros(len(self.last_seen), np.uint64)
-            if (column := self._key[number]) is not None:
-                column[slots[new]] = words
+        self._keys[slots[new]] = keys[:, new]
         return slots
 
     def seen_in(self, window: int) -> None:
@@ -184,13 +181,13 @@ class FlowTable:
     def _allocate(self, count: int) -> np.ndarray:
         missing = count - len(self._free)
         if missing > 0:
-            self._grow(max(missing, len(self.last_seen) // 8, 1024))
+            self._grow(max(missing, len(self.last_seen) // 16, 1024))
         slots, self._free = self._free[:count].astype(np.int64), self._free[count:]
         self.connector[slots] = CONNECTOR_UNKNOWN
         self.pending[slots] = False
         self.began[slots] = 0
         ends = by_side(slots)
-        by_end: list[np.ndarray | Narrow] = [self.owner, self.knows, self.done, self.asks]
+        by_end: list[np.ndarray | Flag | Narrow] = [self.owner, self.knows, self.done, self.asks]
         by_end += [*self.sender.values(), *self.receiver.values()]
         for column in by_end:
             column[ends] = 0
@@ -199,13 +196,11 @@ class FlowTable:
     def _grow(self, by: int) -> None:
         size = len(self.last_seen)
         self._free = np.concatenate((self._free, np.arange(size, size + by, dtype=np.uint32)))
-        self._key = [None if column is None else _longer(column, by) for column in self._key]
-        self.connector, self.last_seen, self.began, self.pending = (
-            _longer(column, by) for column in (self.connector, self.last_seen, self.began, self.pending)
-        )
-        self.owner, self.knows, self.done, self.asks = (
-            _longer(column, 2 * by) for column in (self.owner, self.knows, self.done, self.asks)
-        )
+        self.last_seen, self.began = _longer(self.last_seen, by), _longer(self.began, by)
+        self.owner = _longer(self.owner, 2 * by)
+        self._keys.grow(by)
+        self._of_slots.grow(by)
+        self._of_ends.grow(2 * by)
         for balances in (*self.sender.values(), *self.receiver.values()):
             balances.grow(2 * by)
 

@@ -21,7 +21,8 @@ from reducer.timeline import place_of
 
 if TYPE_CHECKING:
     from reducer.directory import DirectoryView
-    from reducer.match import Ends, Grouped
+    from reducer.grouping import Grouped
+    from reducer.match import Ends
     from reducer.owners import OwnersView
     from reducer.timeline import PlaceFilter, TimelineView
 

@@ -49,6 +49,11 @@ class HashIndex:
         """Return all numbers, ascending."""
         return np.flatnonzero(self._hash != _FORGOTTEN)
 
+    def hashes(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the hashes of *numbers*, uint64."""
+        found: np.ndarray = self._hash[numbers]
+        return found
+
     def find(self, hashes: np.ndarray) -> np.ndarray:
         """Return the numbers of *hashes*, int64, -1 where there is none."""
         found = np.empty(len(hashes), np.int64)
@@ -137,7 +142,7 @@ class HashIndex:
     def _remember(self, numbers: np.ndarray, hashes: np.ndarray) -> None:
         lacking = int(numbers.max()) + 1 - len(self._hash) if len(numbers) else 0
         if lacking > 0:
-            more = np.zeros(max(lacking, len(self._hash) // 8), np.uint64)
+            more = np.zeros(max(lacking, len(self._hash) // 16), np.uint64)
             self._hash = np.concatenate((self._hash, more))
         self._hash[numbers] = hashes
 

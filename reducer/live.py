@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.flows import COUNTERS, other
+from reducer.grouping import PORTS, grouped
 from reducer.match import (
-    PORTS,
     Ends,
     add_up,
     by_protocol,
     directed_values,
     forward_directions,
-    group,
     guess_connector,
     special_ends,
     witnesses,
@@ -103,9 +102,9 @@ class LiveView:
         return self._shown[:most]
 
     def _pairs(self, tables: list[Columns], owners: OwnersView, elapsed_s: float, most: int) -> list[Pair]:
-        grouped = group(tables, owners, self._seed)
-        ends = add_up(grouped, owners)
-        keys = grouped.keys
+        flows = grouped(tables, owners, self._seed)
+        ends = add_up(flows, owners)
+        keys = flows.keys
         connector = guess_connector(ends.connector, keys[PORTS])
         values = directed_values(ends, connector, _senders_word(ends, forward_directions(connector)))
         values = by_protocol(values, keys[PORTS])

@@ -13,40 +13,32 @@ import numpy as np
 import polars as pl
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import is_constant, words
+from intake.columns import is_constant
 from reducer.cells import CellKind, Cells, cells_of, code_of, joined_cells
 from reducer.distributions import bin_of_us
-from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, KEY_WORDS, ConnectorSide, by_side, other
+from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, ConnectorSide, by_side, other
+from reducer.grouping import PORTS
 from reducer.hash_index import HashIndex
 from reducer.owners import UNKNOWN_OWNER
 from reducer.rows import IPPROTO_UDP, ROW_COLUMNS
 from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
-from reducer.window import joined
 
 if TYPE_CHECKING:
     from intake.columns import Columns
+    from reducer.grouping import Grouped, Hashed
     from reducer.owners import OwnersView
     from reducer.ports import OwnFlows
 
-PORTS, SCOPE = 4, 5
-"""Which words of a key hold the protocol and the ports (low << 16 | high), and the scope."""
-
-_KEY_COLUMNS = (
-    *("protocol", "local_address", "remote_address", "local_port", "remote_port"),
-    *("process", "network_namespace"),
-)
-_ROW_COLUMNS = tuple(column.name for column in ROW_COLUMNS)
 _ROLE = intake_pb2.Role
+TELLING_COLUMNS = ("process", "role")
+"""Those columns of rows that tell the owners of ends, and who connected."""
+
 _SUMMED = tuple(column.name for column in ROW_COLUMNS if column.merge == "sum" and column.name != "failed")
 # What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
 OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
 OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
-_V4_MAPPED_LOOPBACK, _V4_LOOPBACK_BITS = np.uint64(0x7F_FFFF_0000), np.uint64(0xFF_FFFF_FFFF)
-_V6_LOOPBACK = np.uint64(1 << 56)
 _INSTANCE_METADATA = np.frombuffer(bytes(10) + b"\xff\xff" + bytes((169, 254, 169, 254)), np.uint64)
 _DNS_PORT = 53
-# So many rows are given their flows at a time: what is in between stays in the processor's cache.
-_BLOCK = 1 << 16
 
 
 class Special(IntEnum):
@@ -55,29 +47,6 @@ class Special(IntEnum):
     NONE = 0
     DNS = 1
     INSTANCE_METADATA = 2
-
-
-@dataclass(frozen=True)
-class Grouped:
-    """Rows by flow.
-
-    Attributes:
-        rows: the columns; addresses as pairs of uint64, `process` as owners.
-        numbers: of the flows by their hashes, in the order of their first rows.
-        keys: (KEY_WORDS, flows) uint64.
-        hashes: of the flows.
-        end: of each row: 2 * flow + side.
-
-    """
-
-    rows: Columns
-    numbers: HashIndex
-    keys: np.ndarray
-    hashes: np.ndarray
-    end: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.hashes)
 
 
 @dataclass(frozen=True)
@@ -105,79 +74,6 @@ class Ends:
         return np.zeros(len(self.owner), np.int64) if found is None else found
 
 
-def in_loopback(rows: Columns) -> np.ndarray:
-    """Return which rows have a loopback address: at one end alone where a machine redirects to a port of its own."""
-    local, remote = (is_loopback(words(rows[name])) for name in ("local_address", "remote_address"))
-    either: np.ndarray = local | remote
-    return either
-
-
-def is_loopback(address: np.ndarray) -> np.ndarray:
-    """Return which of these addresses, pairs of uint64, are 127.0.0.0/8 or ::1."""
-    first, second = address[0::2], address[1::2]
-    v4 = (second & _V4_LOOPBACK_BITS) == _V4_MAPPED_LOOPBACK
-    loopback: np.ndarray = (first == 0) & (v4 | (second == _V6_LOOPBACK))
-    return loopback
-
-
-def group(tables: list[Columns], owners: OwnersView, seed: int, names: tuple[str, ...] | None = None) -> Grouped:
-    """Return the rows of *tables* by flow.
-
-    Keys are told apart by a 64-bit hash; *seed* must be secret, since who sends rows may choose their addresses.
-    """
-    rows = joined(tables, _ROW_COLUMNS if names is None else names)
-    count = len(rows["process"])
-    numbers = HashIndex(count)
-    end = np.empty(count, np.int64)
-    keys, hashes = [np.empty((KEY_WORDS, 0), np.uint64)], [np.empty(0, np.uint64)]
-    for begin in range(0, count, _BLOCK):
-        part = slice(begin, min(begin + _BLOCK, count))
-        of_rows, side = keys_of(_some_keys(rows, part), owners)
-        hashes_of_rows = hashed(of_rows, seed)
-        flow, first = numbers.find_or_add(hashes_of_rows, numbers.next)
-        end[part] = 2 * flow + side
-        keys.append(of_rows[:, first])
-        hashes.append(hashes_of_rows[first])
-    return Grouped(rows, numbers, np.concatenate(keys, axis=1), np.concatenate(hashes), end)
-
-
-def _some_keys(rows: Columns, part: slice) -> Columns:
-    """Return what `keys_of` needs of some rows."""
-    pairs = slice(2 * part.start, 2 * part.stop)
-    return {name: rows[name][pairs if name.endswith("_address") else part] for name in _KEY_COLUMNS}
-
-
-def hashed(keys: np.ndarray, seed: int) -> np.ndarray:
-    """Return a uint64 for each of (KEY_WORDS, n) *keys*."""
-    return pl.DataFrame({str(word): keys[word] for word in range(KEY_WORDS)}).hash_rows(seed=seed).to_numpy()
-
-
-def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
-    """Return the keys and which rows are of the high endpoint; the order of endpoints means nothing but is the same."""
-    local, remote = rows["local_address"], rows["remote_address"]
-    local_0, local_1, remote_0, remote_1 = local[0::2], local[1::2], remote[0::2], remote[1::2]
-    local_port, remote_port = rows["local_port"].astype(np.uint64), rows["remote_port"].astype(np.uint64)
-    high_by_port = (local_0 > remote_0) | ((local_0 == remote_0) & (local_port > remote_port))
-    high = (local_1 > remote_1) | ((local_1 == remote_1) & high_by_port)
-    keys = np.empty((KEY_WORDS, len(high)), np.uint64)
-    keys[0], keys[1] = np.where(high, remote_0, local_0), np.where(high, remote_1, local_1)
-    keys[2], keys[3] = np.where(high, local_0, remote_0), np.where(high, local_1, remote_1)
-    shift = np.uint64(16)
-    keys[PORTS] = np.where(high, remote_port << shift | local_port, local_port << shift | remote_port)
-    keys[PORTS] |= rows["protocol"].astype(np.uint64) << np.uint64(32)
-    keys[SCOPE] = 0
-    loopback = np.flatnonzero(in_loopback(rows))
-    if len(loopback):
-        scope = owners.scope[owners.session[rows["process"][loopback]]]
-        keys[SCOPE, loopback] = scope ^ rows["network_namespace"][loopback]
-    if owners.realms is not None:
-        session = owners.session[rows["process"]]
-        realm = owners.realms.of(local.reshape(-1, 2), remote.reshape(-1, 2), session)
-        if realm is not None:
-            keys[SCOPE] ^= realm
-    return keys, high
-
-
 def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
     """Return the sums by end, with room for *more* flows that have no rows."""
     rows, end, flows = grouped.rows, grouped.end, len(grouped) + more
@@ -195,7 +91,7 @@ def add_up(grouped: Grouped, owners: OwnersView, more: int = 0) -> Ends:
             sums[f"failed_{name}"] = _added(rows["failed"][these], end[these], 2 * flows)
     if _has_values(rows["min_rtt_us"]):
         sums["min_rtt_us"] = _least(rows["min_rtt_us"], end, 2 * flows)
-    return Ends(owner, _sockets(rows, end, 2 * flows, owners), baseline, connector_sides(grouped, flows), sums)
+    return Ends(owner, _sockets(rows, end, 2 * flows, owners), baseline, connector_sides(rows, end, flows), sums)
 
 
 def last_owners(end: np.ndarray, process: np.ndarray, size: int, owners: OwnersView) -> np.ndarray:
@@ -213,16 +109,16 @@ def last_owners(end: np.ndarray, process: np.ndarray, size: int, owners: OwnersV
     return owner
 
 
-def connector_sides(grouped: Grouped, flows: int) -> np.ndarray:
-    """Return which side connected, by what the rows say of themselves; only a connector can have failed to."""
-    role = grouped.rows["role"]
+def connector_sides(rows: Columns, end: np.ndarray, flows: int) -> np.ndarray:
+    """Return which side connected, by what rows of these ends say; only a connector can have failed to."""
+    role = rows["role"]
     connector = np.full(flows, CONNECTOR_UNKNOWN, ConnectorSide)
     accepted = role == _ROLE.ROLE_ACCEPTOR
     connected = role == _ROLE.ROLE_CONNECTOR
-    if "failed" in grouped.rows:
-        connected |= (role == _ROLE.ROLE_UNKNOWN) & (grouped.rows["failed"] > 0)
-    connector[grouped.end[accepted] >> 1] = (grouped.end[accepted] & 1) ^ 1
-    connector[grouped.end[connected] >> 1] = grouped.end[connected] & 1
+    if "failed" in rows:
+        connected |= (role == _ROLE.ROLE_UNKNOWN) & (rows["failed"] > 0)
+    connector[end[accepted] >> 1] = (end[accepted] & 1) ^ 1
+    connector[end[connected] >> 1] = end[connected] & 1
     return connector
 
 
@@ -322,22 +218,28 @@ def special_ends(keys: np.ndarray) -> np.ndarray:
     return special
 
 
-def look_ahead(hashes: np.ndarray, ends: Ends, tables: list[Columns], owners: OwnersView, seed: int) -> None:
-    """Fill in the owners and connectors that are not known from rows of later windows, in place."""
-    lacking = (ends.owner.reshape(-1, 2) == UNKNOWN_OWNER).any(axis=1)[: len(hashes)]
-    if not tables or not lacking.any():
-        return
-    later = group(tables, owners, seed, (*_KEY_COLUMNS, "role"))
-    wanted = np.flatnonzero(lacking)
-    at = later.numbers.find(hashes[wanted])
-    found = at >= 0
-    here, there = wanted[found], at[found]
+def look_ahead(hashes: np.ndarray, ends: Ends, rows: Hashed, owners: OwnersView) -> None:
+    """Fill in the owners and connectors that are not known, in place, from *rows* of later windows, the nearest first.
+
+    Args:
+        hashes: of the flows that have rows.
+        ends: of the flows.
+        rows: with `TELLING_COLUMNS`.
+        owners: what the owners mean.
+
+    """
+    wanted = np.flatnonzero((ends.owner.reshape(-1, 2) == UNKNOWN_OWNER).any(axis=1)[: len(hashes)])
+    numbers = HashIndex(len(wanted))
+    numbers.find_or_add(hashes[wanted], numbers.next)
+    flow = numbers.find(rows.hashes)
+    these = np.flatnonzero(flow >= 0)
+    end, told = 2 * flow[these] + rows.side[these], {name: rows.rows[name][these] for name in TELLING_COLUMNS}
     # The first is the nearest: later ones may be of sockets that used the port again.
-    owner = last_owners(later.end[::-1], later.rows["process"][::-1], 2 * len(later), owners)
-    mine = by_side(here)
-    ends.owner[mine] = np.where(ends.owner[mine] == UNKNOWN_OWNER, owner[by_side(there)], ends.owner[mine])
-    connector = connector_sides(later, len(later))[there]
-    ends.connector[here] = np.where(ends.connector[here] == CONNECTOR_UNKNOWN, connector, ends.connector[here])
+    owner = last_owners(end[::-1], told["process"][::-1], 2 * len(wanted), owners)
+    mine = by_side(wanted)
+    ends.owner[mine] = np.where(ends.owner[mine] == UNKNOWN_OWNER, owner, ends.owner[mine])
+    connector = connector_sides(told, end, len(wanted))
+    ends.connector[wanted] = np.where(ends.connector[wanted] == CONNECTOR_UNKNOWN, connector, ends.connector[wanted])
 
 
 def _has_values(column: np.ndarray) -> bool:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.agreement import Agreement
-from reducer.cells import Cells, joined_cells
+from reducer.cells import joined_cells
 from reducer.drops import dropped
 from reducer.flows import (
     BASELINE,
@@ -39,32 +39,34 @@ from reducer.flows import (
     by_side,
     other,
 )
+from reducer.grouping import PORTS, Parts, group, parts_for, split
 from reducer.match import (
-    PORTS,
+    TELLING_COLUMNS,
     Ends,
-    Grouped,
     add_up,
     by_protocol,
     directed_values,
     forward_directions,
-    group,
     guess_connector,
     latencies,
     look_ahead,
     special_ends,
     witnesses,
 )
+from reducer.matched import Matched
 from reducer.owners import UNKNOWN_OWNER
 from reducer.ports import split_by_owner
 from reducer.receivers import SharedReceivers
 from reducer.request_balances import RequestBalances
 from reducer.requests import Requests
-from reducer.rows import SOCKETS, no_rows
+from reducer.rows import SOCKETS, TABLES, no_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from intake.columns import Columns
+    from reducer.cells import Cells
+    from reducer.grouping import Grouped, Hashed
     from reducer.handover import Handover
     from reducer.narrow import Narrow
     from reducer.owners import OwnersView
@@ -72,35 +74,46 @@ if TYPE_CHECKING:
 
 # Tables whose rows tell the owners of ends.
 _TELLING = (SOCKETS, "dns", "http")
+_NAMES = {table: tuple(column.name for column in columns) for table, columns in TABLES.items()}
 
 
 @dataclass(frozen=True)
-class Matched:
-    """The flows of a window; arrays by end or direction have two elements a flow, as in `FlowTable`.
+class _Heard:
+    """What is known while a window is matched: see `Matcher.match`."""
 
-    A flow whose ports several owners used is there once for each pair of them.
+    window: int
+    owners: OwnersView
+    heard: np.ndarray
+    gone: np.ndarray
+    handover: Handover | None
 
-    Attributes:
-        owner: by end, uint32.
-        special: by end, uint8: `Special`.
-        key: (KEY_WORDS, flows) uint64.
-        connector: by flow, int8: the side that connected, as far as that is known.
-        began_ns: by flow, int64: when it began; 0 where that is not known.
-        told_ns: by flow, int64: when its last row of the window came, of those that tell of a connection's beginning
-            that; 0 where it has none.
-        values: by direction, int64; value columns without any value are left out.
-        cells: by direction, what few of them have.
 
-    """
+class _Rows:
+    """The rows of a window, and those of later ones that may tell who its flows' ends are, in parts."""
 
-    owner: np.ndarray
-    special: np.ndarray
-    key: np.ndarray
-    connector: np.ndarray
-    began_ns: np.ndarray
-    told_ns: np.ndarray
-    values: dict[str, np.ndarray]
-    cells: Cells
+    def __init__(
+        self,
+        tables: Mapping[str, list[Columns]],
+        later: Mapping[str, list[Columns]],
+        owners: OwnersView,
+        seed: int,
+        count: int,
+    ) -> None:
+        tables = {SOCKETS: [no_rows()], **{name: told for name, told in tables.items() if told}}
+        self._tables = {name: Parts(told, owners, seed, _NAMES[name], count) for name, told in tables.items()}
+        self._telling = [rows for name in _TELLING for rows in later.get(name, ())]
+        self._later: Parts | None = None
+        self._owners, self._seed, self._count = owners, seed, count
+
+    def part(self, number: int) -> dict[str, Hashed]:
+        """Return the rows of a part by table."""
+        return {name: parts.part(number) for name, parts in self._tables.items()}
+
+    def later(self, number: int) -> Hashed | None:
+        """Return the rows of later windows of a part; None: there are none."""
+        if self._later is None and self._telling:
+            self._later = Parts(self._telling, self._owners, self._seed, TELLING_COLUMNS, self._count)
+        return self._later.part(number) if self._later else None
 
 
 class Matcher:
@@ -136,8 +149,10 @@ class Matcher:
         heard: np.ndarray,
         gone: np.ndarray,
         handover: Handover | None = None,
-    ) -> Matched:
-        """Return the flows of a window, and remember them.
+    ) -> Iterator[Matched]:
+        """Yield the flows of a window, part by part, and remember them.
+
+        What a part is has no meaning but that both ends of a flow are in the same one.
 
         Args:
             window: its index, rising.
@@ -150,24 +165,55 @@ class Matcher:
 
         """
         flows = self.flows
-        grouped = group(tables.get(SOCKETS) or [no_rows()], owners, self.seed)
-        grouped = self.receivers.hear_one(window, grouped, owners)
-        requests = Requests(tables, grouped.numbers, owners, self.seed)
+        slots = flows.slots
+        pending = slots[flows.pending[slots]]
+        rows = sum(len(each["socket"]) for told in tables.values() for each in told)
+        count = parts_for(rows + 2 * len(pending))
+        in_parts = _Rows(tables, later, owners, self.seed, count)
+        balances = self.requests.parts(flows.hashes(self.requests.at >> 1), count)
+        finished = [np.empty(0, np.int64)]
+        known = _Heard(window, owners, heard, gone, handover)
+        for number, silent in enumerate(split(pending, flows.hashes(pending), count)):
+            matched, slots = self._match_part(known, in_parts, number, silent, balances[number])
+            finished.append(self._finished(slots, balances[number]))
+            yield matched
+        self.requests.join(balances)
+        awaited = self._awaited(flows.idle(window), (owners.session != 0) & ~heard)
+        self.agreement.forgotten(flows, flows.forget(window, np.concatenate(finished), awaited))
+        self.requests.forget(flows)
+
+    def _match_part(
+        self, known: _Heard, rows: _Rows, number: int, pending: np.ndarray, balances: RequestBalances
+    ) -> tuple[Matched, np.ndarray]:
+        """Return the flows of a part, and the slots of those that have rows or were pending.
+
+        Args:
+            known: of the window.
+            rows: of the window.
+            number: of the part.
+            pending: the slots of its flows that are.
+            balances: of its requests.
+
+        """
+        flows, owners, heard, gone = self.flows, known.owners, known.heard, known.gone
+        tables = rows.part(number)
+        grouped = self.receivers.hear_one(known.window, group(tables[SOCKETS]), owners)
+        requests = Requests(tables, grouped.numbers, owners)
         slots = np.concatenate(
             (
                 flows.find_or_add(grouped.hashes, grouped.keys),
                 flows.find_or_add(requests.hashes, requests.keys),
             )
         )
-        flows.last_seen[slots] = window
+        flows.last_seen[slots] = known.window
         self._note_beginnings(grouped, slots)
-        silent = self._silent(slots)
+        silent = pending[~np.isin(pending, slots)]
         ends = add_up(grouped, owners, len(requests.hashes) + len(silent))
         requests.fill(ends)
         slots = np.concatenate((slots, silent))
         self._recall(ends, slots)
-        hashes = np.concatenate((grouped.hashes, requests.hashes))
-        look_ahead(hashes, ends, [rows for name in _TELLING for rows in later.get(name, ())], owners, self.seed)
+        if (ends.owner == UNKNOWN_OWNER).any() and (later := rows.later(number)):
+            look_ahead(np.concatenate((grouped.hashes, requests.hashes)), ends, later, owners)
         at = by_side(slots)
         flows.owner[at] = ends.owner
         flows.connector[slots] = ends.connector
@@ -177,30 +223,28 @@ class Matcher:
         forward = forward_directions(connector)
         emitted = self._emit(ends, forward, slots, heard, gone)
         self.agreement.emitted(flows, at, emitted.get("bytes", np.zeros(len(at), np.int64)))
-        cells = self._settle(requests.told(connector), at, heard[ends.owner], gone[ends.owner])
+        cells = self._settle(balances, requests.told(connector), at, heard[ends.owner], gone[ends.owner])
         values = directed_values(ends, connector, emitted)
         own = split_by_owner(grouped, ends, connector, values, owners)
         began, told = flows.began[slots], np.zeros(len(slots), np.int64)
         np.maximum.at(told, grouped.end >> 1, grouped.rows["time"])
-        if handover is not None:
-            own = own.joined(handover.split(grouped, ends, connector, values, owners, began_ns=began, told_ns=told))
-        drops = dropped(tables.get("drops", []), owners, self.seed, flows, slots)
+        if known.handover is not None:
+            others = known.handover.split(grouped, ends, connector, values, owners, began_ns=began, told_ns=told)
+            own = own.joined(others)
+        drops = dropped(tables.get("drops"), flows, slots)
         of_flow = np.concatenate((np.arange(len(slots)), own.flow))
         keys = np.concatenate((keys[:, of_flow], drops.keys), axis=1)
         strange = np.zeros(drops.keys.shape[1], np.int64)
         moment = np.concatenate((np.zeros(len(slots), np.int64), own.moment_ns))
         began, told = (np.concatenate((np.where(moment, moment, each[of_flow]), strange)) for each in (began, told))
         connector = np.concatenate((connector[of_flow], strange.astype(ConnectorSide)))
-        awaited = self._awaited(flows.idle(window), (owners.session != 0) & ~heard)
-        self.agreement.forgotten(flows, flows.forget(window, self._finished(slots), awaited))
-        self.requests.forget(flows)
         nothing = np.zeros(len(drops.owner), np.int64)
         if len(own.flow) or len(nothing):
             values = {name: np.concatenate((column, own.values[name], nothing)) for name, column in values.items()}
         values = by_protocol(values, keys[PORTS])
         cells = joined_cells((cells, latencies(grouped, forward, own), drops.after(len(own.owner), len(at))))
         owner = np.concatenate((ends.owner, own.owner, drops.owner))
-        return Matched(owner, special_ends(keys), keys, connector, began, told, values, cells)
+        return Matched(owner, special_ends(keys), keys, connector, began, told, values, cells), slots
 
     def _note_beginnings(self, grouped: Grouped, slots: np.ndarray) -> None:
         """Note when flows began: what their addresses meant then is what they mean for them."""
@@ -211,13 +255,6 @@ class Matcher:
         began[known] = np.where(began[known] == 0, first, began[known])
         opened = np.flatnonzero(grouped.rows["opened"])
         np.maximum.at(began, known[flow[opened]], time[opened])
-
-    def _silent(self, slots: np.ndarray) -> np.ndarray:
-        """Return the slots of pending flows that have no rows in this window."""
-        pending = self.flows.pending.copy()
-        pending[slots] = False
-        known: np.ndarray = self.flows.slots[pending[self.flows.slots]]
-        return known
 
     def _recall(self, ends: Ends, slots: np.ndarray) -> None:
         """Fill in what is known from before of ends that have no rows, in place."""
@@ -239,18 +276,20 @@ class Matcher:
             flows.done[at[in_vain]] = True
             flows.done[at[in_vain ^ 1]] |= flows.knows[at[in_vain ^ 1]] == UNSEEN
 
-    def _settle(self, told: Told, at: np.ndarray, end_heard: np.ndarray, end_gone: np.ndarray) -> Cells:
+    def _settle(
+        self, balances: RequestBalances, told: Told, at: np.ndarray, end_heard: np.ndarray, end_gone: np.ndarray
+    ) -> Cells:
         """Return the requests by direction, each taken from one of its ends."""
         flows = self.flows
         flows.asks[at[told.by_client.place]] = True
-        emitted = self.requests.settle(
+        emitted = balances.settle(
             told,
             at,
             complete=flows.asks[at] & (flows.knows[at] != BASELINE) & end_heard,
             client_alone=end_heard & other(end_gone),
             server_alone=other(end_heard) & end_gone,
         )
-        flows.pending[self.requests.pending()] = True
+        flows.pending[balances.pending()] = True
         return joined_cells((emitted, told.alone))
 
     def _emit(
@@ -314,7 +353,7 @@ class Matcher:
         awaited: np.ndarray = idle[(behind & at_away).reshape(-1, 2).any(axis=1)]
         return awaited
 
-    def _finished(self, slots: np.ndarray) -> np.ndarray:
+    def _finished(self, slots: np.ndarray, requests: RequestBalances) -> np.ndarray:
         """Return the slots of flows of which nothing more is to come: closed, and told in full by both ends."""
         at = by_side(slots[self.flows.done[by_side(slots)].reshape(-1, 2).all(axis=1)])
         balanced = np.ones(len(at), bool)
@@ -323,7 +362,7 @@ class Matcher:
                 for balance in (self.flows.sender[counter.name], self.flows.receiver[counter.name]):
                     balanced &= balance[at] == 0
         finished: np.ndarray = at[0::2][balanced.reshape(-1, 2).all(axis=1)] >> 1
-        return finished[~np.isin(finished, self.requests.at >> 1)] if len(self.requests) else finished
+        return finished[~np.isin(finished, requests.at >> 1)] if len(requests) else finished
 
 
 def _raise_to_zero(balance: Narrow, at: np.ndarray) -> None:

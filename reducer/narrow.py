@@ -27,16 +27,18 @@ class Narrow:
         """Set the elements at these places, each of which is told once."""
         values = np.broadcast_to(np.asarray(values, np.int64), len(at))
         if len(self._at):
-            kept = ~np.isin(self._at, at[self._small[at] == self._mark])
-            self._at, self._large = self._at[kept], self._large[kept]
-        apart = (values < self._least) | (values > self._greatest)
-        if not apart.any():
+            before = np.searchsorted(self._at, at[self._small[at] == self._mark])
+            if len(before):
+                self._at, self._large = np.delete(self._at, before), np.delete(self._large, before)
+        apart = np.flatnonzero((values < self._least) | (values > self._greatest))
+        if not len(apart):
             self._small[at] = values
             return
-        self._small[at] = np.where(apart, self._mark, values)
-        places, large = np.concatenate((self._at, at[apart])), np.concatenate((self._large, values[apart]))
-        order = np.argsort(places)
-        self._at, self._large = places[order], large[order]
+        apart = apart[np.argsort(at[apart])]
+        self._small[at] = values
+        self._small[at[apart]] = self._mark
+        after = np.searchsorted(self._at, at[apart])
+        self._at, self._large = np.insert(self._at, after, at[apart]), np.insert(self._large, after, values[apart])
 
     def is_set(self) -> np.ndarray:
         """Return which elements are not 0."""

@@ -14,7 +14,8 @@ import numpy as np
 
 from reducer.autonomous_systems import NO_SYSTEM
 from reducer.directory import NO_ENTITY
-from reducer.match import PORTS, Special, addresses
+from reducer.grouping import PORTS
+from reducer.match import Special, addresses
 from reducer.owners import UNKNOWN_OWNER
 from reducer.realms import environments, networks
 from reducer.rows import IPPROTO_UDP
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from reducer.directory import DirectoryView
     from reducer.dns_names import DnsNames
     from reducer.entities import Entity
-    from reducer.memory import Matched
+    from reducer.matched import Matched
     from reducer.owners import Owner, OwnersView
     from reducer.timeline import TimelineView
 

@@ -16,25 +16,23 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
 from reducer import balances
-from reducer.budget import MOST_SERIES, Budget
+from reducer.budget import MOST_SERIES
 from reducer.directory import Directory, DirectoryView
 from reducer.dns_names import Answers, DnsNames
 from reducer.docker_proxy import DockerProxies
 from reducer.drops import DropReasons
-from reducer.flow_level import FlowRoller
-from reducer.flows import MOST_FLOWS, other
+from reducer.flows import MOST_FLOWS
+from reducer.grouping import in_loopback
 from reducer.handover import handover_in
-from reducer.match import in_loopback
-from reducer.memory import Matched, Matcher
+from reducer.levels import Levels
+from reducer.memory import Matcher
 from reducer.name import Names
 from reducer.owners import Owners, OwnersView
-from reducer.parties import Parties, flows_of
+from reducer.parties import Parties
 from reducer.realms import as_others_see, realms_of
-from reducer.roll_up import roll_up
 from reducer.rows import SOCKETS, TABLE_OF, times, uniform_rows
-from reducer.series import FLOWS, LEVELS, Level, SealedWindow
+from reducer.series import FLOWS, LEVELS, SealedWindow
 from reducer.window import Window, Windows
-from reducer.zones import Zones
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +151,6 @@ class Pipeline:
         self.live: LiveView | None = None
         self._window_ns = window_ns
         self._delay_ns = poll_interval_ns + grace_ns
-        self._levels = levels
         self._keep_loopback = keep_loopback
         self._lock = threading.Lock()
         self._windows = Windows(window_ns, self._delay_ns)
@@ -164,9 +161,7 @@ class Pipeline:
         self._dns_names = DnsNames()
         self._parties = Parties(self._dns_names, systems, use_interfaces=use_interfaces)
         self._names = Names(node_ip=node_ip, system_ip=system_ip)
-        self._budgets = {level: Budget(most_series) for level in levels if level != FLOWS}
-        self._flow_roller = FlowRoller(most_series)
-        self._zones = Zones()
+        self._levels = Levels(levels, self._parties, self._names, self._matcher.seed, most_series)
         self._drop_reasons = DropReasons()
         self._active = False
         self._restored = False
@@ -282,7 +277,6 @@ class Pipeline:
 
     def statistics(self) -> PipelineStatistics:
         """Return the counters."""
-        budgets = (*self._budgets.values(), self._flow_roller.budget)
         with self._lock:
             return PipelineStatistics(
                 rows=self._rows,
@@ -295,8 +289,8 @@ class Pipeline:
                 flows_of_docker_proxy=self._proxies.flows,
                 ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,
-                series_rolled_up=sum(budget.series_rolled_up for budget in budgets),
-                flows_without_ports=self._flow_roller.without_ports,
+                series_rolled_up=self._levels.series_rolled_up,
+                flows_without_ports=self._levels.flows_without_ports,
                 processes_refused=self._owners.processes_refused,
                 cgroups_refused=self._owners.cgroups_refused,
                 entities_refused=self._directory.refused,
@@ -389,7 +383,7 @@ class Pipeline:
 
     def _seal(self, closed: _Closed) -> SealedWindow:
         window, owners = closed.window, closed.owners
-        matched = self._matcher.match(
+        parts = self._matcher.match(
             (window.end_ns - 1) // self._window_ns + self._windows_back,
             closed.tables,
             closed.later,
@@ -398,11 +392,10 @@ class Pipeline:
             gone=closed.gone,
             handover=handover_in(closed.directory, owners, window.start_ns - self._delay_ns),
         )
-        matched = self._proxies.see_through(matched, owners)
         self._dns_names.begin_window(closed.dns_names)
         self._parties.begin_window(owners, closed.directory)
         self._names.begin_window(self._parties)
-        levels = self._rolled_up(matched, window.end_ns)
+        levels = self._levels.of_window(self._proxies.see_through(parts, owners), window.end_ns)
         self._sealed += 1
         return SealedWindow(
             window.start_ns,
@@ -413,25 +406,3 @@ class Pipeline:
             balances.dump(self._matcher, window.end_ns),
             self._drop_reasons.names,
         )
-
-    def _rolled_up(self, matched: Matched, end_ns: int) -> list[Level]:
-        flows = flows_of(matched, end_ns)
-        party = self._parties.find(flows)
-        ends = {"az": self._names.identities(party, matched.special, self._parties)}
-        if any("id" in name or name == FLOWS for name in self._levels):
-            ends["id"] = self._names.nodes(party, matched.special, flows.address, self._parties, self._matcher.seed)
-        zoned = self._zones.columns(ends["az"], other(ends["az"]), matched.values, self._names.ends)
-        matched = replace(matched, values=matched.values | zoned)
-        levels: list[Level] = []
-        for name in self._levels:
-            if name == FLOWS:
-                levels.append(self._flow_roller.flows(matched, ends["id"], self._names.ends))
-                continue
-            source_side, dest_side = name.split("_")
-            source, dest = ends[source_side], other(ends[dest_side])
-            level = roll_up(name, source, dest, matched.values, matched.cells)
-            stand_in = self._budgets[name].fit(level, self._names.ends)
-            if stand_in is not None:
-                level = roll_up(name, stand_in[source], stand_in[dest], matched.values, matched.cells)
-            levels.append(level)
-        return levels

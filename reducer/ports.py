@@ -14,10 +14,11 @@ import numpy as np
 import polars as pl
 
 from reducer.flows import COUNTERS
-from reducer.match import OF_CONNECTOR, OF_SENDER, Ends, Grouped, failure_reason, forward_directions
+from reducer.match import OF_CONNECTOR, OF_SENDER, Ends, failure_reason, forward_directions
 from reducer.series import CONNECT_FAILURES
 
 if TYPE_CHECKING:
+    from reducer.grouping import Grouped
     from reducer.owners import OwnersView
 
 _SUMMED = sorted(

@@ -16,7 +16,7 @@ from reducer.flows import COUNTERS
 from reducer.rows import IPPROTO_UDP
 
 if TYPE_CHECKING:
-    from reducer.match import Grouped
+    from reducer.grouping import Grouped
     from reducer.owners import OwnersView
 
 MOST_FLOWS = 65_536

@@ -12,8 +12,11 @@ import numpy as np
 import polars as pl
 
 from reducer.cells import NO_CELLS, Cells, cells_of
+from reducer.grouping import split
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reducer.flows import FlowTable
     from reducer.requests import Told
 
@@ -81,6 +84,22 @@ class RequestBalances:
         self.client = np.concatenate((self.client[~here], client[apart]))
         self.server = np.concatenate((self.server[~here], server[apart]))
         return cells_of(direction, code, amount)
+
+    def parts(self, hashes: np.ndarray, count: int) -> list[RequestBalances]:
+        """Return them in as many parts by the *hashes* of their flows."""
+        found = []
+        for these in split(np.arange(len(self)), hashes, count):
+            part = RequestBalances()
+            part.at, part.code = self.at[these], self.code[these]
+            part.client, part.server = self.client[these], self.server[these]
+            found.append(part)
+        return found
+
+    def join(self, parts: Sequence[RequestBalances]) -> None:
+        """Take what has become of all parts."""
+        self.at, self.code = (np.concatenate([getattr(part, name) for part in parts]) for name in ("at", "code"))
+        self.client = np.concatenate([part.client for part in parts])
+        self.server = np.concatenate([part.server for part in parts])
 
     def pending(self) -> np.ndarray:
         """Return the slots of flows of which the server told more than was emitted."""

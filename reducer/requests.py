@@ -16,16 +16,16 @@ from ebpf_net.v1 import intake_pb2
 from intake.columns import DNS_RESULTS, HTTP_STATUSES
 from reducer.cells import NO_CELLS, CellKind, Cells, cells_of, code_of, column_code, joined_cells
 from reducer.distributions import HIGHEST_BIN
-from reducer.flows import CONNECTOR_UNKNOWN, KEY_WORDS
-from reducer.match import hashed, keys_of, last_owners
+from reducer.flows import CONNECTOR_UNKNOWN
+from reducer.key_columns import KEY_WORDS
+from reducer.match import last_owners
 from reducer.owners import UNKNOWN_OWNER
-from reducer.rows import TABLES
-from reducer.window import joined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from intake.columns import Columns
+    from reducer.grouping import Hashed
     from reducer.hash_index import HashIndex
     from reducer.match import Ends
     from reducer.owners import OwnersView
@@ -41,6 +41,7 @@ _LATENCIES = {
 }
 _LATENCY_KINDS = {"dns": intake_pb2.BIN_KIND_DNS_LATENCY, "http": intake_pb2.BIN_KIND_HTTP_LATENCY}
 _STATUS_CODES = (100, 999)
+REQUEST_TABLES = (*_COUNTS, "bins")
 
 
 @dataclass(frozen=True)
@@ -68,25 +69,27 @@ class Requests:
 
     """
 
-    def __init__(self, tables: Mapping[str, list[Columns]], known: HashIndex, owners: OwnersView, seed: int) -> None:
+    def __init__(self, tables: Mapping[str, Hashed], known: HashIndex, owners: OwnersView) -> None:
         """Make it.
 
         Args:
             tables: rows by table.
             known: the flows that have rows of sockets by their hashes; flows that have none are added.
             owners: what the owners mean.
-            seed: of the hashes.
 
         """
-        self._rows = {name: joined(tables[name], _NAMES[name]) for name in _NAMES if tables.get(name)}
+        told = {name: tables[name] for name in REQUEST_TABLES if name in tables}
+        self._rows = {name: each.rows for name, each in told.items()}
         self._owners = owners
-        keyed = [keys_of(rows, owners) for rows in self._rows.values()]
-        keys = np.concatenate([keys for keys, _ in keyed] or [np.empty((KEY_WORDS, 0), np.uint64)], axis=1)
-        side = np.concatenate([side for _, side in keyed] or [np.empty(0, bool)])
-        hashes = hashed(keys, seed)
-        self._flow, first = known.find_or_add(hashes, known.next)
-        self.keys, self.hashes = keys[:, first], hashes[first]
-        self._side = side.astype(np.int64)
+        flow, keys, hashes = [np.empty(0, np.int64)], [np.empty((KEY_WORDS, 0), np.uint64)], [np.empty(0, np.uint64)]
+        for each in told.values():
+            of_rows, first = known.find_or_add(each.hashes, known.next)
+            flow.append(of_rows)
+            keys.append(each.keys(first))
+            hashes.append(each.hashes[first])
+        self._flow = np.concatenate(flow)
+        self.keys, self.hashes = np.concatenate(keys, axis=1), np.concatenate(hashes)
+        self._side = np.concatenate([each.side for each in told.values()] or [np.empty(0, np.int64)])
 
     def fill(self, ends: Ends) -> None:
         """Fill in the owners of ends that have no rows of sockets, and who connected where these do not tell."""
@@ -121,9 +124,6 @@ class Requests:
 
     def _role(self) -> np.ndarray:
         return np.concatenate([rows["role"] for rows in self._rows.values()] or [np.empty(0, np.uint8)])
-
-
-_NAMES = {name: tuple(column.name for column in TABLES[name]) for name in (*_COUNTS, "bins")}
 
 
 def _told_by_counts(table: str, rows: Columns, direction: np.ndarray, asks: np.ndarray, session_of: np.ndarray) -> Told:

@@ -1,4 +1,4 @@
-"""Adds up directed flows by the pair of their ends."""
+"""Adds up directed flows by the pair of their ends, and what was added up of some with that of others."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from reducer.cells import NO_CELLS, Cells, added_up
-from reducer.series import VALUE_COLUMNS, Level, nothing
+from reducer.cells import NO_CELLS, Cells, added_up, cells_of_bins, joined_cells
+from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _HAS_CELLS = "has_cells"
+# So many series of parts are added up at a time.
+_LEAST_JOINED = 1 << 14
 
 
 def roll_up(
@@ -52,6 +54,48 @@ def roll_up(
         columns[column][rows] = amounts
     columns = {column: columns.get(column, nothing(len(pair))) for column in VALUE_COLUMNS}
     return Level(name, (pair >> np.uint64(32)).astype(np.uint32), pair.astype(np.uint32), columns, bins)
+
+
+def rolled_up(level: Level, source: np.ndarray, dest: np.ndarray) -> Level:
+    """Return what the series of a level add up to where their ends are these."""
+    values = {name: column for name, column in level.values.items() if not is_nothing(column)}
+    return roll_up(level.name, source, dest, values, cells_of_bins(level.bins))
+
+
+def joined_levels(levels: Sequence[Level]) -> Level:
+    """Return the series of all *levels*, which have one name, as one level."""
+    if len(levels) == 1:
+        return levels[0]
+    names = [name for name in VALUE_COLUMNS if not all(is_nothing(level.values[name]) for level in levels)]
+    first = np.cumsum([0, *(len(level.source) for level in levels)]).tolist()
+    parts = [cells_of_bins(level.bins) for level in levels]
+    cells = [Cells(part.place + begin, part.code, part.amount) for part, begin in zip(parts, first, strict=False)]
+    return roll_up(
+        levels[0].name,
+        np.concatenate([level.source for level in levels]),
+        np.concatenate([level.dest for level in levels]),
+        {name: np.concatenate([level.values[name] for level in levels]) for name in names},
+        joined_cells(cells),
+    )
+
+
+class LevelSum:
+    """Adds up the levels of a window's parts: no more series stand beside each other than twice those of the sum."""
+
+    def __init__(self) -> None:
+        self._levels: list[Level] = []
+
+    def add(self, level: Level) -> None:
+        """Add the level of a part."""
+        self._levels.append(level)
+        first, *others = self._levels
+        if sum(len(each.source) for each in others) > max(len(first.source), _LEAST_JOINED):
+            self._levels = [joined_levels(self._levels)]
+
+    def take(self) -> Level:
+        """Return the sum, of one part or more, and begin anew."""
+        levels, self._levels = self._levels, []
+        return joined_levels(levels)
 
 
 def _added(column: str) -> pl.Expr:

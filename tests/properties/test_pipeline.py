@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
+from unittest import mock
 
 from ebpf_net.v1 import intake_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intake.clock import SECOND_NS
+from reducer import grouping
 from reducer.pipeline import Pipeline
-from reducer.series import LEVELS, VALUE_COLUMNS
+from reducer.series import FLOWS, LEVELS, VALUE_COLUMNS
 from tests.worlds import (
     GRACE_S,
     POLL_S,
@@ -28,6 +31,7 @@ from tests.worlds import (
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Sequence
 
     from reducer.series import SealedWindow
 
@@ -39,9 +43,9 @@ REQUEST_COLUMNS = [
 LAW = settings(deadline=None, max_examples=60)
 
 
-def new_pipeline(most_series: int = 1000) -> Pipeline:
+def new_pipeline(most_series: int = 1000, levels: Sequence[str] = LEVELS) -> Pipeline:
     times = (WINDOW_S * SECOND_NS, GRACE_S * SECOND_NS, POLL_S * SECOND_NS)
-    return Pipeline(*times, LEVELS, keep_loopback=True, most_series=most_series)
+    return Pipeline(*times, levels, keep_loopback=True, most_series=most_series)
 
 
 @dataclass
@@ -106,6 +110,7 @@ class World:
         self.totals = Totals()
         self.stored = b""
         self.safe: dict[bytes, int] = {}
+        self.new_pipeline = new_pipeline
         self.pipeline = new_pipeline()
         self.connected: set[int] = set()
 
@@ -160,7 +165,7 @@ class World:
             collector.unacknowledged = [batch for batch in collector.unacknowledged if batch[0] > safe]
 
     def _restart(self) -> None:
-        self.pipeline = new_pipeline()
+        self.pipeline = self.new_pipeline()
         if self.stored:
             self.pipeline.restore(self.stored)
         self.connected.clear()
@@ -264,6 +269,51 @@ def test_split_batches_change_nothing(plan):
         whole.counts,
         whole.packets,
     )
+
+
+@LAW
+@given(worlds(restarts=True, cut=True, reuse=True), st.integers(1, 6), st.sampled_from((1000, 7)))
+def test_windows_taken_in_parts_are_the_same(plan, rows, most_series):
+    assert told_of(plan, grouping.MOST_ROWS_OF_PART, most_series) == told_of(plan, rows, most_series)
+
+
+def told_of(plan: WorldPlan, rows: int, most_series: int) -> list:
+    """Return all that is told of each window, where so many rows are a part."""
+    with mock.patch.object(grouping, "MOST_ROWS_OF_PART", rows):
+        world = World(plan)
+        world.new_pipeline = partial(new_pipeline, most_series, (*LEVELS, FLOWS))
+        world.pipeline, world.totals = world.new_pipeline(), Everything()
+        return world.run().told
+
+
+@dataclass
+class Everything(Totals):
+    """All that windows tell, with labels for the indexes of ends."""
+
+    told: list = field(default_factory=list)
+
+    def add(self, window: SealedWindow) -> None:
+        levels = []
+        for level in window.levels:
+            names = [[window.ends.labels[end] for end in ends] for ends in (level.source, level.dest)]
+            columns = {**level.values, **{name: getattr(level, name, None) for name in PORT_COLUMNS}}
+            series = zip(*names, *(column.tolist() for column in columns.values() if column is not None), strict=True)
+            bins = {
+                kind: sorted(
+                    (names[0][place], names[1][place], *_ports(level, place), number, amount)
+                    for place, number, amount in zip(*(map(list, vars(each).values())), strict=True)
+                )
+                for kind, each in level.bins.items()
+            }
+            levels.append((level.name, sorted(series), bins))
+        self.told.append((window.start_ns, window.end_ns, levels, window.acknowledge))
+
+
+PORT_COLUMNS = ("protocol", "source_port", "dest_port")
+
+
+def _ports(level, place: int) -> list[int]:
+    return [int(getattr(level, name)[place]) for name in PORT_COLUMNS if hasattr(level, name)]
 
 
 def split_poll(collector: Collector):

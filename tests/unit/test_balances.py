@@ -3,7 +3,7 @@ import pytest
 
 from reducer.balances import BalancesError, dump, load
 from reducer.flows import BASELINE, COUNTERS, by_side
-from reducer.match import hashed
+from reducer.grouping import hashed
 from reducer.memory import Matcher
 
 WINDOW = 30

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from reducer.cells import NO_CELLS
-from reducer.flow_level import _Services
-from reducer.match import PORTS
-from reducer.series import FLOWS, VALUE_COLUMNS, FlowLevel
+from reducer.flow_level import FlowRoller
+from reducer.grouping import PORTS
+from reducer.series import FLOWS, VALUE_COLUMNS, EndTable, FlowLevel
 from tests.flow_rows import Feed, acceptor_row, connector_row
 
 CLIENT_PORT, SERVER_PORT = connector_row()["local_port"], connector_row()["remote_port"]
@@ -103,8 +103,10 @@ def test_a_direction_in_which_nothing_went_leaves_other_flows_their_ports():
     key = np.zeros((PORTS + 1, 2), np.uint64)
     key[PORTS] = ports
     matched = SimpleNamespace(key=key, connector=np.zeros(2, np.int8), values=values, cells=NO_CELLS)
-    services = _Services(matched, np.array([0, 2, 1, 2], np.uint32), 3)
-    flows = services.told(services.roll_up(matched))
+    table, roller = EndTable(), FlowRoller()
+    nodes = [table.intern((("id", name),)) for name in ("first client", "second client", "server")]
+    roller.add(matched, np.array([nodes[0], nodes[2], nodes[1], nodes[2]], np.uint32))
+    flows = roller.take(table)
     assert sorted(zip(flows.source_port.tolist(), flows.dest_port.tolist(), strict=True)) == [
         (514, 2222),
         (1111, 514),

@@ -2,17 +2,9 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.match import (
-    Special,
-    add_up,
-    addresses,
-    group,
-    guess_connector,
-    hashed,
-    is_loopback,
-    look_ahead,
-    special_ends,
-)
+from reducer import grouping
+from reducer.grouping import Parts, hashed, is_loopback
+from reducer.match import TELLING_COLUMNS, Special, add_up, addresses, guess_connector, look_ahead, special_ends
 from reducer.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
 from tests.rows import packed, session_id, tcp_rows
@@ -27,7 +19,11 @@ def owned(owners, session, *rows):
 
 
 def grouped(owners, *rows, session=0):
-    return group([owned(owners, session, *rows)], owners.view(), SEED)
+    return grouping.grouped([owned(owners, session, *rows)], owners.view(), SEED)
+
+
+def telling(owners, tables):
+    return Parts(tables, owners.view(), SEED, TELLING_COLUMNS).part(0)
 
 
 def test_both_ends_of_a_connection_are_one_flow(owners):
@@ -54,10 +50,10 @@ def test_loopback_flows_belong_to_their_session_and_namespace(owners):
         return connector_row(**loopback), acceptor_row(**loopback)
 
     tables = [owned(owners, 0, *ends()), owned(owners, 0, *ends(network_namespace=8)), owned(owners, 1, *ends())]
-    assert len(group(tables, owners.view(), SEED)) == 3
+    assert len(grouping.grouped(tables, owners.view(), SEED)) == 3
     other = {"local_address": CLIENT, "remote_address": SERVER}
     row = connector_row(**other)
-    assert len(group([owned(owners, 0, row), owned(owners, 1, row)], owners.view(), SEED)) == 1
+    assert len(grouping.grouped([owned(owners, 0, row), owned(owners, 1, row)], owners.view(), SEED)) == 1
 
 
 def test_what_a_machine_redirects_to_itself_is_its_own(owners):
@@ -65,8 +61,8 @@ def test_what_a_machine_redirects_to_itself_is_its_own(owners):
     ends = {"local_address": CLIENT, "remote_address": "127.0.0.1"}
     answer = {"local_address": "127.0.0.1", "remote_address": CLIENT}
     tables = [owned(owners, session, connector_row(**ends), acceptor_row(**answer)) for session in (0, 1)]
-    assert len(group(tables, owners.view(), SEED)) == 2
-    assert len(group(tables[:1], owners.view(), SEED)) == 1
+    assert len(grouping.grouped(tables, owners.view(), SEED)) == 2
+    assert len(grouping.grouped(tables[:1], owners.view(), SEED)) == 1
 
 
 @pytest.mark.parametrize(
@@ -121,7 +117,7 @@ def test_sums_are_exact_beyond_what_a_float_holds(owners):
 def test_different_sockets_are_counted(owners):
     first = [connector_row(socket=1), connector_row(socket=2), connector_row(socket=1), acceptor_row(socket=1)]
     tables = [owned(owners, 0, *first), owned(owners, 1, connector_row(socket=1))]
-    flows = group(tables, owners.view(), SEED)
+    flows = grouping.grouped(tables, owners.view(), SEED)
     sockets = add_up(flows, owners.view()).sockets
     assert sockets[flows.end[0]] == 3
     assert sockets[flows.end[3]] == 1
@@ -176,7 +172,7 @@ def test_later_windows_tell_who_the_other_end_is(owners):
     server = flows.end[0] ^ 1
     assert ends.owner[server] == 0
     later = [owned(owners, 1, acceptor_row(), acceptor_row(local_port=81))]
-    look_ahead(flows.hashes, ends, later, owners.view(), SEED)
+    look_ahead(flows.hashes, ends, telling(owners, later), owners.view())
     assert ends.owner[server] == later[0]["process"][0]
     assert ends.connector[0] == flows.end[0]
 
@@ -201,7 +197,7 @@ def test_a_row_without_a_process_does_not_take_the_name_of_those_before(named_ow
 
 def test_the_last_name_is_that_of_the_session_that_told_last(named_owners):
     tables = [owned(named_owners, 0, connector_row()), owned(named_owners, 1, connector_row(process=0))]
-    flows = group(tables, named_owners.view(), SEED)
+    flows = grouping.grouped(tables, named_owners.view(), SEED)
     ends = add_up(flows, named_owners.view())
     assert ends.owner[flows.end[0]] == tables[1]["process"][0]
 
@@ -210,7 +206,7 @@ def test_of_later_rows_the_first_that_names_an_end_counts(named_owners):
     flows = grouped(named_owners, connector_row())
     ends = add_up(flows, named_owners.view())
     rows = [acceptor_row(process=process) for process in (0, 2, 0, 1)]
-    look_ahead(flows.hashes, ends, [owned(named_owners, 1, *rows)], named_owners.view(), SEED)
+    look_ahead(flows.hashes, ends, telling(named_owners, [owned(named_owners, 1, *rows)]), named_owners.view())
     assert owner_names(ends, flows, named_owners) == ["wrk", "nginx"]
 
 

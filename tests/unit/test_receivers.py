@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reducer.match import group
+from reducer.grouping import grouped
 from reducer.receivers import KEPT_WINDOWS, SharedReceivers, is_shared
 from reducer.rows import IPPROTO_UDP, uniform_rows
 from tests.flow_rows import SERVER, acceptor_row
@@ -18,7 +18,7 @@ def received(owners, receivers, window, *rows, at=GROUP, protocol=IPPROTO_UDP):
         told = tcp_rows(acceptor_row(local_address=at, socket=socket, bytes_received=count, segments_received=1))
         process = owners.of(session_id(session), told["process"], told["cgroup"])
         tables.append(uniform_rows("tcp", told) | {"process": process, "protocol": np.full(1, protocol, np.uint8)})
-    heard = receivers.hear_one(window, group(tables, owners.view(), SEED), owners.view())
+    heard = receivers.hear_one(window, grouped(tables, owners.view(), SEED), owners.view())
     return heard.rows["bytes_received"].tolist(), heard.rows["segments_received"].tolist()
 
 
