@@ -36,6 +36,11 @@ def busy_s() -> float:
     return time.monotonic() * (os.cpu_count() or 1) - (idle + waiting + stolen) / TICKS_PER_SECOND
 
 
+def forget_peak() -> None:
+    """Let what this process has in memory now be the most that it had so far."""
+    Path("/proc/self/clear_refs").write_text("5")  # CLEAR_REFS_MM_HIWATER_RSS
+
+
 @dataclass(frozen=True)
 class Usage:
     """What a process used so far: CPU seconds of all its threads, and MiB of memory now and at most."""

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks.conditions import conditions, usage
+from benchmarks.conditions import conditions, forget_peak, usage
 from benchmarks.reducer_load import NEIGHBOURS, Collector, numbered, simulated
 from intake.clock import SECOND_NS
 from reducer.heap import keep_freed_memory
@@ -73,11 +73,16 @@ def measured(run: Run) -> dict[str, float]:
     streams = [_connected(sessions, run, index) for index in range(run.collectors)]
     rows = sum(collector.rows for collector, _ in streams) * run.batches
     idle = usage("self")
+    most_mib = rise_mib = 0.0
     for window in range(run.windows):
         begin_ns = BEGIN_NS + window * window_ns
         take_s = sum(_receive(sessions, streams, begin_ns + batch) for batch in range(run.batches))
+        before = usage("self")
+        forget_peak()
         sealed, seal_s = _timed(pipeline.seal, begin_ns + window_ns + delay_ns)
         assert sealed is not None
+        rise_mib = max(rise_mib, usage("self").peak_mib - before.resident_mib)
+        most_mib = max(most_mib, before.peak_mib)
         requests, encode_s = _timed(encoder.encode, sealed)
         points = sum(request.points for request in requests)
         del requests
@@ -97,7 +102,8 @@ def measured(run: Run) -> dict[str, float]:
         "scrape_s": scrape_s,
         "scrape_mib": scraped / (1 << 20),
         "resident": (used.resident_mib - idle.resident_mib) * (1 << 20) / len(flows),
-        "most": (used.peak_mib - idle.resident_mib) * (1 << 20) / len(flows),
+        "most": (max(most_mib, used.peak_mib) - idle.resident_mib) * (1 << 20) / len(flows),
+        "rise": rise_mib * (1 << 20) / len(flows),
         "table": flows.bytes_per_flow(),
     }
 
@@ -139,7 +145,7 @@ def tell(run: Run) -> None:
     print(
         f"{told['rows']:9} {told['flows']:8} {told['series']:8} {told['take']:6.2f} {told['seal']:6.2f} "
         f"{told['encode']:7.2f} {total:6.2f} {told['points']:9} {told['points_per_second'] / 1e6:9.2f} "
-        f"{told['scrape_s']:7.2f} {told['resident']:9.0f} {told['most']:7.0f} {told['table']:6.0f}",
+        f"{told['scrape_s']:7.2f} {told['resident']:9.0f} {told['most']:7.0f} {told['rise']:8.0f} {told['table']:6.0f}",
         flush=True,
     )
 
@@ -171,7 +177,7 @@ def main() -> None:
         return
     print(f"# What the stages of the reducer cost\n{conditions()}; CPU seconds a million rows")
     print(
-        "     rows    flows   series   take   seal  encode    all    points M points/s  scrape RSS/flow  at most  table"
+        "     rows    flows   series   take   seal  encode    all    points M points/s  scrape RSS/flow  at most  sealing  table"
     )
     for flows in arguments.flows:
         tell(of_flows(flows, arguments.batches, arguments.requests))
