@@ -177,7 +177,8 @@ def main() -> None:
         return
     print(f"# What the stages of the reducer cost\n{conditions()}; CPU seconds a million rows")
     print(
-        "     rows    flows   series   take   seal  encode    all    points M points/s  scrape RSS/flow  at most  sealing  table"
+        "     rows    flows   series   take   seal  encode    all    points M points/s  scrape "
+        "RSS/flow at most  sealing  table"
     )
     for flows in arguments.flows:
         tell(of_flows(flows, arguments.batches, arguments.requests))

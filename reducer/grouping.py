@@ -166,7 +166,8 @@ def grouped(tables: list[Columns], owners: OwnersView, seed: int) -> Grouped:
 def hashed(keys: np.ndarray, seed: int) -> np.ndarray:
     """Return a uint64, not 0, for each of (KEY_WORDS, n) *keys*."""
     hashes = pl.DataFrame({str(word): keys[word] for word in range(KEY_WORDS)}).hash_rows(seed=seed).to_numpy()
-    return np.maximum(hashes, 1)
+    told: np.ndarray = np.maximum(hashes, 1)
+    return told
 
 
 def keys_of(rows: Columns, owners: OwnersView) -> tuple[np.ndarray, np.ndarray]:
@@ -221,4 +222,5 @@ def _taken(name: str, column: np.ndarray, these: np.ndarray) -> np.ndarray:
     elements = 2 if name.endswith("_address") else 1
     if is_constant(column):
         return np.broadcast_to(column[:1], elements * len(these))
-    return column[these] if elements == 1 else column.reshape(-1, elements)[these].ravel()
+    taken: np.ndarray = column[these] if elements == 1 else column.reshape(-1, elements)[these].ravel()
+    return taken

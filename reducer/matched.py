@@ -69,9 +69,12 @@ def joined_flows(parts: Sequence[Matched]) -> Matched:
         for part, begin in zip(parts, first, strict=False)
     ]
     return Matched(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("owner", "special")),
+        np.concatenate([part.owner for part in parts]),
+        np.concatenate([part.special for part in parts]),
         np.concatenate([part.key for part in parts], axis=1),
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("connector", "began_ns", "told_ns")),
+        np.concatenate([part.connector for part in parts]),
+        np.concatenate([part.began_ns for part in parts]),
+        np.concatenate([part.told_ns for part in parts]),
         {
             name: np.concatenate([part.values.get(name, np.zeros(2 * len(part), np.int64)) for part in parts])
             for name in names

@@ -1,9 +1,14 @@
+import pytest
+
+from reducer import grouping
 from tests.flow_rows import acceptor_row, connector_row
 from tests.named_flows import SERVER_SESSION, Case, only, sent
 
 
-def test_what_docker_proxy_passes_on_is_counted_once_and_is_the_containers():
+@pytest.mark.parametrize("rows_of_part", [1, 1000])
+def test_what_docker_proxy_passes_on_is_counted_once_and_is_the_containers(monkeypatch, rows_of_part):
     """The reference's rule; here a proxy is its process, so those of two published ports are two."""
+    monkeypatch.setattr(grouping, "MOST_ROWS_OF_PART", rows_of_part)
     case = Case()
     case.feed.session(SERVER_SESSION, "docker-proxy", "docker-proxy", "nginx", "redis-server")
     containers = [

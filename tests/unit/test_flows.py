@@ -66,7 +66,7 @@ def test_a_flow_takes_little_memory():
     ipv4 = np.zeros((6, 1_000_000), np.uint64)
     ipv4[[1, 3, 4]] = 1
     flows.find_or_add(np.arange(1, 1_000_001).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15), ipv4)
-    assert flows.bytes_per_flow() < 130
+    assert flows.bytes_per_flow() < 100
 
 
 def test_idle_flows_are_forgotten():

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
-from reducer.roll_up import roll_up
+from reducer import roll_up as module
+from reducer.cells import CellKind, cells_of, code_of
+from reducer.roll_up import LevelSum, roll_up, rolled_up
 from reducer.series import VALUE_COLUMNS
 
 
@@ -45,3 +48,36 @@ def test_large_end_indexes_and_sums():
 def test_nothing_gives_nothing():
     level = roll_up("az_az", ends(), ends(), {"bytes": column()})
     assert len(level.source) == 0
+
+
+@pytest.mark.parametrize("least", [0, 1 << 14])
+def test_levels_of_parts_add_up_to_that_of_the_whole(monkeypatch, least):
+    monkeypatch.setattr(module, "_LEAST_JOINED", least)
+    random = np.random.default_rng(7)
+    source, dest = (random.integers(0, 5, 200).astype(np.uint32) for _ in range(2))
+    values = {
+        "bytes": random.integers(0, 9, 200),
+        "min_rtt_us": random.integers(0, 9, 200),
+        "closed": column(*[0] * 200),
+    }
+    total = LevelSum()
+
+    def rolled(these):
+        cells = cells_of(np.arange(len(these)), code_of(CellKind.TCP_RTT, these % 7), values["bytes"][these])
+        return roll_up("az_az", source[these], dest[these], {name: each[these] for name, each in values.items()}, cells)
+
+    for part in np.split(np.arange(200), 10):
+        total.add(rolled(part))
+    told, whole = total.take(), rolled(np.arange(200))
+    assert (told.source.tolist(), told.dest.tolist()) == (whole.source.tolist(), whole.dest.tolist())
+    assert all((told.values[name] == whole.values[name]).all() for name in VALUE_COLUMNS)
+    for name in ("place", "bin", "amount"):
+        assert (getattr(told.bins[CellKind.TCP_RTT], name) == getattr(whole.bins[CellKind.TCP_RTT], name)).all()
+
+
+def test_ends_of_a_level_may_be_others():
+    cells = cells_of(np.arange(2), code_of(CellKind.TCP_RTT, 3), column(1, 2))
+    level = roll_up("az_az", ends(1, 2), ends(3, 3), {"bytes": column(5, 6)}, cells)
+    told = rolled_up(level, ends(7, 7), ends(3, 3))
+    assert (told.source.tolist(), told.dest.tolist(), told.values["bytes"].tolist()) == ([7], [3], [11])
+    assert told.bins[CellKind.TCP_RTT].amount.tolist() == [3]
