@@ -157,7 +157,7 @@ def test_after_a_review_the_most_active_are_told_apart_again():
 
 def test_a_review_lets_all_go_that_there_is_room_for(caplog):
     table, budget = EndTable(), Budget(10)
-    Window(table, [(node(index), SERVER, 1 + (index < 5)) for index in range(20)]).through(budget)
+    Window(table, [(node(index), SERVER, 1 + (index >= 5)) for index in range(20)]).through(budget)
     few = [(node(index), SERVER, 1) for index in range(5)]
     windows = [pods_of(Window(table, few).through(budget)) for _ in range(REVIEW_WINDOWS + 1)]
     assert windows[0] == {None}
