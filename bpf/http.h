@@ -342,6 +342,14 @@ static __always_inline bool is_watched_socket(struct bpf_sock *sk)
 	return tcp && is_watched(((struct sock *)tcp)->__sk_common.skc_net.net->ns.inum);
 }
 
+/* Returns whether a response answers nothing: so a server may tell that it closes an idle connection (RFC 9110, 15.5.9). */
+static __always_inline bool is_unasked(struct bpf_sock *sk, bool sent)
+{
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+
+	return tcp && !(sent ? tcp->bytes_received : tcp->bytes_sent);
+}
+
 /* Makes an entry for a socket on which something that looks like a head begins with this packet. */
 static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, struct bpf_sock *sk, bool sent,
 						      struct http_packet *packet)
@@ -353,6 +361,8 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 		return NULL;
 	sk = bpf_sk_fullsock(sk);
 	if (!sk || sk->state == TCP_LISTEN || !is_watched_socket(sk))
+		return NULL;
+	if (what == BEGINS_RESPONSE && is_unasked(sk, sent))
 		return NULL;
 	http = bpf_sk_storage_get(&http_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!http) {

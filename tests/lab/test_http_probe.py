@@ -394,6 +394,16 @@ def test_sockets_that_were_open_before(host, open_probe):
         assert both(probe, idle) == Told(1, {200: 1}, 1)
 
 
+def test_a_response_to_nothing_is_none(host, probe):
+    connection = Connection(host)
+    connection.answer(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+    assert both(probe, connection) == Told(0, {}, 0)
+    connection.ask(GET)
+    connection.answer(OK)
+    assert both(probe, connection) == Told(1, {200: 1}, 1)
+    connection.close()
+
+
 def test_sockets_that_end_between_two_polls(host, probe):
     cookies = []
     for _ in range(50):
