@@ -304,6 +304,15 @@ def test_informational_responses_are_none(probe, connection):
     assert both(probe, connection) == Told(1, {200: 1}, 1)
 
 
+def test_responses_that_nobody_asked_for_do_not_count(probe, connection):
+    connection.ask(GET)
+    connection.answer(OK + OK)
+    connection.ask(GET + GET)
+    connection.answer(OK + OK + OK)
+    connection.answer(OK)
+    assert both(probe, connection) == Told(3, {200: 3}, 3)
+
+
 def test_a_body_that_the_server_does_not_want(probe, connection):
     head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
     for _ in range(3):

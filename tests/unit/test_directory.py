@@ -268,7 +268,7 @@ def test_a_collector_that_does_not_come_back_tells_nothing_in_the_end(told):
     told.snapshot(0, 100, pods=pods("a"))
     told.closed(0, 150)
     told.directory.collect(3700 * SECOND_NS)
-    assert alive(told, "a", at_s=3700) == ["a"]
+    assert alive(told, "a", at_s=3900) == ["a"]
     told.directory.collect(3800 * SECOND_NS)
     assert alive(told, "a", at_s=3900) == []
 
