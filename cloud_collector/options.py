@@ -106,7 +106,7 @@ collector_options = options(
         multiple=True,
         envvar="CLOUD_COLLECTOR_PROVIDERS",
         show_envvar=True,
-        help="Cloud to ask; may be given several times.  [default: aws]",
+        help="Cloud to ask, aws, gcp or azure; may be given several times.  [default: aws]",
     ),
     click.option(
         "--poll-interval-ms",

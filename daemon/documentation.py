@@ -1,14 +1,16 @@
-"""Prints the table of options in docs/kernel-collector.md: names, variables and defaults are those of the command."""
+"""Prints the table of a collector's options for its page in docs: names, variables and defaults are the command's.
+
+python -m daemon.documentation k8s_collector
+"""
 
 from __future__ import annotations
 
 import re
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
-
-from kernel_collector.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +20,7 @@ _HEAD = "| option, variable | default | |\n|---|---|---|"
 _STATED_DEFAULT = re.compile(r"\s*\[default: (.*)\]$")
 
 
-def options(command: click.Command = main) -> str:
+def options(command: click.Command) -> str:
     """Return the options of *command* as a table of Markdown."""
     return "\n".join((_HEAD, *_rows(command)))
 
@@ -44,4 +46,4 @@ def _without(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{options()}\n")
+    sys.stdout.write(f"{options(import_module(f'{sys.argv[1]}.cli').main)}\n")
