@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 _WATCH_INTERVAL_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
+# What gRPC says of connections that the other end takes, and ends.
+_ENDED = ("Socket closed", "Connection reset")
 
 
 class IntakeClient:
@@ -67,6 +69,7 @@ class IntakeClient:
         self._finishing = False
         self._finished = asyncio.Event()
         self._failure: grpc.StatusCode | None = None
+        self._welcomed = False
 
     @property
     def poll_interval_ns(self) -> int:
@@ -118,6 +121,7 @@ class IntakeClient:
 
     async def _connection(self) -> tuple[grpc.StatusCode, str]:
         """Hold one connection; return why it ended."""
+        self._welcomed = False
         async with self._channel() as channel:
             method: grpc.aio.StreamStreamMultiCallable[bytes, intake_pb2.FromReducer] = channel.stream_stream(
                 f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString
@@ -179,13 +183,22 @@ class IntakeClient:
 
     def _log_welcome(self) -> None:
         self._failure = None
+        self._welcomed = True
         _LOGGER.info("connected to the reducer at %s (version %s)", self._target, self.session.reducer_version)
 
     def _log_loss(self, code: grpc.StatusCode, details: str) -> None:
         """Log the first failure of its kind; those of the attempts that follow are only for debugging."""
         level = logging.DEBUG if code is self._failure else logging.WARNING
         self._failure = code
+        details += self._advice(details)
         _LOGGER.log(level, "no connection to the reducer at %s, trying again: %s: %s", self._target, code.name, details)
+
+    def _advice(self, details: str) -> str:
+        """Return what a reducer may want that takes connections but ends them before it says a word."""
+        if self._welcomed or not any(each in details for each in _ENDED):
+            return ""
+        wanted = "a certificate (--intake-tls-certificate)" if self._credentials.channel else "TLS (--intake-tls-ca)"
+        return f"; the reducer may want {wanted}"
 
 
 async def _first_of(

@@ -4,11 +4,13 @@ import logging
 import socket
 import time
 
+import grpc
 import pytest
 
 from intake import client as module
 from intake import session, wire
 from intake.clock import SECOND_NS
+from intake.credentials import ClientCredentials
 from tests.intake_ends import Network, collector, reducer, submit, until
 from tests.ports import free_ports
 
@@ -104,6 +106,24 @@ def test_a_port_that_says_nothing_is_given_up(caplog, monkeypatch):
 
     with caplog.at_level(logging.WARNING):
         run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("secure", "advice"), [(False, "may want TLS (--intake-tls-ca)"), (True, "may want a certificate")]
+)
+def test_reducer_that_ends_connections_before_a_word_may_want_more(caplog, secure, advice):
+    async def end(_reader, writer):
+        writer.close()
+
+    async def scenario():
+        server = await asyncio.start_server(end, "127.0.0.1", 0)
+        credentials = ClientCredentials(grpc.ssl_channel_credentials() if secure else None)
+        async with server, collector(server.sockets[0].getsockname()[1], credentials=credentials):
+            await until(lambda: "no connection" in caplog.text, timeout_s=20)
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    assert advice in caplog.text
 
 
 def test_each_loss_is_logged_once_with_the_reason_and_so_is_the_return(caplog):
