@@ -1,6 +1,7 @@
 """Where a daemon's log goes: a rotating file, the console, or both.
 
 Options, variable and defaults are the reference's: EBPF_NET_LOG_FILE_PATH, /var/log/ebpf_net.log, 5 files of 1 MiB.
+A variable that is empty names no file, as --no-log-file.
 """
 
 from __future__ import annotations
@@ -64,8 +65,9 @@ def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> N
     handlers: list[logging.Handler] = []
     if log_console:
         handlers.append(logging.StreamHandler(sys.stdout))
-    if not no_log_file:
-        handlers.append(_file_handler(Path(os.environ.get(LOG_FILE_VARIABLE, DEFAULT_LOG_FILE))))
+    file = os.environ.get(LOG_FILE_VARIABLE, DEFAULT_LOG_FILE)
+    if file and not no_log_file:
+        handlers.append(_file_handler(Path(file)))
     formatter = logging.Formatter("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     for handler in handlers:

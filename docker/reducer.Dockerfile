@@ -1,22 +1,44 @@
-# The reducer: docker run --publish 8000:8000 reducer
+# The reducer: docker run --publish 8000:8000 --volume ebpf-net:/data reducer --data-dir /data; see docs/reducer.md
 ARG BASE=debian:bookworm-slim
 
-FROM ${BASE} AS build
+# What builds; it stays behind. As far as `wheel` the images have all in common, and one build of it serves them.
+FROM ${BASE} AS tools
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends clang libbpf-dev llvm python3-venv \
  && rm -rf /var/lib/apt/lists/*
-RUN python3 -m venv /opt/ebpf-net
+RUN python3 -m venv /opt/build \
+ && python3 -m venv --without-pip /opt/ebpf-net
 WORKDIR /src
+COPY pyproject.toml docker/requirements.py ./
+
+FROM tools AS wheel
+RUN python3 requirements.py build >build.txt \
+ && /opt/build/bin/pip install --no-cache-dir --requirement build.txt
 COPY . .
-RUN /opt/ebpf-net/bin/pip install --no-cache-dir '.[reducer]' \
- && /opt/ebpf-net/bin/pip uninstall --yes pip setuptools
+RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
+
+# A layer of their own: a change of the code changes the small one above it alone.
+FROM tools AS dependencies
+RUN python3 requirements.py run reducer >run.txt \
+ && /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-cache-dir --requirement run.txt
+
+FROM dependencies AS package
+COPY --from=wheel /wheel /wheel
+RUN /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-deps --root /package /wheel/*
 
 FROM ${BASE}
 RUN apt-get update \
- && apt-get install --yes --no-install-recommends python3 \
+ && apt-get install --yes --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/*
-COPY --from=build /opt/ebpf-net /opt/ebpf-net
-ENV PATH=/opt/ebpf-net/bin:$PATH
+COPY --from=dependencies /opt/ebpf-net /opt/ebpf-net
+COPY --from=package /package /
+# The log is the container's; who wants a file as well names one here.
+ENV PATH=/opt/ebpf-net/bin:$PATH EBPF_NET_LOG_FILE_PATH=
+# Stubs and libraries that do not fit one another fail here.
+RUN ["reducer", "--version"]
+# A new volume there is its user's.
+RUN install --directory --owner 65534 --group 65534 /data
+USER 65534:65534
 EXPOSE 7001 7010 8000
-ENTRYPOINT ["reducer"]
-CMD ["--port", "8000", "--prom", "0.0.0.0:7010", "--log-console", "--no-log-file"]
+ENTRYPOINT ["reducer", "--log-console"]
+CMD ["--prom", "0.0.0.0:7010"]

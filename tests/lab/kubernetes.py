@@ -49,6 +49,7 @@ COLLECTIONS = {
     "DaemonSet": f"{_APPS}/namespaces/{{}}/daemonsets",
     "Job": f"{_BATCH}/namespaces/{{}}/jobs",
     "CronJob": f"{_BATCH}/namespaces/{{}}/cronjobs",
+    "PriorityClass": "/apis/scheduling.k8s.io/v1/priorityclasses",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{}/leases",
     "ClusterRole": f"{_RBAC}/clusterroles",
     "ClusterRoleBinding": f"{_RBAC}/clusterrolebindings",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import time
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -17,8 +19,12 @@ from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+IMAGES = ("kernel-collector", "k8s-collector", "cloud-collector", "reducer")
 CAPABILITIES = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN")]
+# The first of the tests waits for the images: some 200 MB of packages are fetched where nothing is built yet.
+pytestmark = pytest.mark.timeout(1800)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,20 +44,17 @@ def containers() -> Iterator[list[str]]:
         run("docker", "rm", "--force", container)
 
 
-@pytest.mark.timeout(600)
 def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
     intake, prometheus, internal = free_ports(3)
     containers.append(
         run(
             *("docker", "run", "--detach", "--network", "host", "reducer", "--port", f"{intake}", "--window", "1"),
             *("--prom", f"127.0.0.1:{prometheus}", "--internal-prom", f"127.0.0.1:{internal}", "--keep-loopback"),
-            *("--log-console", "--no-log-file"),
         ).strip()
     )
     address = ("--env", "EBPF_NET_INTAKE_HOST=127.0.0.1", "--env", f"EBPF_NET_INTAKE_PORT={intake}")
     shared = ("--cap-drop", "ALL", *CAPABILITIES, "--pid", "host", "--network", "host", "--cgroupns", "host")
-    command = ("docker", "run", "--detach", *shared, *address, "kernel-collector", "--log-console")
-    containers.append(run(*command).strip())
+    containers.append(run("docker", "run", "--detach", *shared, *address, "kernel-collector").strip())
 
     def shows_the_collectors_own_flow() -> bool:
         try:
@@ -62,8 +65,9 @@ def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
         return bool(re.search(r'tcp_bytes_total{.*"kernel-collecto', page))
 
     wait_until(shows_the_collectors_own_flow, 30, "a flow of the collector at the reducer")
-    for container in reversed(containers):
+    for container, word in zip(reversed(containers), ("connected to the reducer", "listening for"), strict=True):
         run("docker", "stop", container)
+        assert word in run("docker", "logs", container)
         assert run("docker", "inspect", "--format", "{{.State.ExitCode}}", container).strip() == "0"
 
 
@@ -98,7 +102,38 @@ def test_the_collector_of_machines_sees_all_packets(cgroups: tuple[str, ...]) ->
         assert re.search(rf"^yes +{name}  ", table, re.MULTILINE), table
 
 
+def test_the_reducer_keeps_its_state_in_a_volume_without_root(containers: list[str]) -> None:
+    ports = ("--port", f"{free_port()}", "--prom", "127.0.0.1:0", "--internal-prom", "127.0.0.1:0")
+    volume = f"ebpf-net-{os.getpid()}"
+    command = ("docker", "run", "--detach", "--read-only", "--network", "host", "--volume", f"{volume}:/data")
+    containers.append(run(*command, "reducer", *ports, "--data-dir", "/data").strip())
+    try:
+        wait_until(lambda: "listening for" in run("docker", "logs", containers[0]), 30, "the reducer")
+        assert run("docker", "exec", containers[0], "sh", "-c", "stat --format %u /data/*").split()[0] == "65534"
+    finally:
+        run("docker", "rm", "--force", containers.pop())
+        run("docker", "volume", "rm", volume)
+
+
+def test_a_change_of_the_code_changes_one_small_layer(tmp_path: Path) -> None:
+    def layers(image: str) -> list[str]:
+        return run("docker", "inspect", "--format", "{{range .RootFS.Layers}}{{println .}}{{end}}", image).split()
+
+    source = tmp_path / "source"
+    shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*cache", ".git", ".venv"))
+    with (source / "daemon" / "version.py").open("a") as module:
+        module.write(f"# {time.time_ns()}\n")
+    image = f"kernel-collector:{os.getpid()}"
+    build = ("docker", "build", "--quiet", "--network", "host", "--tag", image)
+    run(*build, "--file", "docker/kernel-collector.Dockerfile", ".", cwd=source)
+    before, after = layers("kernel-collector"), layers(image)
+    run("docker", "rmi", image)
+    differing = [number for number, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
+    # base, packages of Debian, of Python, our own
+    assert differing == [3]
+
+
 def test_the_images_hold_no_compiler() -> None:
-    for image in ("kernel-collector", "k8s-collector", "cloud-collector", "reducer"):
+    for image in IMAGES:
         found = run("docker", "run", "--rm", "--entrypoint", "sh", image, "-c", "command -v clang gcc cc pip; true")
         assert not found

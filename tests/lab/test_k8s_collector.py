@@ -198,7 +198,7 @@ def test_the_server_takes_the_manifests_of_the_other_daemons(control_plane: Cont
     """In the namespace that this collector's makes."""
     for name in ("kernel-collector", "reducer"):
         for each in yaml.safe_load_all(MANIFEST.with_name(f"{name}.yaml").read_text()):
-            path = COLLECTIONS[each["kind"]].format(each["metadata"]["namespace"])
+            path = COLLECTIONS[each["kind"]].format(each["metadata"].get("namespace"))
             made = control_plane.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", each)
             assert made["metadata"]["name"] == name
 

@@ -2,10 +2,11 @@ import logging
 import os
 import subprocess
 import sys
+from logging.handlers import RotatingFileHandler
 
 import pytest
 
-from daemon.logs import PROVOKED, Seldom, configure_logs
+from daemon.logs import LOG_FILE_VARIABLE, PROVOKED, Seldom, configure_logs
 
 
 def record(text, *values):
@@ -62,3 +63,16 @@ def test_a_log_file_on_a_full_disk_is_told_once_and_the_console_goes_on():
     assert said.stderr == (
         "error: cannot write the log file /dev/full: [Errno 28] No space left on device; its lines are lost meanwhile\n"
     )
+
+
+@pytest.mark.usefixtures("_root_as_before")
+@pytest.mark.parametrize("file", ["", "a.log"])
+def test_an_empty_variable_names_no_file(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(LOG_FILE_VARIABLE, file)
+    configure_logs(log_console=True, no_log_file=False)
+    files = [each for each in logging.getLogger().handlers if isinstance(each, RotatingFileHandler)]
+    for each in files:
+        each.close()
+    assert [each.name for each in tmp_path.iterdir()] == ([file] if file else [])
+    assert len(files) == bool(file)

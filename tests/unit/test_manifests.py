@@ -73,6 +73,18 @@ def test_no_container_may_do_more_than_it_needs(name: str) -> None:
         assert "add" not in security["capabilities"]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_pods_go_to_nodes_that_can_run_them(name: str) -> None:
+    assert manifest(name).pod["nodeSelector"] == {"kubernetes.io/os": "linux"}
+
+
+def test_a_full_node_makes_room_for_the_kernel_collector() -> None:
+    found = manifest("kernel-collector")
+    priority = found.objects["PriorityClass"]
+    assert found.pod["priorityClassName"] == priority["metadata"]["name"]
+    assert priority["value"] > 0
+
+
 def test_the_kernel_collector_has_the_capabilities_that_docker_run_gives_it() -> None:
     documented = re.findall(r"--cap-add (\w+)", (ROOT / "README.md").read_text())
     assert manifest("kernel-collector").container["securityContext"]["capabilities"]["add"] == documented
