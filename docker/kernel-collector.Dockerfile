@@ -25,6 +25,8 @@ RUN python3 requirements.py run >run.txt \
 FROM dependencies AS package
 COPY --from=wheel /wheel /wheel
 RUN /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-deps --root /package /wheel/*
+# Stubs and libraries that do not fit one another fail here.
+RUN PYTHONPATH=$(echo /package/opt/ebpf-net/lib/*/site-packages) /package/opt/ebpf-net/bin/kernel-collector --version
 
 FROM ${BASE}
 RUN apt-get update \
@@ -34,6 +36,4 @@ COPY --from=dependencies /opt/ebpf-net /opt/ebpf-net
 COPY --from=package /package /
 # The log is the container's; who wants a file as well names one here.
 ENV PATH=/opt/ebpf-net/bin:$PATH EBPF_NET_LOG_FILE_PATH=
-# Stubs and libraries that do not fit one another fail here.
-RUN ["kernel-collector", "--version"]
 ENTRYPOINT ["kernel-collector", "--log-console"]

@@ -25,19 +25,19 @@ RUN python3 requirements.py run reducer >run.txt \
 FROM dependencies AS package
 COPY --from=wheel /wheel /wheel
 RUN /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-deps --root /package /wheel/*
+# Stubs and libraries that do not fit one another fail here.
+RUN PYTHONPATH=$(echo /package/opt/ebpf-net/lib/*/site-packages) /package/opt/ebpf-net/bin/reducer --version
 
 FROM ${BASE}
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/*
+# A new volume there is its user's.
+RUN install --directory --owner 65534 --group 65534 /data
 COPY --from=dependencies /opt/ebpf-net /opt/ebpf-net
 COPY --from=package /package /
 # The log is the container's; who wants a file as well names one here.
 ENV PATH=/opt/ebpf-net/bin:$PATH EBPF_NET_LOG_FILE_PATH=
-# Stubs and libraries that do not fit one another fail here.
-RUN ["reducer", "--version"]
-# A new volume there is its user's.
-RUN install --directory --owner 65534 --group 65534 /data
 USER 65534:65534
 EXPOSE 7001 7010 8000
 ENTRYPOINT ["reducer", "--log-console"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -103,7 +104,8 @@ def test_the_collector_of_machines_sees_all_packets(cgroups: tuple[str, ...]) ->
 
 
 def test_the_reducer_keeps_its_state_in_a_volume_without_root(containers: list[str]) -> None:
-    ports = ("--port", f"{free_port()}", "--prom", "127.0.0.1:0", "--internal-prom", "127.0.0.1:0")
+    [intake] = free_ports(1)
+    ports = ("--port", f"{intake}", "--prom", "127.0.0.1:0", "--internal-prom", "127.0.0.1:0")
     volume = f"ebpf-net-{os.getpid()}"
     command = ("docker", "run", "--detach", "--read-only", "--network", "host", "--volume", f"{volume}:/data")
     containers.append(run(*command, "reducer", *ports, "--data-dir", "/data").strip())
