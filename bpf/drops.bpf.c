@@ -14,6 +14,8 @@
 #define OF_SUBSYSTEMS 0x10000 /* from here on reasons are those of subsystems: its number << 16 | the reason's */
 #define FIRST_OF_SUBSYSTEMS 512 /* what they are here: 512 | the subsystem's number << 6 | the reason's */
 #define LAST_OF_SUBSYSTEM 63
+#define TCP_FLAGS 13 /* where they are in the header (RFC 9293, 3.1) */
+#define TCP_FIN 1
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -143,26 +145,47 @@ static __always_inline u32 reason_of(u64 *arguments)
 	return FIRST_OF_SUBSYSTEMS | (reason >> 16 & 7) << 6 | number;
 }
 
-/* The socket that a packet is for, which the kernel tells since Linux 6.11 (c53795d48ee8), or from. */
+/* Whether the kernel tells which socket a packet is for: since Linux 6.11 (c53795d48ee8). */
+static __always_inline bool tells_receiver(void)
+{
+	return bpf_core_field_exists(((struct trace_event_raw_kfree_skb *)0)->rx_sk);
+}
+
+/* The socket that a packet is for, or from. */
 static __always_inline struct sock *socket_of(struct sk_buff *skb, u64 *arguments)
 {
 	struct sock *sk = NULL;
 
-	if (bpf_core_field_exists(((struct trace_event_raw_kfree_skb *)0)->rx_sk))
+	if (tells_receiver())
 		sk = (struct sock *)arguments[3];
 	return sk ? sk : skb->sk;
 }
 
-/* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. */
+/* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. So is
+ * what a socket in TIME_WAIT takes without a complaint: the FIN of who closes second. */
 static __always_inline bool was_received(struct sock *sk, u32 reason)
 {
 	u32 purge = NO_REASON;
 
+	if (!sk)
+		return 0;
+	if (sk->__sk_common.skc_state == TCP_TIME_WAIT)
+		return reason == NO_REASON;
 	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
 		purge = bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE);
 	/* Only whole sockets have that state: they have a protocol. */
-	return (reason == purge || reason == NO_REASON) && sk && sk->__sk_common.skc_state == TCP_CLOSE &&
+	return (reason == purge || reason == NO_REASON) && sk->__sk_common.skc_state == TCP_CLOSE &&
 	       sk->sk_protocol == IPPROTO_TCP;
+}
+
+/* Returns whether a packet may be the FIN that a socket in TIME_WAIT takes, where the kernel does not tell the socket. */
+static __always_inline bool may_be_last_fin(struct sk_buff *skb, struct drop_key *key)
+{
+	u8 flags;
+
+	return !tells_receiver() && key->reason == NO_REASON && key->transport == IPPROTO_TCP &&
+	       !bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS) &&
+	       flags & TCP_FIN;
 }
 
 SEC("tp_btf/kfree_skb")
@@ -198,6 +221,8 @@ int packet_dropped(u64 *arguments)
 								0;
 	if (!told)
 		key.transport = key.source_port = key.destination_port = 0;
+	if (may_be_last_fin(skb, &key))
+		return 0;
 	counted = bpf_map_lookup_elem(&drops, &zero);
 	if (!counted)
 		return 0;
