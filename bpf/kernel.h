@@ -274,6 +274,7 @@ struct __sk_buff {
 	u32 data_end;
 	u32 gso_size;
 	struct bpf_sock *sk;
+	u64 tstamp;
 };
 
 struct bpf_tcp_sock {
