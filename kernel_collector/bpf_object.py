@@ -209,31 +209,52 @@ class BpfObject:
         """
         return self._elements(name, key, value, self._lib.bpf_map_lookup_and_delete_batch, expected)
 
+    def portions(self, name: str, key: np.dtype, value: np.dtype) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield what `empty` returns, at most BATCH_ENTRIES at a time.
+
+        Raises:
+            LibbpfError: the kernel refused.
+
+        """
+        place, done = ctypes.c_uint32(), False
+        first = True
+        while not done:
+            arrays = [np.empty(BATCH_ENTRIES, dtype) for dtype in (key, value)]
+            count, done = self._batch(name, self._lib.bpf_map_lookup_and_delete_batch, place, arrays, first=first)
+            first = False
+            keys, values = arrays
+            yield keys[:count], values[:count]
+
     def _elements(
         self, name: str, key: np.dtype, value: np.dtype, batch: Callable[..., int], expected: int = 0
     ) -> tuple[np.ndarray, np.ndarray]:
-        what, descriptor = f"cannot read {name}", self.map_fd(name)
         arrays = [np.empty(expected + BATCH_ENTRIES, dtype) for dtype in (key, value)]
-        place, count = ctypes.c_uint32(), ctypes.c_uint32()
-        filled, done = 0, False
+        place, filled, done = ctypes.c_uint32(), 0, False
         while not done:
             if filled + BATCH_ENTRIES > len(arrays[0]):
                 arrays = [concatenated([array, np.empty(len(array), array.dtype)]) for array in arrays]
-            count.value = BATCH_ENTRIES
-            result = batch(
-                descriptor,
-                ctypes.byref(place) if filled else None,
-                ctypes.byref(place),
-                *(array.ctypes.data + filled * array.itemsize for array in arrays),
-                ctypes.byref(count),
-                None,
-            )
-            done = result == -errno.ENOENT  # that was all
-            if result and not done:
-                raise LibbpfError(-result, what)
-            filled += count.value
+            count, done = self._batch(name, batch, place, [array[filled:] for array in arrays], first=not filled)
+            filled += count
         keys, values = arrays
         return keys[:filled], values[:filled]
+
+    def _batch(
+        self, name: str, batch: Callable[..., int], place: ctypes.c_uint32, arrays: list[np.ndarray], *, first: bool
+    ) -> tuple[int, bool]:
+        """Read a batch of a map into the beginning of *arrays*; return how many it is, and whether it was the last."""
+        count = ctypes.c_uint32(BATCH_ENTRIES)
+        result = batch(
+            self.map_fd(name),
+            None if first else ctypes.byref(place),
+            ctypes.byref(place),
+            *(array.ctypes.data for array in arrays),
+            ctypes.byref(count),
+            None,
+        )
+        done = result == -errno.ENOENT
+        if result and not done:
+            raise LibbpfError(-result, f"cannot read {name}")
+        return count.value, done
 
     def variables(self) -> Mapping[str, np.ndarray]:
         """Return the global variables in `.bss`, after `load`: each an array of one unsigned integer.

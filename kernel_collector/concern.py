@@ -41,8 +41,13 @@ class Concern:
         """Take what the kernel has of sockets, before their ends are read: then `read` finds their owners."""
 
     def read(self) -> Tables:
-        """Return the rows since the call before."""
+        """Return the rows since the call before, or some of them where they are many."""
         raise NotImplementedError
+
+    @property
+    def more(self) -> bool:
+        """Whether `read` has left rows, to be read by another call."""
+        return False
 
     def rewrite(self, tables: Tables) -> Tables:
         """Return the rows of all concerns, and of TCP, as they are to be sent."""

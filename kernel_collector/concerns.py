@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from kernel_collector.options import Settings
 
 _LOGGER = logging.getLogger(__name__)
+# As many go out together: what they become takes several times their memory.
+ENOUGH_ROWS = 8_192
 
 
 def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
@@ -93,9 +95,15 @@ def watched_on_packets(settings: Settings) -> list[str]:
 
 
 class Concerns:
-    """The concerns that are wanted and that this kernel allows; what it refuses is logged, and the rest runs."""
+    """The concerns that are wanted and that this kernel allows; what it refuses is logged, and the rest runs.
+
+    Attributes:
+        more: `read` has left rows to be read by another call.
+
+    """
 
     def __init__(self, surroundings: Surroundings) -> None:
+        self.more = False
         self._open: list[Concern] = []
         for kind in KINDS:
             if kind.wanted(surroundings.settings):
@@ -103,6 +111,7 @@ class Concerns:
                     self._open.append(kind.open(surroundings))
                 except (OSError, BtfError) as error:
                     _LOGGER.warning("%s is not watched, all else is: %s", kind.name, error)
+        self._unread = [*self._open]
 
     def __iter__(self) -> Iterator[Concern]:
         return iter(self._open)
@@ -122,8 +131,19 @@ class Concerns:
             concern.gather()
 
     def read(self) -> Tables:
-        """Return the rows since the call before."""
-        return joined(concern.read() for concern in self._open)
+        """Return the rows since the call before, or some of them where they are many."""
+        parts: list[Tables] = []
+        rows = 0
+        while self._unread and rows < ENOUGH_ROWS:
+            concern = self._unread[0]
+            parts.append(concern.read())
+            rows += sum(len(columns["socket"]) for columns in parts[-1].values())
+            if not concern.more:
+                del self._unread[0]
+        self.more = bool(self._unread)
+        if not self.more:
+            self._unread = [*self._open]
+        return joined(parts)
 
     def rewrite(self, tables: Tables) -> Tables:
         """Return the rows of all, and of TCP, as they are to be sent."""

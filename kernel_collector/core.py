@@ -76,7 +76,7 @@ class CollectorCore:
         self._concerns = self._outside.open_concerns(self._processes, self._sockets)
         self._tcp.settle()  # a socket that is shown and whose events are missing would be one from before
         self._submit_tcp([live, *walk.records])
-        self._submit(self._concerns.read())
+        self._submit_concerns()
         _LOGGER.info("watching %s: %d sockets are open", self._host.name, len(self._sockets))
 
     def interval_ns(self, wanted: int) -> int:
@@ -98,13 +98,13 @@ class CollectorCore:
         self._poll_cost_ns = self._clock.thread_ns() - cpu_ns
         if started_ns - self._walked_ns < WALK_INTERVAL_NS:
             self._submit_tcp(live)
-            self._submit(self._read_concerns())
+            self._submit_concerns()
         else:
             self._walked_ns = started_ns
             walk = self._hidden.walk(live[0], self._sockets.missing(self.polled_ns))
             live += walk.records
             self._submit_tcp(live)
-            self._submit(self._read_concerns())
+            self._submit_concerns()
             self._submit({"tcp": self._sockets.retire(walk.namespaces, self.polled_ns, started_ns - ABANDONED_NS)})
             acknowledged = self._client.acknowledged
             owners = _united([self._sockets.processes(), *self._concerns.processes()])
@@ -133,6 +133,17 @@ class CollectorCore:
         """
         self._submit(self._take(live), with_statistics=False)
 
+    def _submit_concerns(self) -> None:
+        """Submit the rows of the concerns, where they are many in several batches of which the last has statistics."""
+        more = True
+        while more:
+            cpu_ns = self._clock.thread_ns()
+            tables = self._concerns.read()
+            self._poll_cost_ns += self._clock.thread_ns() - cpu_ns
+            more = self._concerns.more
+            self._submit(tables, with_statistics=not more)
+            del tables
+
     def _take(self, live: list[np.ndarray]) -> Tables:
         """Return the TCP rows of what iterators gave, which is taken out of *live*, and of the events since."""
         events = self._tcp.drain()
@@ -148,13 +159,6 @@ class CollectorCore:
         records = concatenated(live)
         live.clear()
         return {"tcp": self._sockets.update(records, self._processes.identify(records), self._clock.boot_ns())}
-
-    def _read_concerns(self) -> Tables:
-        """Return the rows of the concerns, whose reading is a part of the poll."""
-        cpu_ns = self._clock.thread_ns()
-        tables = self._concerns.read()
-        self._poll_cost_ns += self._clock.thread_ns() - cpu_ns
-        return tables
 
     def _submit(self, tables: Tables, *, with_statistics: bool = True) -> None:
         tables = self._concerns.rewrite(tables)

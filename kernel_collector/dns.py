@@ -13,6 +13,8 @@ from kernel_collector.records import dns_dtypes
 from kernel_collector.ring import Ring
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kernel_collector.packets import Packets
 
 TIMEOUT_NS = 10 * SECOND_NS
@@ -69,6 +71,10 @@ class DnsProbe:
         self._variables = self._object.variables()
         self._ring = Ring(self._object, self._dtypes["dns_answer"], "dns_answers")
         self._entries_added = 0
+        # What is left of the last exchange.
+        self._portions: Iterator[tuple[np.ndarray, np.ndarray]] = iter(())
+        self._portion: tuple[np.ndarray, np.ndarray] | None = None
+        self._bins = self.nothing()[0].bins, self.nothing()[0].bin_counts
         self.queries_open = 0
 
     def close(self) -> None:
@@ -86,21 +92,39 @@ class DnsProbe:
         )
         return DnsTraffic(peer, counts, dns_bin, np.empty(0, np.uint32)), query
 
+    @property
+    def more(self) -> bool:
+        """Whether `drain` has left traffic of before its call."""
+        return self._portion is not None
+
     def drain(self) -> DnsTraffic:
-        """Return the traffic since the call before."""
+        """Return the traffic since the call before; where `more` is left, that of before the last call without."""
+        if not self.more:
+            self._exchange()
+        if self._portion is None:
+            return self.nothing()[0]
+        peers, counts = self._portion
+        self._portion = next(self._portions, None)
+        bins, bin_counts = self._bins
+        here = np.isin(bins["entry"], counts["number"])
+        self._bins = bins.compress(~here), bin_counts[~here]
+        return DnsTraffic(peers, counts, bins.compress(here), bin_counts[here])
+
+    def _exchange(self) -> None:
+        """Have the programs count in the other maps, and begin to read those in which they did."""
         added = self.counter("dns_entries_added")
         if added == self._entries_added:
-            return self.nothing()[0]
+            return
+        self._entries_added = added
         dtypes = [self._dtypes[name] for name in ("dns_peer", "dns_counts", "dns_bin")]
-        expected, self._entries_added = added - self._entries_added, added
         idle = self.counter("dns_generation") & 1
         self._variables["dns_generation"][0] += 1
         # The kernel returns once no program counts in the idle maps (map_update_elem, synchronize_rcu).
         counted_in = self._object.map_fd(_COUNTS[1 - idle])
         self._object.update("dns_exchange", bytes(4), counted_in.to_bytes(4, "little"))
-        peers, counts = self._object.empty(_COUNTS[idle], dtypes[0], dtypes[1], expected)
-        bins, bin_counts = self._object.empty(_BINS[idle], dtypes[2], np.dtype(np.uint32))
-        return DnsTraffic(peers, counts, bins, bin_counts)
+        self._bins = self._object.empty(_BINS[idle], dtypes[2], np.dtype(np.uint32))
+        self._portions = self._object.portions(_COUNTS[idle], dtypes[0], dtypes[1])
+        self._portion = next(self._portions)
 
     def expire(self) -> np.ndarray:
         """Return the `dns_query` of each query that had no answer in time, and forget it."""

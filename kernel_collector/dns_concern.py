@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from intake.columns import Columns, Tables
     from kernel_collector.concern import Surroundings
-    from kernel_collector.dns import Message
+    from kernel_collector.dns import DnsTraffic, Message
 
 _TCP = 6
 # At most a fiftieth of one core goes into reading answers.
@@ -39,7 +39,7 @@ class DnsConcern(Concern):
         self._names = NamedAddresses()
         self._malformed = self._unread = 0
         self._read_ns = self._forgot_ns = time.monotonic_ns()
-        self._gathered = self._probe.drain(), self._probe.expire()
+        self._gathered: tuple[DnsTraffic, np.ndarray] | None = self._probe.drain(), self._probe.expire()
 
     def gather(self) -> None:
         """Take what the kernel counted, the queries that had no answer in time, and new answers."""
@@ -53,14 +53,19 @@ class DnsConcern(Concern):
             self._names.forget(_now_s())
 
     def read(self) -> Tables:
-        """Return the rows of what was gathered."""
-        traffic, expired = self._gathered
-        self._gathered = self._probe.nothing()
+        """Return the rows of what was gathered, or some of them where they are many."""
+        traffic, expired = self._gathered or (self._probe.drain(), self._probe.nothing()[1])
+        self._gathered = None
         ends = self._owned(described(traffic.peers, traffic.counts, self._processes.identify(traffic.counts["owner"])))
         late = self._owned(described(expired["peer"], expired, self._processes.identify(expired["owner"])))
         tables = {table: self._watched(rows) for table, rows in traffic_rows(traffic, ends).items()}
         tables["dns"] = with_timeouts(tables["dns"], self._watched(late))
         return tables
+
+    @property
+    def more(self) -> bool:
+        """Whether `read` has left rows."""
+        return self._probe.more
 
     def fill(self, statistics: intake_pb2.CollectorStatistics) -> None:
         """Say what was not counted, and why."""

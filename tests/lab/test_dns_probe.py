@@ -106,6 +106,40 @@ def counted(traffic, sock, **wanted):
     return {name: value for name, value in found.items() if value}
 
 
+def test_many_sockets_are_told_in_parts_each_once_and_with_its_bins(host, probe, udp, monkeypatch):
+    monkeypatch.setattr("kernel_collector.bpf_object.BATCH_ENTRIES", 32)
+    asked = {}
+    with contextlib.ExitStack() as stack:
+        for number in range(100):
+            one = Udp(stack.enter_context(open_socket(host, "127.0.0.1")), udp.server)
+            asked[cookie(one.client)] = 1 + number % 3
+            for times in range(asked[cookie(one.client)]):
+                message = query("a.example.")
+                answer = response(message, A)
+                one.ask(message)
+                time.sleep(0.002 * times)  # latencies of several bins
+                one.server.sendto(answer, one.client.getsockname())
+                one.client.recv(65_536)
+        parts = [probe.drain()]
+        one.exchange(query("a.example."))  # belongs to the next reading
+        while probe.more:
+            parts.append(probe.drain())
+        assert [int(part.counts["queries"].sum()) for part in (probe.drain(), probe.drain())] == [2, 0]
+    assert len(parts) > 200 // 32
+    told = {}
+    for part in parts:
+        assert len(part.peers) <= 32
+        assert np.isin(part.bins["entry"], part.counts["number"]).all()
+        for entry in range(len(part.peers)):
+            of_bins = part.bins["entry"] == part.counts["number"][entry]
+            timed = part.counts["latency_bin_count"][entry] + part.bin_counts[of_bins].sum()
+            assert timed == part.counts["latency_count"][entry] == part.counts["queries"][entry]
+            if part.peers["role"][entry] == CLIENT:
+                assert int(part.peers["cookie"][entry]) not in told
+                told[int(part.peers["cookie"][entry])] = int(part.counts["queries"][entry])
+    assert told == asked
+
+
 @pytest.mark.parametrize("connected", [False, True], ids=["unconnected", "connected"])
 @pytest.mark.parametrize("address", LOOPBACK.values(), ids=LOOPBACK)
 def test_every_result_at_both_ends(host, probe, address, connected):

@@ -49,6 +49,21 @@ class Other(Concern):
         return {"bins": empty_columns(3, "bins"), "drops": empty_columns(1, "drops")}
 
 
+class Many(Concern):
+    """Has three parts of rows to read."""
+
+    def __init__(self, _surroundings):
+        self.left = 3
+
+    def read(self):
+        self.left -= 1
+        return {"bins": empty_columns(10 + self.left, "bins")}
+
+    @property
+    def more(self):
+        return self.left > 0
+
+
 def refuses(_surroundings):
     raise OSError(errno.EPERM, "not on this kernel")
 
@@ -87,6 +102,19 @@ def test_what_they_give_is_added_up(opened):
     all_.announce(new)
     all_.remind(known)
     assert ([name.name for name in new.dns_names], [name.name for name in known.dns_names]) == (["new"], ["all"])
+
+
+def test_many_rows_are_read_in_parts_and_no_part_twice(opened, monkeypatch):
+    monkeypatch.setattr(concerns, "ENOUGH_ROWS", 20)
+    all_ = opened(kind("One", One), kind("Many", Many), kind("Other", Other))
+    told = []
+    more = True
+    while more:
+        tables = all_.read()
+        told.append({name: len(columns["socket"]) for name, columns in tables.items()})
+        more = all_.more
+    assert told == [{"bins": 2 + 12 + 11}, {"bins": 10 + 3, "drops": 1}]
+    assert len(all_.read()["bins"]["socket"]) == 2 + 9 + 3
 
 
 def test_closing_closes_each(opened):

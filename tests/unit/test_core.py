@@ -35,13 +35,28 @@ class Outside:
         self.clock = SimpleNamespace(**{name: lambda: 10 for name in clocks})
         self.client = SimpleNamespace(submit=self._submit, poll_interval_ns=1, acknowledged=0)
         concerns = {"read": dict, "rewrite": lambda tables: tables, "fill": lambda _: None, "announce": lambda _: None}
-        self.open_concerns = lambda *_: SimpleNamespace(**concerns)
+        self.concerns = SimpleNamespace(**concerns, more=False)
+        self.open_concerns = lambda *_: self.concerns
 
     def _submit(
         self, _time: int, _entities: object, _tables: object, statistics: intake_pb2.CollectorStatistics | None
     ) -> int:
         self.submitted.append(statistics)
         return len(self.submitted)
+
+
+def test_many_rows_of_concerns_go_out_in_several_batches_of_which_the_last_has_statistics():
+    outside = Outside()
+    parts = iter((True, True, False))
+
+    def read():
+        outside.concerns.more = next(parts)
+        return {}
+
+    outside.concerns.read = read
+    CollectorCore(outside, intake_pb2.Host(), longest_command_line=0, every_container=False).begin()
+    assert [statistics is not None for statistics in outside.submitted] == [False, False, False, True]
+    assert next(parts, None) is None
 
 
 def test_it_tells_what_found_no_room_in_its_tables(monkeypatch):
