@@ -18,6 +18,7 @@ const volatile bool http_watched = 0;
 #include "events.h"
 #include "latency.h"
 #include "dns_message.h"
+#include "dns_answers.h"
 #include "dns.h"
 #include "dns_stream.h"
 #include "http.h"
