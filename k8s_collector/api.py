@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import socket
 import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from kubernetes.aio.client.api_client import ApiClient
 from daemon.errors import StartupError
 from daemon.version import VERSION
 from k8s_collector.access import Access, load
+from k8s_collector.decoding import WHOLE, Decoder
 from k8s_collector.fields import Object  # noqa: TC001 - a field's type
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 # A watch gives a bookmark each minute where nothing else happens.
 _SILENCE_S = 150.0
+# What a stream tells within so long is read together, unless it is more than so much.
+GATHER_S = 0.25
+GATHERED_BYTES = 256 << 10
 # etcd takes objects of 1.5 MiB; as JSON they are longer.
 MOST_LINE_BYTES = 16 << 20
 _ERROR_BYTES = 4_096
@@ -86,14 +90,16 @@ class Api:
         for client in {self._client, *self._requests}:
             await client.close()
 
-    async def get(self, path: str, query: list[tuple[str, str]], accept: str = "application/json") -> Object:
+    async def get(
+        self, path: str, query: list[tuple[str, str]], accept: str = "application/json", decode: Decoder = WHOLE
+    ) -> Object:
         """Return the JSON at a path.
 
         Raises:
             ApiError: it cannot be had.
 
         """
-        return await self._json(_Request("GET", path, query, accept))
+        return await self._json(_Request("GET", path, query, accept), decode)
 
     async def send(self, method: str, path: str, body: Object) -> Object:
         """Have the server take an object; return it as the server has it then.
@@ -102,13 +108,15 @@ class Api:
             ApiError: it did not take it.
 
         """
-        return await self._json(_Request(method, path, [], body=body))
+        return await self._json(_Request(method, path, [], body=body), WHOLE)
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, query: list[tuple[str, str]], accept: str
+        self, path: str, query: list[tuple[str, str]], accept: str, decode: Decoder
     ) -> AsyncIterator[AsyncIterator[Object]]:
         """Give, once the server has begun to answer, what yields JSON objects, one a line, until it ends the stream.
+
+        The first after a silence comes at once; what follows within `GATHER_S` is read together.
 
         Raises:
             ApiError: there is no stream, or it broke off.
@@ -117,17 +125,18 @@ class Api:
         limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
         with self._errors():
             async with self._response(_Request("GET", path, query, accept, limits=limits)) as response:
-                yield self._objects(response.content)
+                yield self._objects(response, decode)
 
-    async def _objects(self, content: aiohttp.StreamReader) -> AsyncIterator[Object]:
+    async def _objects(self, response: aiohttp.ClientResponse, decode: Decoder) -> AsyncIterator[Object]:
         rest = b""
-        async for chunk in content.iter_any():
+        async for chunk in response.content.iter_any():
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > MOST_LINE_BYTES:
                 raise ApiError(0, f"{self.server} sent a line of more than {MOST_LINE_BYTES} bytes")
             for line in lines:
                 if line:
-                    yield _parsed(line, self.server)
+                    yield _decoded(line, decode, self.server)
+            await _gather(response)
         if rest:
             raise ApiError(0, f"{self.server} broke off in the middle of an object")
 
@@ -159,10 +168,10 @@ class Api:
                 if client is not self._client:
                     await client.close()
 
-    async def _json(self, request: _Request) -> Object:
+    async def _json(self, request: _Request, decode: Decoder) -> Object:
         with self._errors():
             async with self._response(request) as response:
-                return _parsed(await response.read(), self.server)
+                return _decoded(await response.read(), decode, self.server)
 
     @contextlib.asynccontextmanager
     async def _response(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -195,9 +204,10 @@ class Api:
 
     async def _error(self, response: aiohttp.ClientResponse) -> ApiError:
         """Return what the server has to say of a request that it did not grant."""
-        said = (await response.content.read(_ERROR_BYTES)).decode(errors="replace")
+        body = await response.content.read(_ERROR_BYTES)
+        said = body.decode(errors="replace")
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            said = json.loads(said)["message"]
+            said = str(WHOLE(body)["message"])
         text = f"{response.status} {response.reason}: {' '.join(said.split())[:500]}"
         if response.status == UNAUTHORIZED:
             text = f"{self.server} does not accept the credentials of {self._access}: {text}"
@@ -226,9 +236,24 @@ class Api:
             raise ApiError(0, f"lost the API server at {self.server}: {error or type(error).__name__}") from error
 
 
-def _parsed(text: bytes, server: str) -> Object:
+async def _gather(response: aiohttp.ClientResponse) -> None:
+    """Let what comes gather in the socket for a while: to be woken for a line costs more than to take it."""
+    connection = response.connection
+    transport = connection.transport if connection else None
+    if transport is None:  # the stream has ended
+        return
+    peer = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        try:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, GATHERED_BYTES)
+            await asyncio.sleep(GATHER_S)
+        finally:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+
+
+def _decoded(text: bytes, decode: Decoder, server: str) -> Object:
     try:
-        value = json.loads(text)
+        value = decode(text)
     except ValueError as error:
         raise ApiError(0, f"{server} does not answer as a Kubernetes API server does: {text[:100]!r}") from error
     if not isinstance(value, dict):

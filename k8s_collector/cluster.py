@@ -7,7 +7,7 @@ different resources tell, and however often one begins anew, it comes to the sam
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from intake.clock import SECOND_NS
 from intake.messages import in_messages
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from intake.clock import Instant
     from k8s_collector.fields import Object
+    from k8s_collector.pods import Pod
 
 _LOGGER = logging.getLogger(__name__)
 DELETE_TTL_NS = 60 * SECOND_NS
@@ -140,7 +141,7 @@ class Cluster:
             ]
         )
 
-    def _put(self, key: Key, value: Object, now: Instant) -> None:
+    def _put(self, key: Key, value: Any, now: Instant) -> None:
         resource, uid = key
         if resource in OWNERS:
             if self._owners.set(uid, controller_of(value["metadata"])):
@@ -154,7 +155,7 @@ class Cluster:
             return
         self.retention.forget(key)
 
-    def _put_pod(self, key: Key, value: Object, now: Instant) -> None:
+    def _put_pod(self, key: Key, value: Pod, now: Instant) -> None:
         message = pod_message(value, self._choice.pod_labels, self._choice.pod_annotations)
         end_ns = message.end_time_unix_ns
         if end_ns and key.uid not in self.pods and end_ns + self._choice.delete_ttl_ns < now.unix_ns:

@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from k8s_collector.fields import Object
     from k8s_collector.options import Settings
     from k8s_collector.resources import Resource
+    from k8s_collector.watch import Sink
 
 _LOGGER = logging.getLogger(__name__)
-# What changes within it is sent together.
-TELL_INTERVAL_S = 0.2
+# What changes within it is told together; the first change after a silence is told at once.
+TELL_INTERVAL_S = 0.25
+# How often it is looked for what is due without a change.
+IDLE_INTERVAL_S = 1.0
 # A resource may fail for so long before the collector says that it is not well.
 TOLERATED_FAILURE_S = 60.0
 
@@ -55,9 +58,8 @@ async def collect(settings: Settings) -> None:
         await api.close()
 
 
-def watches(api: Api, settings: Settings, cluster: Cluster) -> Iterator[Watch]:
+def watches(api: Api, settings: Settings, sink: Sink) -> Iterator[Watch]:
     """Yield a watch of each resource, of those in namespaces one for each that was chosen."""
-    sink = _Clocked(cluster)
     chance = random.SystemRandom().random
     for resource in WATCHED:
         selector = settings.label_selector if resource is PODS else ""
@@ -71,7 +73,8 @@ class K8sCollector:
     def __init__(self, settings: Settings, api: Api) -> None:
         self._settings = settings
         self._cluster = Cluster(settings.choice)
-        self._watches = list(watches(api, settings, self._cluster))
+        self._news = asyncio.Event()
+        self._watches = list(watches(api, settings, ClusterSink(self._cluster, self._news)))
         self._election = self._elect(api) if settings.leader_elect else None
         kind, snapshot = intake_pb2.COLLECTOR_KIND_K8S, self._cluster.snapshot
         self._client = metadata_client(kind, settings.hostname, settings.intake, snapshot)
@@ -83,11 +86,14 @@ class K8sCollector:
         served = pages(KUBERNETES, self.statistics, self.what_is_wrong)
         async with serving(self._settings.internal_prometheus, served), asyncio.TaskGroup() as tasks:
             following = [tasks.create_task(self._follow_owners_first())]
+            following.append(tasks.create_task(self._wake_at(stopping)))
             if self._election:
                 following.append(tasks.create_task(self._election.run()))
             while not stopping.is_set():
+                self._news.clear()
                 await self._tell()
                 await set_within(stopping, TELL_INTERVAL_S)
+                await set_within(self._news, IDLE_INTERVAL_S)
             for task in following:
                 task.cancel()
             await self._finish()
@@ -137,6 +143,10 @@ class K8sCollector:
                 if watch not in owners:
                     tasks.create_task(watch.run())
 
+    async def _wake_at(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        self._news.set()
+
     async def _tell(self) -> None:
         """Have the reducer told what has changed; a connection that begins is told all anyway."""
         now = read_clocks()
@@ -183,16 +193,19 @@ class K8sCollector:
         return Election(api, namespace, self._settings.lease_name, identity)
 
 
-class _Clocked:
-    """A `Sink` that tells a cluster the time."""
+class ClusterSink:
+    """A `Sink` that tells a cluster what happens and when, and sets *news*."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, news: asyncio.Event) -> None:
         self._cluster = cluster
+        self._news = news
 
     def changed(self, resource: Resource, value: Object) -> None:
         """Take an object as it is now."""
         self._cluster.changed(resource, value, read_clocks())
+        self._news.set()
 
     def deleted(self, resource: Resource, uid: str) -> None:
         """Note that an object is gone."""
         self._cluster.deleted(resource, uid, read_clocks())
+        self._news.set()

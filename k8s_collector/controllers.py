@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from k8s_collector.resources import OWNERS
 
 if TYPE_CHECKING:
-    from k8s_collector.fields import Object
+    from k8s_collector.fields import Metadata
 
 # Between a pod and what people call their workload: these have a controller of their own, and are watched for it.
 _BETWEEN = {(resource.group, resource.kind) for resource in OWNERS}
@@ -30,7 +30,7 @@ class Owner(NamedTuple):
         return (self.group, self.kind) in _BETWEEN
 
 
-def controller_of(metadata: Object) -> Owner | None:
+def controller_of(metadata: Metadata) -> Owner | None:
     """Return the one of an object's owners that controls it."""
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller"):

@@ -1,10 +1,13 @@
-"""Fields of objects as the API server writes them, as the wire wants them."""
+"""Fields of objects as the API server writes them, as the wire wants them.
+
+Types of objects name the fields that are used: no others are decoded.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from intake.clock import SECOND_NS
 from intake.limits import LONGEST_LABEL
@@ -14,6 +17,39 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 """An object of the API, or a part of one: JSON."""
+
+
+class Reference(TypedDict, total=False):
+    """An owner of an object."""
+
+    apiVersion: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool | None
+
+
+class Metadata(TypedDict, total=False):
+    """Those of any object."""
+
+    uid: str
+    name: str
+    namespace: str
+    resourceVersion: str
+    creationTimestamp: str | None
+    deletionTimestamp: str | None
+    labels: dict[str, str] | None
+    annotations: dict[str, str] | None
+    ownerReferences: list[Reference] | None
+
+
+class AnyObject(TypedDict, total=False):
+    """What objects of all kinds have in common; a Status, which says why there is none, has a code and a message."""
+
+    metadata: Metadata
+    code: int
+    message: str
+
 
 MOST_ADDRESSES = 64
 

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
-from k8s_collector.fields import packed
-
-if TYPE_CHECKING:
-    from k8s_collector.fields import Object
+from k8s_collector.fields import AnyObject, packed
 
 _ZONE = "topology.kubernetes.io/zone"
 _REGION = "topology.kubernetes.io/region"
 _ADDRESSES = ("InternalIP", "ExternalIP")
 
 
-def node_message(node: Object) -> intake_pb2.KubernetesNode:
+class NodeSpec(TypedDict, total=False):
+    """What a node is to be."""
+
+    providerID: str | None
+
+
+class NodeAddress(TypedDict, total=False):
+    """Of a node."""
+
+    type: str
+    address: str
+
+
+class NodeStatus(TypedDict, total=False):
+    """What a node is."""
+
+    addresses: list[NodeAddress] | None
+
+
+class Node(AnyObject, total=False):
+    """A node."""
+
+    spec: NodeSpec | None
+    status: NodeStatus | None
+
+
+def node_message(node: Node) -> intake_pb2.KubernetesNode:
     """Return the message about a node of the API."""
     metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     labels = metadata.get("labels") or {}

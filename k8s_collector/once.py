@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ from intake.readable import print_readable
 from k8s_collector.access import find_access
 from k8s_collector.api import Api, ApiError
 from k8s_collector.cluster import Cluster
-from k8s_collector.collector import watches
+from k8s_collector.collector import ClusterSink, watches
 from k8s_collector.pod_table import OWNER_WAIT_NS
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ async def print_once(settings: Settings) -> int:
     api = await Api.open(find_access(settings.kubeconfig, settings.context, os.environ))
     failures: list[ApiError] = []
     try:
-        for watch in watches(api, settings, cluster):
+        for watch in watches(api, settings, ClusterSink(cluster, asyncio.Event())):
             try:
                 await watch.list()
             except ApiError as error:

@@ -157,7 +157,9 @@ class PodTable:
     def _index(self, pod: _Pod, before: _Pod | None) -> None:
         """Have the pod found by its controller."""
         uid = pod.message.uid
-        if before is not None and before.controller and before.controller != pod.controller:
+        if before is not None and before.controller == pod.controller:
+            return
+        if before is not None and before.controller:
             self._unindex(before.controller, uid)
         if pod.controller:
             self._of_controller.setdefault(pod.controller.uid, set()).add(uid)
@@ -170,10 +172,12 @@ class PodTable:
 
     def _claim(self, pod: _Pod, before: _Pod | None) -> None:
         """Have the pod's addresses be its own from its start on, and no longer those of pods that had them before."""
-        uid, addresses = pod.message.uid, _own_addresses(pod.message)
-        others = self._claims.put(uid, addresses, pod.message.start_time_unix_ns)
-        if before is not None:
-            others |= self._claims.drop(uid, set(_own_addresses(before.message)) - set(addresses))
+        uid, addresses, start_ns = pod.message.uid, _own_addresses(pod.message), pod.message.start_time_unix_ns
+        others: set[str] = set()
+        before_addresses = _own_addresses(before.message) if before is not None else ()
+        if before is None or (addresses, start_ns) != (before_addresses, before.message.start_time_unix_ns):
+            others = self._claims.put(uid, addresses, start_ns)
+            others |= self._claims.drop(uid, set(before_addresses) - set(addresses))
         self._set_end(pod)
         for other in others:
             self._update_end(other)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from k8s_collector.fields import Object, chosen, packed, unix_ns
+from k8s_collector.fields import AnyObject, Metadata, chosen, packed, unix_ns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+_InSpec = Literal["containers", "initContainers", "ephemeralContainers"]
+_InStatus = Literal["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"]
 # Fields of spec and status that hold containers, and PodContainer.kind.
-_CONTAINERS = (
+_CONTAINERS: tuple[tuple[_InSpec, _InStatus, str], ...] = (
     ("containers", "containerStatuses", ""),
     ("initContainers", "initContainerStatuses", "init"),
     ("ephemeralContainers", "ephemeralContainerStatuses", "ephemeral"),
@@ -22,7 +24,79 @@ _ENDED = ("Succeeded", "Failed")
 MOST_CONTAINERS = 256
 
 
-def pod_message(pod: Object, labels: Collection[str], annotations: Collection[str]) -> intake_pb2.Pod:
+class Container(TypedDict, total=False):
+    """What a container is to be."""
+
+    name: str
+    image: str | None
+
+
+class PodSpec(TypedDict, total=False):
+    """What a pod is to be."""
+
+    nodeName: str | None
+    hostNetwork: bool | None
+    containers: list[Container] | None
+    initContainers: list[Container] | None
+    ephemeralContainers: list[Container] | None
+
+
+class Moments(TypedDict, total=False):
+    """When a container was in a state."""
+
+    startedAt: str | None
+    finishedAt: str | None
+
+
+class State(TypedDict, total=False):
+    """Of a container; it is in one of them."""
+
+    running: Moments | None
+    terminated: Moments | None
+
+
+class ContainerStatus(TypedDict, total=False):
+    """What a container is."""
+
+    name: str
+    containerID: str | None
+    restartCount: int | None
+    state: State | None
+
+
+class PodAddress(TypedDict, total=False):
+    """One of a pod's."""
+
+    ip: str | None
+
+
+class Condition(TypedDict, total=False):
+    """One of a pod's."""
+
+    lastTransitionTime: str | None
+
+
+class PodStatus(TypedDict, total=False):
+    """What a pod is."""
+
+    phase: str | None
+    podIP: str | None
+    podIPs: list[PodAddress] | None
+    startTime: str | None
+    conditions: list[Condition] | None
+    containerStatuses: list[ContainerStatus] | None
+    initContainerStatuses: list[ContainerStatus] | None
+    ephemeralContainerStatuses: list[ContainerStatus] | None
+
+
+class Pod(AnyObject, total=False):
+    """A pod."""
+
+    spec: PodSpec | None
+    status: PodStatus | None
+
+
+def pod_message(pod: Pod, labels: Collection[str], annotations: Collection[str]) -> intake_pb2.Pod:
     """Return the message about a pod, without its owner.
 
     Args:
@@ -49,7 +123,7 @@ def pod_message(pod: Object, labels: Collection[str], annotations: Collection[st
     )
 
 
-def _containers(spec: Object, status: Object) -> Iterator[intake_pb2.PodContainer]:
+def _containers(spec: PodSpec, status: PodStatus) -> Iterator[intake_pb2.PodContainer]:
     for in_spec, in_status, kind in _CONTAINERS:
         ids = {each["name"]: each.get("containerID") or "" for each in status.get(in_status) or ()}
         for container in spec.get(in_spec) or ():
@@ -61,7 +135,7 @@ def _containers(spec: Object, status: Object) -> Iterator[intake_pb2.PodContaine
             )
 
 
-def _start_ns(metadata: Object, status: Object) -> int:
+def _start_ns(metadata: Metadata, status: PodStatus) -> int:
     """Return since when the addresses are the pod's: never later than it sent something, nor much sooner.
 
     A pod has its addresses before its first container starts. When that was is not told any more once a container has
@@ -76,7 +150,7 @@ def _start_ns(metadata: Object, status: Object) -> int:
     return unix_ns(status.get("startTime") or metadata.get("creationTimestamp"))
 
 
-def _end_ns(metadata: Object, status: Object) -> int:
+def _end_ns(metadata: Metadata, status: PodStatus) -> int:
     """Return until when the addresses were those of a pod whose containers have ended for good; 0: they are still its.
 
     That is when its last container ended; where none tells, when its conditions changed last.

@@ -2,24 +2,64 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
-from k8s_collector.fields import packed
-
-if TYPE_CHECKING:
-    from k8s_collector.fields import Object
+from k8s_collector.fields import AnyObject, packed
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 MOST_PORTS = 1_024
 
 
-def service_message(service: Object) -> intake_pb2.KubernetesService:
+class Port(TypedDict, total=False):
+    """Of a service."""
+
+    port: int
+    protocol: str | None
+    name: str | None
+    nodePort: int | None
+
+
+class ServiceSpec(TypedDict, total=False):
+    """What a service is to be."""
+
+    clusterIP: str | None
+    clusterIPs: list[str] | None
+    externalIPs: list[str] | None
+    ports: list[Port] | None
+
+
+class Ingress(TypedDict, total=False):
+    """Where a load balancer takes connections."""
+
+    ip: str | None
+
+
+class LoadBalancer(TypedDict, total=False):
+    """Of a service."""
+
+    ingress: list[Ingress] | None
+
+
+class ServiceStatus(TypedDict, total=False):
+    """What a service is."""
+
+    loadBalancer: LoadBalancer | None
+
+
+class Service(AnyObject, total=False):
+    """A service."""
+
+    spec: ServiceSpec | None
+    status: ServiceStatus | None
+
+
+def service_message(service: Service) -> intake_pb2.KubernetesService:
     """Return the message about a service of the API."""
     metadata, spec, status = service["metadata"], service.get("spec") or {}, service.get("status") or {}
     of_balancers = [each.get("ip") for each in (status.get("loadBalancer") or {}).get("ingress") or ()]
-    of_cluster = spec.get("clusterIPs") or [spec.get("clusterIP")]
+    of_cluster: list[str | None] = [*(spec.get("clusterIPs") or [spec.get("clusterIP")])]
     return intake_pb2.KubernetesService(
         uid=metadata["uid"],
         name=metadata["name"],

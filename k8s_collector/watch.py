@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from k8s_collector.api import FORBIDDEN, GONE, ApiError
+from k8s_collector.decoding import DECODERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,6 +77,7 @@ class Watch:
         self._random = random
         self._namespace = namespace
         self._path = resource.path(namespace)
+        self._decoders = DECODERS[resource]
         self._query = [("labelSelector", label_selector)] if label_selector else []
         self._known: set[str] = set()
         self._version = ""
@@ -117,7 +119,8 @@ class Watch:
         continued: list[tuple[str, str]] = []
         while True:
             with self._verb("list"):
-                page = await self._api.get(self._path, [*query, *continued], self._accept("List"))
+                accept, decode = self._accept("List"), self._decoders.page
+                page = await self._api.get(self._path, [*query, *continued], accept, decode)
             seen.update(filter(None, map(self._tell, page.get("items") or ())))
             metadata = page.get("metadata") or {}
             if not metadata.get("continue"):
@@ -140,7 +143,7 @@ class Watch:
             *self._query,
         ]
         with self._verb("watch"):
-            async with self._api.stream(self._path, query, self._accept("")) as events:
+            async with self._api.stream(self._path, query, self._accept(""), self._decoders.event) as events:
                 self._succeeded()
                 async for event in events:
                     self._take(event)

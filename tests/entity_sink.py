@@ -40,7 +40,8 @@ class EntitySink:
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, poll_interval_ns: int = SECOND_NS // 2) -> None:
+        self._poll_interval_ns = poll_interval_ns
         self.port = 0
         self.sessions: dict[bytes, EntityView] = {}
         self.hellos: list[intake_pb2.Hello] = []
@@ -130,8 +131,8 @@ class EntitySink:
             self._directory.hello(session, message.hello.host, message.hello.kind)
             welcome = intake_pb2.Welcome(
                 version="sink",
-                poll_interval_ns=SECOND_NS // 2,
-                heartbeat_interval_ns=SECOND_NS,
+                poll_interval_ns=self._poll_interval_ns,
+                heartbeat_interval_ns=2 * self._poll_interval_ns,
                 hello_time_unix_ns=message.hello.time_unix_ns,
                 time_unix_ns=now_ns,
             )

@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import yaml
+from aiohttp.client_proto import ResponseHandler
+from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.client.configuration import Configuration
 
+from k8s_collector import api as module
 from k8s_collector.access import Access
 from k8s_collector.api import Api
+from k8s_collector.decoding import WHOLE
 from tests.api_proxy import ApiProxy, Fault
 
 
@@ -70,12 +76,44 @@ def test_a_stream_goes_on_when_the_credentials_it_was_granted_with_are_replaced(
             rest = threading.Event()
             watch = Fault(200, body=line * 2_000, until=rest)
             server.fault_for = lambda path: watch if "watch" in path else Fault(200)
-            async with api.stream("/watch", [], "application/json") as events:
+            async with api.stream("/watch", [], "application/json", WHOLE) as events:
                 assert await anext(events) == {"type": "ADDED"}
                 issue("second")
                 await api.get("/api", [])
                 assert server.shown == ["first", "first", "second"]
                 rest.set()
                 assert len([event async for event in events]) == 1_999
+
+    asyncio.run(scenario())
+
+
+def test_what_a_stream_tells_shortly_after_another_is_read_together(monkeypatch):
+    """The first comes at once, those after it wake nobody until the time is over."""
+    monkeypatch.setattr(module, "GATHER_S", 0.5)
+    wakes = []
+    received = ResponseHandler.data_received
+    monkeypatch.setattr(ResponseHandler, "data_received", lambda *args: [wakes.append(1), received(*args)])
+    go_on = asyncio.Event()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        for number in range(41):
+            writer.write(b'{"number": %d}\n' % number)
+            await writer.drain()
+            await (go_on.wait() if number == 0 else asyncio.sleep(0.005))
+        writer.close()
+
+    async def scenario():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, ApiClient(Configuration(host=url)) as client:
+            stream = Api(Access("test"), client).stream("/watch", [], "application/json", WHOLE)
+            async with stream as events:
+                assert await anext(events) == {"number": 0}
+                wakes.clear()
+                begin = time.monotonic()
+                go_on.set()
+                assert [event["number"] async for event in events] == list(range(1, 41))
+        assert len(wakes) <= 3 + (time.monotonic() - begin) / module.GATHER_S
 
     asyncio.run(scenario())
