@@ -138,7 +138,7 @@ bench() {
   setup "${everything[@]}"
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
   local name
-  [ $# -gt 0 ] || set -- kernel_cost collector mixed dns nat reducer
+  [ $# -gt 0 ] || set -- kernel_cost collector mixed dns nat k8s_changes reducer
   for name in "$@"; do
     say "benchmarks/$name.py"
     .venv/bin/python -m "benchmarks.$name"

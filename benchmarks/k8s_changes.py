@@ -22,7 +22,7 @@ from aiohttp import web
 
 from benchmarks.conditions import conditions, usage
 from benchmarks.k8s_collector import PODS_A_WORKLOAD, template
-from intake.clock import SECOND_NS
+from intake.session import DEFAULT_POLL_INTERVAL_NS
 from tests.entity_sink import EntitySink
 from tests.lab.k8s_collector import start_collector
 from tests.lab.programs import Programs
@@ -31,8 +31,6 @@ from tests.lab.waiting import wait_until
 Object = dict[str, Any]
 BEGIN = "2026-01-01T00:00:00Z"
 SETTLED_S = 5.0
-# As the reducer's.
-INTERVAL_NS = 5 * SECOND_NS
 
 
 class Server:
@@ -206,7 +204,7 @@ def main() -> None:
         context, certificate = make_certificate(Path(directory))
         server = Server(arguments.pods, arguments.nodes, context)
         kubeconfig = write_kubeconfig(Path(directory) / "kubeconfig", server.port, certificate)
-        sink, programs = EntitySink(INTERVAL_NS), Programs(Path(directory))
+        sink, programs = EntitySink(DEFAULT_POLL_INTERVAL_NS), Programs(Path(directory))
         try:
             measure(programs, sink, server, kubeconfig, arguments)
         finally:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.conditions import conditions, usage
+from intake.session import DEFAULT_POLL_INTERVAL_NS
 from tests.entity_sink import EntitySink
 from tests.lab.k8s_collector import start_collector
 from tests.lab.kubernetes import ControlPlane, Object
@@ -122,7 +123,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f"# What the collector of Kubernetes uses\n{conditions()}; {arguments.pods} pods on {arguments.nodes} nodes")
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
-        sink = EntitySink()
+        sink = EntitySink(DEFAULT_POLL_INTERVAL_NS)
         stack.callback(sink.close)
         programs = Programs(Path(directory))
         stack.callback(programs.close)

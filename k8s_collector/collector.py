@@ -26,7 +26,7 @@ from k8s_collector.resources import OWNERS, PODS, WATCHED
 from k8s_collector.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from k8s_collector.fields import Object
     from k8s_collector.options import Settings
@@ -65,6 +65,16 @@ def watches(api: Api, settings: Settings, sink: Sink) -> Iterator[Watch]:
         selector = settings.label_selector if resource is PODS else ""
         for namespace in (settings.namespaces or ("",)) if resource.namespaced else ("",):
             yield Watch(api, resource, sink, chance, namespace=namespace, label_selector=selector)
+
+
+def emptiness(watches: Sequence[Watch]) -> Iterator[str]:
+    """Yield what to see to for each namespace that was chosen and has nothing.
+
+    The server lists one that does not exist as if it did, and it takes a permission to ask whether one does.
+    """
+    for namespace in dict.fromkeys(each.namespace for each in watches if each.namespace):
+        if all(each.listed and not each.known for each in watches if each.namespace == namespace):
+            yield f"namespace {namespace} is empty or does not exist: see to --namespace, unless it is still to be made"
 
 
 class K8sCollector:
@@ -142,6 +152,10 @@ class K8sCollector:
             for watch in self._watches:
                 if watch not in owners:
                     tasks.create_task(watch.run())
+            for watch in self._watches:
+                await watch.tried.wait()
+            for text in emptiness(self._watches):
+                _LOGGER.warning(text)
 
     async def _wake_at(self, stopping: asyncio.Event) -> None:
         await stopping.wait()

@@ -52,6 +52,8 @@ class Watch:
 
     Attributes:
         resource: that it follows.
+        namespace: that it follows it in; empty: all.
+        known: uids of the objects that were told and are not gone.
         failure: why it does not now; empty: it does.
         failing_since: of the monotonic clock, while there is a failure.
         tried: is set after the first listing, or attempt to list.
@@ -75,11 +77,11 @@ class Watch:
         self.resource = resource
         self._sink = sink
         self._random = random
-        self._namespace = namespace
+        self.namespace = namespace
         self._path = resource.path(namespace)
         self._decoders = DECODERS[resource]
         self._query = [("labelSelector", label_selector)] if label_selector else []
-        self._known: set[str] = set()
+        self.known: set[str] = set()
         self._version = ""
         self._attempts = 0
         self.failure = ""
@@ -126,9 +128,9 @@ class Watch:
             if not metadata.get("continue"):
                 break
             continued = [("continue", metadata["continue"])]
-        for uid in self._known - seen:
+        for uid in self.known - seen:
             self._sink.deleted(self.resource, uid)
-        self._known = seen
+        self.known = seen
         self.listed = True
         return str(metadata.get("resourceVersion") or "")
 
@@ -159,14 +161,14 @@ class Watch:
             return
         uid = self._tell(value)
         if kind == "DELETED" and uid:
-            self._known.discard(uid)
+            self.known.discard(uid)
             self._sink.deleted(self.resource, uid)
 
     def _tell(self, value: Object) -> str:
         """Tell of an object as it is now; return its uid."""
         uid = str((value.get("metadata") or {}).get("uid") or "")
         if uid:
-            self._known.add(uid)
+            self.known.add(uid)
         self._sink.changed(self.resource, value)
         return uid
 
@@ -209,7 +211,7 @@ class Watch:
     def _what(self) -> str:
         if not self.resource.namespaced:
             return str(self.resource)
-        return f"{self.resource} in {f'namespace {self._namespace}' if self._namespace else 'all namespaces'}"
+        return f"{self.resource} in {f'namespace {self.namespace}' if self.namespace else 'all namespaces'}"
 
     def _accept(self, suffix: str) -> str:
         return _METADATA.format(suffix) if self.resource.metadata_only else "application/json"

@@ -41,6 +41,7 @@ class EntitySink:
     """
 
     def __init__(self, poll_interval_ns: int = SECOND_NS // 2) -> None:
+        """Listen, and have collectors tell of themselves at an interval, more often than a reducer if not given."""
         self._poll_interval_ns = poll_interval_ns
         self.port = 0
         self.sessions: dict[bytes, EntityView] = {}
@@ -132,7 +133,7 @@ class EntitySink:
             welcome = intake_pb2.Welcome(
                 version="sink",
                 poll_interval_ns=self._poll_interval_ns,
-                heartbeat_interval_ns=2 * self._poll_interval_ns,
+                heartbeat_interval_ns=max(self._poll_interval_ns, SECOND_NS),
                 hello_time_unix_ns=message.hello.time_unix_ns,
                 time_unix_ns=now_ns,
             )
