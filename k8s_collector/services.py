@@ -59,7 +59,7 @@ def service_message(service: Service) -> intake_pb2.KubernetesService:
     """Return the message about a service of the API."""
     metadata, spec, status = service["metadata"], service.get("spec") or {}, service.get("status") or {}
     of_balancers = [each.get("ip") for each in (status.get("loadBalancer") or {}).get("ingress") or ()]
-    of_cluster: list[str | None] = [*(spec.get("clusterIPs") or [spec.get("clusterIP")])]
+    of_cluster = (*(spec.get("clusterIPs") or ()), spec.get("clusterIP"))  # older servers tell the second alone
     return intake_pb2.KubernetesService(
         uid=metadata["uid"],
         name=metadata["name"],
