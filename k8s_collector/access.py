@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,12 +12,12 @@ import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.aio.config.kube_config import load_kube_config
+from kubernetes.aio.config.kube_config import list_kube_config_contexts, load_kube_config
 
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_KUBECONFIG = Path("~/.kube/config")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -71,13 +73,17 @@ async def load(access: Access) -> Configuration:
             load_incluster_config(configuration)
             return configuration
         _check_files(access.kubeconfig)
-        await load_kube_config(
-            access.kubeconfig, access.context or None, client_configuration=configuration, persist_config=False
-        )
+        _check_context(access)
+        with _errors_logged() as errors:
+            await load_kube_config(
+                access.kubeconfig, access.context or None, client_configuration=configuration, persist_config=False
+            )
     except ConfigException as error:
         raise StartupError(f"{access} cannot be used: {' '.join(str(error).split())}") from error
     except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise StartupError(f"{access} cannot be read: {' '.join(str(error).split())}") from error
+    if errors and not configuration.api_key and not configuration.cert_file:
+        raise StartupError(f"{access} cannot be used: no credentials for its user: {'; '.join(errors)}")
     return configuration
 
 
@@ -85,6 +91,29 @@ def _check_files(kubeconfig: str) -> None:
     for path in filter(None, kubeconfig.split(os.pathsep)):
         if not Path(path).expanduser().is_file():
             raise StartupError(f"kubeconfig {path} does not exist: see to --kubeconfig or KUBECONFIG")
+
+
+def _check_context(access: Access) -> None:
+    """Raise a `StartupError` that names the contexts there are where the wanted one is none of them."""
+    if access.context:
+        contexts, _current = list_kube_config_contexts(access.kubeconfig)
+        names = [each["name"] for each in contexts]
+        if access.context not in names:
+            raise StartupError(f"{access} has no context {access.context}: see to --context; it has {', '.join(names)}")
+
+
+@contextlib.contextmanager
+def _errors_logged() -> Iterator[list[str]]:
+    """Give what the client's library logs as errors meanwhile: of commands that fail (`exec`) it says no more."""
+    said: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("kubernetes.aio.config.kube_config")
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def own_namespace() -> str:

@@ -1,0 +1,68 @@
+"""Which credentials are used, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import yaml
+
+from daemon.errors import StartupError
+from k8s_collector.access import Access, load
+
+
+@pytest.fixture
+def written(tmp_path):
+    """What writes a kubeconfig with two contexts, and a user of theirs."""
+
+    def write(user):
+        path = tmp_path / "kubeconfig"
+        contexts = [{"name": name, "context": {"cluster": "c", "user": "u"}} for name in ("blue", "green")]
+        clusters = [{"name": "c", "cluster": {"server": "https://192.0.2.1:6443"}}]
+        content = {"contexts": contexts, "clusters": clusters, "users": [{"name": "u", "user": user}]}
+        path.write_text(yaml.safe_dump(content | {"current-context": "blue"}))
+        return str(path)
+
+    return write
+
+
+def command(*words):
+    version = "client.authentication.k8s.io/v1"
+    return {"exec": {"apiVersion": version, "command": words[0], "args": list(words[1:])}}
+
+
+def error_of(access):
+    with pytest.raises(StartupError) as raised:
+        asyncio.run(load(access))
+    return str(raised.value)
+
+
+def test_a_context_that_there_is(written):
+    assert asyncio.run(load(Access(written({"token": "t"}), "green"))).api_key == {"BearerToken": "Bearer t"}
+
+
+def test_a_context_that_there_is_not_is_named_with_those_that_there_are(written):
+    path = written({"token": "t"})
+    assert (
+        error_of(Access(path, "red")) == f"kubeconfig {path} has no context red: see to --context; it has blue, green"
+    )
+
+
+def test_a_command_that_gives_credentials(written):
+    said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t"}}
+    user = command("echo", json.dumps(said))
+    assert asyncio.run(load(Access(written(user)))).api_key == {"BearerToken": "Bearer t"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("no-such-helper",), "No such file or directory: 'no-such-helper'"),
+        (("sh", "-c", "echo sign in first >&2; exit 3"), "exec: process returned 3. b'sign in first'"),
+    ],
+)
+def test_a_command_that_gives_none_is_told_of_with_its_reason(written, words, said):
+    path = written(command(*words))
+    assert f"kubeconfig {path} cannot be used: no credentials for its user: " in error_of(Access(path))
+    assert said in error_of(Access(path))
