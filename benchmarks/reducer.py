@@ -8,9 +8,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from benchmarks.conditions import Usage, conditions, usage
 from benchmarks.reducer_load import CONNECT_S
+from benchmarks.reducer_stages import GRACE_S, POLL_S, SERIES
+from intake.clock import SECOND_NS
 from tests.lab.daemons import INTAKE_PORT, INTERNAL_PORT, OTLP_PORT, Lab, script
 
 if TYPE_CHECKING:
@@ -47,6 +51,25 @@ def exported_bytes(requests: list[bytes]) -> tuple[int, int]:
     return total, points
 
 
+def last_bytes(requests: list[bytes], arrived_ns: list[int]) -> tuple[list[float], list[float], int]:
+    """Return of each window how long after its end its first and last request were here, seconds, and its points."""
+    first: dict[int, float] = {}
+    last: dict[int, float] = {}
+    points: Counter[int] = Counter()
+    for request, at_ns in zip(requests, arrived_ns, strict=True):
+        for resource in ExportMetricsServiceRequest.FromString(request).resource_metrics:
+            for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
+                data = getattr(metric, metric.WhichOneof("data")).data_points
+                if any(attribute.key == "aggregation" for attribute in data[0].attributes):  # not the reducer's own
+                    end_ns = data[0].time_unix_nano
+                    points[end_ns] += len(data)
+                    first.setdefault(end_ns, (at_ns - end_ns) / SECOND_NS)
+                    last[end_ns] = (at_ns - end_ns) / SECOND_NS
+    # The first has only what came after the start, and what comes after the end is sealed early.
+    whole = sorted(points)[1:-2] or sorted(points)
+    return [first[end] for end in whole], [last[end] for end in whole], max(points[end] for end in whole)
+
+
 def rows_taken(lab: Lab) -> float:
     """Return how many rows the reducer says it took."""
     page = lab.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/metrics", timeout_s=30)
@@ -62,13 +85,17 @@ class Load:
     load: Program
     idle: Usage
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait for the load's end."""
+        if self.load.wait(timeout_s):
+            raise SystemExit(f"{self.load.tail()}\n{self.reducer.tail()}")
+
     def finish(self, timeout_s: float) -> tuple[dict[str, float], Usage, int]:
         """Wait for the load's end; return what was sent, what the reducer used, and how many points it exported.
 
         All bytes that were sent must have been exported, none twice.
         """
-        if self.load.wait(timeout_s):
-            raise SystemExit(f"{self.load.tail()}\n{self.reducer.tail()}")
+        self.wait(timeout_s)
         sent = json.loads(self.load.output())
         used = usage(self.reducer.pid)
         self.lab.finish(self.reducer)
@@ -117,6 +144,24 @@ def run(arguments: argparse.Namespace, *options: str) -> None:
     )
 
 
+def run_last_byte(arguments: argparse.Namespace, pairs: int) -> None:
+    """Run a load of so many pairs of ends, a batch a poll, and print when a window's last byte was at the receiver."""
+    level, collectors, processes = SERIES[pairs]
+    arguments = argparse.Namespace(**vars(arguments) | {"collectors": collectors})
+    rate = collectors * arguments.rows / POLL_S
+    options = ("--processes", f"{processes}", "--rates", f"{rate}")
+    with load(arguments, arguments.seconds, *options, by_node=level == "id_id") as running:
+        sent, used, _ = running.finish(arguments.seconds + 300)
+        first, last, points = last_bytes(running.lab.sink.requests, running.lab.sink.arrived_ns)
+    print(
+        f"{collectors * arguments.rows // 2:8} flows {points:8} points: "
+        f"first request after {statistics.median(first):5.1f} s, last byte after {statistics.median(last):5.1f} s, "
+        f"at most {max(last):5.1f} s, of {len(last)} windows; "
+        f"{1e6 * (used.cpu_s - running.idle.cpu_s) / sent['rows']:.2f} CPU s a million rows",
+        flush=True,
+    )
+
+
 def run_long(arguments: argparse.Namespace) -> None:
     """Run at full load, then at twice of that followed by half of it, and print how memory and rows went."""
     seconds = 60 * arguments.minutes
@@ -159,6 +204,14 @@ def main() -> None:
     parser.add_argument("--requests", type=float, default=0.0, help="rows of DNS, HTTP and bins for each row of TCP")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--window", type=int, default=10)
+    parser.add_argument(
+        "--last-byte",
+        type=int,
+        nargs="+",
+        choices=tuple(SERIES),
+        metavar="PAIRS",
+        help="measure the time from a window's end to its last byte instead, with as many pairs of ends",
+    )
     parser.add_argument("--minutes", type=float, help="at full load, and as long again with overload, instead")
     arguments = parser.parse_args()
     print(
@@ -166,6 +219,11 @@ def main() -> None:
         f"windows of {arguments.window} s",
         flush=True,
     )
+    if arguments.last_byte:
+        print(f"from a window's end, of which {POLL_S + GRACE_S} s is the wait for the last poll's rows")
+        for pairs in arguments.last_byte:
+            run_last_byte(arguments, pairs)
+        return
     if arguments.minutes:
         run_long(arguments)
         return

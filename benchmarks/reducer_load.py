@@ -255,6 +255,7 @@ async def main() -> None:
     parser.add_argument(
         "--rates", type=float, nargs="*", default=[], help="rows a second, one after the other, as long each"
     )
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="of a collector on each side")
     parser.add_argument("--compress", action="store_true", help="as collectors do")
     arguments = parser.parse_args()
     collectors = [
@@ -263,6 +264,7 @@ async def main() -> None:
             arguments.collectors,
             arguments.rows,
             compresses=arguments.compress,
+            processes=arguments.processes,
             requests=arguments.requests,
         )
         for index in range(arguments.collectors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import maxminddb
@@ -18,6 +19,9 @@ NO_SYSTEM = 0
 # An address that was looked up takes about 150 bytes.
 MOST_ADDRESSES = 1 << 18
 _ORGANISATION = "autonomous_system_organization"
+# Parts of the names of kinds of databases that have it.
+_WITH_ORGANISATIONS = ("ASN", "ISP", "Enterprise")
+_LOGGER = logging.getLogger(__name__)
 
 
 class AutonomousSystems:
@@ -40,6 +44,11 @@ class AutonomousSystems:
                 f"the database of autonomous systems {path} (--geoip-path, GEOIP_PATH) cannot be read: {reason}; "
                 "give a GeoLite2-ASN.mmdb, or none"
             ) from error
+        kind = self._database.metadata().database_type
+        if not any(known in kind for known in _WITH_ORGANISATIONS):
+            _LOGGER.warning(
+                "%s (--geoip-path, GEOIP_PATH) is a %s, which may have no organisations: a GeoLite2-ASN has", path, kind
+            )
         self.organisations = [""]
         self._number: dict[str, int] = {"": NO_SYSTEM}
         self._of: dict[bytes, int] = {}

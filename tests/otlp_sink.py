@@ -127,6 +127,7 @@ class OtlpSink:
         answers: what the next requests are told, in order; when it is empty, `default`.
         default: accepted, unless changed.
         requests: the bytes of every kept request of metrics, uncompressed, in order of arrival.
+        arrived_ns: when each of them was here, nanoseconds since the epoch.
         log_requests: those of logs.
         headers: of every request, kept or not, names in lower case.
         seen: how many requests came, kept or not.
@@ -148,6 +149,7 @@ class OtlpSink:
         self.answers: deque[Answer] = deque()
         self.default = ACCEPT
         self.requests: list[bytes] = []
+        self.arrived_ns: list[int] = []
         self.log_requests: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.seen = 0
@@ -244,6 +246,8 @@ class OtlpSink:
             self.seen += 1
             self.headers.append(headers)
             if answer.code is grpc.StatusCode.OK or answer.kept:
+                if exported == "metrics":
+                    self.arrived_ns.append(time.time_ns())
                 (self.log_requests.append if exported == "logs" else self._on_request)(request)
             self._arrived.notify_all()
         time.sleep(answer.delay_s)

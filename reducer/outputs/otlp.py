@@ -24,6 +24,7 @@ from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.otlp_histograms import HistogramEncoder
 from reducer.outputs.running_totals import RunningTotals
 from reducer.outputs.store import Signal
+from reducer.outputs.wire_columns import lengths_of
 from reducer.series import Rows
 
 if TYPE_CHECKING:
@@ -108,6 +109,9 @@ class OtlpEncoder:
         metrics = conventions.metrics(metrics)
         self._scope = SCOPE + field(3, conventions.schema_url.encode())
         self._ends = EncodedEnds(_point_attributes, conventions)
+        # How long what is encoded of sources and destinations is, by index.
+        self._end_bytes = [np.empty(0, np.int64) for _ in range(2)]
+        self._zone_bytes = lengths_of(self._ends.zones)
         self._most_request_bytes = most_request_bytes
         self._most_points = most_points
         # What stands before the point of each length; ends' labels are bounded, so lengths are.
@@ -124,7 +128,7 @@ class OtlpEncoder:
     def encode(self, window: SealedWindow) -> list[Request]:
         """Return the requests that hold the points of *window*, in order; none where there are no points."""
         totals = self._totals.add(window) if self._totals else []
-        if self._ends.update(window.ends):
+        if self._update_ends(window.ends):
             self._follow(window.ends)
         self._labels = window.ends.labels
         packer = _Packer(self._scope, self._most_request_bytes, self._most_points, self._temporality)
@@ -200,16 +204,15 @@ class OtlpEncoder:
         Their start time is that in the *tail*, or else *began_ns*.
         """
         az_equal = self._ends.az_equal(source, dest)
+        lengths = self._end_bytes[0][source] + self._end_bytes[1][dest] + self._zone_bytes[az_equal] + len(tail)
+        for length in range(len(self._point_prefixes), int(lengths.max()) + 1):
+            self._point_prefixes.append(head(1, length))
         pieces: list[bytes] = [tail] * (5 * len(source))
+        pieces[0::5] = map(self._point_prefixes.__getitem__, lengths.tolist())
         pieces[1::5] = map(self._ends.source.__getitem__, source.tolist())
         pieces[2::5] = map(self._ends.dest.__getitem__, dest.tolist())
         pieces[3::5] = map(self._ends.zones.__getitem__, az_equal.tolist())
-        pieces[0::5] = [b""] * len(source)
-        lengths = np.fromiter(map(len, pieces), np.int64, len(pieces)).reshape(-1, 5).sum(axis=1)
-        for length in range(len(self._point_prefixes), int(lengths.max()) + 1):
-            self._point_prefixes.append(head(1, length))
-        pieces[0::5] = map(self._point_prefixes.__getitem__, lengths.tolist())
-        lengths += np.fromiter(map(len, pieces[0::5]), np.int64, len(lengths))
+        lengths += lengths_of(pieces[0::5])
         template, ends = np.frombuffer(bytearray().join(pieces), np.uint8), np.cumsum(lengths)
         if began_ns is not None:
             start_at = ends[:, None] + np.arange(_START_AT, _START_AT + 8)
@@ -225,7 +228,18 @@ class OtlpEncoder:
             order = np.lexsort((dest, source))
             existed = [exists[order] for exists in before.existed]
             self._before[name] = _Before(source[order], dest[order], existed)
-        self._ends.update(ends)
+        self._update_ends(ends)
+
+    def _update_ends(self, ends: EndTable) -> bool:
+        """Encode what is new in *ends*; return whether the table was cleared."""
+        cleared = self._ends.update(ends)
+        if cleared:
+            self._end_bytes = [np.empty(0, np.int64) for _ in range(2)]
+        self._end_bytes = [
+            np.concatenate((known, lengths_of(encoded[len(known) :])))
+            for known, encoded in zip(self._end_bytes, (self._ends.source, self._ends.dest), strict=True)
+        ]
+        return cleared
 
 
 def _ended(level: Level, before: _Before | None) -> np.ndarray:

@@ -14,18 +14,28 @@ _VARINT_BITS = 7
 
 def varints(numbers: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Return uint64 *numbers* one after the other as varints, and where each ends."""
-    size = np.ones(len(numbers), np.int64)
-    rest = numbers >> np.uint64(_VARINT_BITS)
+    low = (numbers & np.uint64(0x7F)).astype(np.uint8)
+    # Most have one byte, and little is done for these.
+    large = np.flatnonzero(numbers >> np.uint64(_VARINT_BITS))
+    if not len(large):
+        return low.tobytes(), np.arange(1, len(numbers) + 1)
+    large_size = np.ones(len(large), np.int64)
+    rest = numbers[large] >> np.uint64(_VARINT_BITS)
     while rest.any():
-        size += rest > 0
+        large_size += rest > 0
         rest >>= np.uint64(_VARINT_BITS)
+    size = np.ones(len(numbers), np.int64)
+    size[large] = large_size
     ends = np.cumsum(size)
     encoded = np.empty(int(ends[-1]), np.uint8)
-    for byte in range(int(size.max())):
-        these = np.flatnonzero(size > byte)
-        bits = numbers[these] >> np.uint64(_VARINT_BITS * byte) & np.uint64(0x7F)
-        more = size[these] > byte + 1
-        encoded[ends[these] - size[these] + byte] = bits.astype(np.uint8) | more.astype(np.uint8) << _VARINT_BITS
+    encoded[ends - size] = low
+    begins = ends[large] - large_size
+    encoded[begins] |= 0x80
+    for byte in range(1, int(large_size.max())):
+        these = np.flatnonzero(large_size > byte)
+        bits = numbers[large[these]] >> np.uint64(_VARINT_BITS * byte) & np.uint64(0x7F)
+        more = large_size[these] > byte + 1
+        encoded[begins[these] + byte] = bits.astype(np.uint8) | more.astype(np.uint8) << _VARINT_BITS
     return encoded.tobytes(), ends
 
 

@@ -21,9 +21,9 @@ from tests.named_flows import (
 from tests.rows import packed
 
 
-def database(path, networks, version=6):
+def database(path, networks, version=6, kind="GeoLite2-ASN"):
     """Write a database with an organisation for each of *networks*."""
-    writer = MMDBWriter(version, "GeoLite2-ASN", ipv4_compatible=version == 6)
+    writer = MMDBWriter(version, kind, ipv4_compatible=version == 6)
     for network, organisation in networks.items():
         writer.insert_network(netaddr.IPSet([network]), organisation)
     writer.to_db_file(str(path))
@@ -65,6 +65,13 @@ def test_an_address_is_looked_up_once_while_it_is_remembered(tmp_path, monkeypat
     monkeypatch.setattr(module, "MOST_ADDRESSES", 2)
     systems.of(words("9.9.9.9"))
     assert len(systems._of) == 1
+
+
+def test_a_database_of_another_kind_is_told_of(tmp_path, caplog):
+    for kind in ("GeoLite2-ASN", "DBIP-ASN-Lite (compat=GeoLite2-ASN)", "GeoIP2-ISP", "GeoLite2-City"):
+        database(tmp_path / "some.mmdb", {"8.8.8.0/24": organisation("GOOGLE")}, kind=kind).close()
+    (record,) = caplog.records
+    assert "is a GeoLite2-City, which may have no organisations" in record.message
 
 
 def test_a_database_without_ipv6(tmp_path):
