@@ -15,6 +15,8 @@ from reducer.flows import WHOLE, by_side, other
 if TYPE_CHECKING:
     from reducer.flows import FlowTable
 
+_HALF = 32  # bits
+
 
 class Agreement:
     """Payload bytes since the start.
@@ -38,7 +40,12 @@ class Agreement:
         at = by_side(slots)
         at = at[_told_by_both(flows, at)]
         apart = flows.sender["bytes"][at] - flows.receiver["bytes"][at]
-        self.bytes_apart += int(np.abs(apart).sum())
+        self.bytes_apart += _sum(np.abs(apart))
+
+
+def _sum(values: np.ndarray) -> int:
+    """Return the sum of int64 values that are not negative, which may be beyond int64."""
+    return (int((values >> _HALF).sum()) << _HALF) + int((values & ((1 << _HALF) - 1)).sum())
 
 
 def _told_by_both(flows: FlowTable, at: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.agreement import Agreement
+from reducer.balance_limit import BalanceLimit
 from reducer.cells import joined_cells
 from reducer.drops import dropped
 from reducer.flows import (
@@ -121,6 +122,7 @@ class Matcher:
 
     Attributes:
         flows: the memory.
+        limit: of the balances of both.
         requests: the balances of requests.
         agreement: of the two ends of flows.
         receivers: of flows to many, those whose word counts.
@@ -129,7 +131,8 @@ class Matcher:
 
     def __init__(self, most_flows: int = MOST_FLOWS) -> None:
         self.flows = FlowTable(most_flows)
-        self.requests = RequestBalances()
+        self.limit = BalanceLimit()
+        self.requests = RequestBalances(self.limit)
         self.agreement = Agreement()
         self.receivers = SharedReceivers()
         self.seed = secrets.randbits(64)
@@ -333,8 +336,8 @@ class Matcher:
         witnessed = receiver + receiver_balance[at]
         total = np.where(sender_complete & (before >= 0), said, np.maximum(said, witnessed))
         amount = np.maximum(total, 0)
-        sender_balance[at] = said - amount
-        receiver_balance[at] = witnessed - amount
+        sender_balance[at] = self.limit.keep(said - amount)
+        receiver_balance[at] = self.limit.keep(witnessed - amount)
         return amount, witnessed > amount
 
     def _awaited(self, idle: np.ndarray, away: np.ndarray) -> np.ndarray:

@@ -55,10 +55,12 @@ class PipelineStatistics:
     Attributes:
         rows: taken.
         rows_late: of those, rows whose window was sealed before they came; they count in the window after.
+        rows_refused: rows that are in no window, since its rows would have told more of a counter than can be added up.
         rows_loopback: rows that were left out since their address is a loopback address.
         rows_open: rows that wait for their window to be sealed.
         windows: sealed.
         flows: remembered now.
+        balances_cut: balances of flows and of requests whose two ends differed by more than is believed.
         flows_untracked: flows that were forgotten early since there were too many.
         flows_of_docker_proxy: flows of Docker's proxy to its containers, which are left out.
         ends_unknown: ends of windows' flows that have no name, by reason.
@@ -83,11 +85,13 @@ class PipelineStatistics:
 
     rows: int
     rows_late: int
+    rows_refused: int
     rows_loopback: int
     rows_open: int
     windows: int
     flows: int
     flows_untracked: int
+    balances_cut: int
     flows_of_docker_proxy: int
     ends_unknown: dict[str, int]
     ends_rolled_up: int
@@ -281,11 +285,13 @@ class Pipeline:
             return PipelineStatistics(
                 rows=self._rows,
                 rows_late=self._windows.late_rows,
+                rows_refused=self._windows.refused_rows,
                 rows_loopback=self._loopback_rows,
                 rows_open=self._windows.rows,
                 windows=self._sealed,
                 flows=len(self._matcher.flows),
                 flows_untracked=self._matcher.flows.untracked,
+                balances_cut=self._matcher.limit.cut,
                 flows_of_docker_proxy=self._proxies.flows,
                 ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,

@@ -17,6 +17,7 @@ from reducer.grouping import split
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from reducer.balance_limit import BalanceLimit
     from reducer.flows import FlowTable
     from reducer.requests import Told
 
@@ -36,7 +37,8 @@ class RequestBalances:
 
     """
 
-    def __init__(self, most_balances: int = MOST_BALANCES) -> None:
+    def __init__(self, limit: BalanceLimit, most_balances: int = MOST_BALANCES) -> None:
+        self._limit = limit
         self.at, self.code = np.empty(0, np.int64), np.empty(0, np.uint32)
         self.client, self.server = np.empty(0, np.int64), np.empty(0, np.int64)
         self.forgotten = 0
@@ -74,7 +76,7 @@ class RequestBalances:
         said, witnessed = frame["said"].to_numpy() + client, frame["witnessed"].to_numpy() + server
         total = np.where(complete[direction] & (client >= 0), said, np.maximum(said, witnessed))
         amount = np.maximum(total, 0)
-        client, server = said - amount, witnessed - amount
+        client, server = self._limit.keep(said - amount), self._limit.keep(witnessed - amount)
         # What the one that is left has not told by now it will not tell.
         client = np.where(client_alone[direction], np.maximum(client, 0), client)
         server = np.where(server_alone[direction], np.maximum(server, 0), server)
@@ -89,7 +91,7 @@ class RequestBalances:
         """Return them in as many parts by the *hashes* of their flows."""
         found = []
         for these in split(np.arange(len(self)), hashes, count):
-            part = RequestBalances()
+            part = RequestBalances(self._limit)
             part.at, part.code = self.at[these], self.code[these]
             part.client, part.server = self.client[these], self.server[these]
             found.append(part)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # So many rows are added up at a time: what is in between stays in the processor's cache.
 _FOLD_ROWS = 1 << 17
+# What all rows together may say of a counter: 2^56, that is 72 petabytes in a window. No sum of it leaves int64.
+MOST_SUM = 1 << 56
 _LEAST_ROWS = 1_024
 
 
@@ -36,13 +38,22 @@ class RowStore:
         self._seed = seed
         self._room = 0
         self._columns: dict[str, np.ndarray] = {}
+        self._sums: dict[str, int] = {}
         self._folded = 0
         self._index: HashIndex | None = None
         self._is_shared = False
 
-    def add(self, rows: Columns) -> None:
-        """Add rows, with all columns of the table."""
+    def add(self, rows: Columns) -> bool:
+        """Add rows, with all columns of the table; add none, and return False, if a sum would be beyond `MOST_SUM`."""
         count = len(rows["socket"])
+        sums = {
+            column.name: self._sums.get(column.name, 0) + int(rows[column.name].sum())
+            for column in self._table
+            if column.merge == "sum" and column.dtype == np.uint64 and not is_constant(rows[column.name])
+        }
+        if max(sums.values(), default=0) > MOST_SUM:
+            return False
+        self._sums |= sums
         self._make_room(self.rows + count)
         here = slice(self.rows, self.rows + count)
         for column in self._table:
@@ -56,6 +67,7 @@ class RowStore:
                 self._columns[column.name] = _zeros(column, self._room)
             self._columns[column.name][here] = told
         self.rows += count
+        return True
 
     def columns(self) -> Columns:
         """Return the rows; they change no more when others are added."""
@@ -141,7 +153,7 @@ def _merge(column: Column, merged: np.ndarray, place: np.ndarray, told: np.ndarr
 
 def _add(merged: np.ndarray, place: np.ndarray, told: np.ndarray) -> None:
     greatest = np.iinfo(merged.dtype).max
-    if merged.itemsize == np.dtype(np.uint64).itemsize:
+    if merged.itemsize == np.dtype(np.uint64).itemsize:  # all together are within `MOST_SUM`
         np.add.at(merged, place, told)
     elif int(told.sum(dtype=np.uint64)) + int(merged.max()) <= greatest:
         some = np.flatnonzero(told)

@@ -47,31 +47,34 @@ class Window:
         """Return its rows by table, those of a session in the order in which they came."""
         return {table: [store.columns()] for table, store in self._stores.items()}
 
-    def add(self, session: bytes, number: int, rows: Columns | None, table: str = SOCKETS) -> None:
-        """Add a batch, or one of its tables."""
+    def add(self, session: bytes, number: int, rows: Columns | None, table: str = SOCKETS) -> int:
+        """Add a batch, or one of its tables; return how many rows were refused since their sums are too great."""
         self.lowest[session] = min(number, self.lowest.get(session, number))
         if rows is None:
-            return
-        self._add(table, rows)
+            return 0
+        refused = self._add(table, rows)
         if self.rows > MOST_UNFOLDED_ROWS:
             store = self._stores[table]
             before = store.rows
             store.fold(MOST_UNFOLDED_ROWS // _FOLDS)
             self.rows += store.rows - before
+        return refused
 
-    def absorb(self, later: Window) -> None:
-        """Add all that *later* has."""
+    def absorb(self, later: Window) -> int:
+        """Add all that *later* has; return how many rows were refused."""
         for session, number in later.lowest.items():
             self.lowest[session] = min(number, self.lowest.get(session, number))
-        for table, [rows] in later.tables().items():
-            self._add(table, rows)
+        return sum(self._add(table, rows) for table, [rows] in later.tables().items())
 
-    def _add(self, table: str, rows: Columns) -> None:
+    def _add(self, table: str, rows: Columns) -> int:
         store = self._stores.get(table)
         if store is None:
             store = self._stores[table] = RowStore(TABLES[table], self.seed)
-        store.add(rows)
-        self.rows += len(rows["socket"])
+        count = len(rows["socket"])
+        if not store.add(rows):
+            return count
+        self.rows += count
+        return 0
 
 
 class Windows:
@@ -80,6 +83,7 @@ class Windows:
     Attributes:
         sealed_until_ns: all windows before are sealed; None before the first call that tells a time.
         late_rows: rows that came after their window was sealed, and count in the oldest open one.
+        refused_rows: rows that are in none, since the sums of a window's rows would have been too great.
 
     """
 
@@ -90,7 +94,7 @@ class Windows:
         self._open: dict[int, Window] = {}
         self._highest: dict[bytes, int] = {}
         self.sealed_until_ns: int | None = None
-        self.late_rows = 0
+        self.late_rows = self.refused_rows = 0
 
     @property
     def rows(self) -> int:
@@ -107,7 +111,7 @@ class Windows:
         window = self._open.get(index)
         if window is None:
             window = self._open[index] = self._window(index)
-        window.add(session, number, rows, table)
+        self.refused_rows += window.add(session, number, rows, table)
         self._highest[session] = max(number, self._highest.get(session, number))
 
     def due_ns(self, now_ns: int) -> int:
@@ -181,7 +185,8 @@ class Windows:
 
     def _absorb_later(self, present: int) -> None:
         for index in sorted(index for index in self._open if index > present):
-            self._open.setdefault(present, self._window(present)).absorb(self._open.pop(index))
+            later = self._open.pop(index)
+            self.refused_rows += self._open.setdefault(present, self._window(present)).absorb(later)
 
     def _oldest(self, time_ns: int) -> int:
         """Return the index of the oldest open window; windows begin with the first time that is told."""

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from reducer import window as module
+from reducer.row_store import MOST_SUM
 from reducer.rows import uniform_rows
 from reducer.window import MOST_OPEN_WINDOWS, Windows, joined
 from tests.rows import tcp_rows
@@ -135,3 +136,15 @@ def test_joined_gives_addresses_as_two_words():
     words = joined([table, table], ("local_address",))["local_address"]
     assert words.dtype == np.uint64
     assert words.tobytes() == table["local_address"].tobytes() * 2
+
+
+def test_rows_beyond_the_greatest_sum_are_refused_and_the_next_ones_taken(windows):
+    most = MOST_SUM // 2
+    windows.take(A, 1, 3, rows(2, bytes_sent=most))
+    windows.take(A, 2, 3, rows(4, bytes_sent=1))
+    windows.take(A, 3, 33, rows(4, bytes_sent=1))
+    windows.take(A, 4, 3, rows(1, bytes_received=most))
+    assert windows.refused_rows == 4
+    closed = windows.close(37, idle=True)
+    assert (closed.rows, closed.lowest, windows.acknowledge(closed)) == (3, {A: 1}, {A: 2})
+    assert closed.tables()["sockets"][0]["bytes_sent"].sum() == MOST_SUM
