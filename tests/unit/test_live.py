@@ -44,6 +44,13 @@ def test_workloads_are_added_up_over_hosts(feed):
     assert [pair.bytes_per_second for pair in feed.pipeline.live.look(10)] == [11.0]
 
 
+def test_what_udp_moved_is_added(feed):
+    datagrams = connector_row(socket=3, local_port=9, bytes_sent=60, packets_sent=1)
+    del datagrams["role"]
+    feed.take(0, 10, connector_row(bytes_sent=5), udp=(datagrams,))
+    assert feed.pipeline.live.look(10) == [Pair("wget", "(unknown)", 65.0, None, 0, 2)]
+
+
 def test_a_look_between_polls_repeats_the_one_before(feed):
     feed.take(0, 10, connector_row(bytes_sent=5))
     live = feed.pipeline.live

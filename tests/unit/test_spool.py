@@ -85,6 +85,15 @@ def test_a_full_spool_adds_up_rows_of_the_same_sockets():
     assert sum(batch.rows for batch in spool.pending()) == 60 * 100 - spool.rows_merged
 
 
+def test_batches_are_merged_to_what_a_message_should_hold():
+    def often(i):
+        return other(i // 4)
+
+    spool = filled(60, sockets=often, merged_bytes=10_000)
+    assert spool.rows_merged > 0
+    assert max(batch.length for batch in spool.pending()) <= 10_000
+
+
 def test_a_merged_batch_has_the_newest_number_and_time_and_no_entities():
     spool = Spool(50_000, 20_000)
     for i in range(60):
