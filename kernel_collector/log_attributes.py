@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from intake.columns import TABLES
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ Attributes = list[tuple[str, Value]]
 
 _LONGEST_TEXT = 1_024
 _MAPPED = b"\0" * 10 + b"\xff" * 2
-_SECOND_NS = 1_000_000_000
 _NO_ADDRESS = bytes(16)
 
 
@@ -312,8 +312,8 @@ def _attributes_of_field(name: str, field: FieldDescriptor, value: Any) -> Attri
 
 
 def _time_text(unix_ns: int) -> str:
-    moment = datetime.fromtimestamp(unix_ns // _SECOND_NS, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ns % _SECOND_NS:09d}Z"
+    moment = datetime.fromtimestamp(unix_ns // SECOND_NS, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_ns % SECOND_NS:09d}Z"
 
 
 def _image(image: str) -> Attributes:

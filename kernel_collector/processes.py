@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from kernel_collector.announced import Announced
 from kernel_collector.fingerprint import fingerprints
 from kernel_collector.text import printable
@@ -28,7 +29,7 @@ LONGEST_COMMAND_LINE = 256
 LONGEST_NAME = 15  # as the kernel keeps it
 # Among the first of them is the program that a process is named for: "python -m program" has it third.
 _PROGRAM_ARGUMENTS = 3
-_CLOCK_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_CLOCK_TICK_NS = SECOND_NS // os.sysconf("SC_CLK_TCK")
 _PARENT_FIELD, _START_FIELD = 1, 19  # of /proc/PID/stat, after the name
 
 

@@ -18,8 +18,8 @@ from reducer.series import VALUE_COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_BIN_BITS = 16
-_BIN_MASK = (1 << _BIN_BITS) - 1
+BIN_BITS = 16
+_BIN_MASK = (1 << BIN_BITS) - 1
 _MOST_TABLE_ELEMENTS_A_CELL = 8
 # numpy.bincount adds up doubles.
 _MOST_EXACT = 1 << 53
@@ -80,7 +80,7 @@ NO_BINS = Bins(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int6
 
 def code_of(kind: CellKind, bins: np.ndarray | int) -> np.ndarray:
     """Return the codes, uint32, of *bins* of a kind."""
-    return (np.asarray(bins).astype(np.uint32) | np.uint32(kind << _BIN_BITS)).astype(np.uint32)
+    return (np.asarray(bins).astype(np.uint32) | np.uint32(kind << BIN_BITS)).astype(np.uint32)
 
 
 def column_code(column: str) -> int:
@@ -115,7 +115,7 @@ def added_up(cells: Cells) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], di
         By value column the places, each once, and the amounts; and by kind all other cells.
 
     """
-    kinds = cells.code >> _BIN_BITS
+    kinds = cells.code >> BIN_BITS
     added = {}
     for kind in np.flatnonzero(np.bincount(kinds)).tolist():
         these = np.flatnonzero(kinds == kind)
@@ -136,11 +136,11 @@ def _bins(place: np.ndarray, bins: np.ndarray, amount: np.ndarray) -> Bins:
         table = np.bincount(place * width + (bins - first), amount, size)
         some = np.flatnonzero(table)
         return Bins(some // width, some % width + first, table[some].astype(np.int64))
-    key = place.astype(np.uint64) << np.uint64(_BIN_BITS) | bins
+    key = place.astype(np.uint64) << np.uint64(BIN_BITS) | bins
     sums = pl.DataFrame({"key": key, "amount": amount}).group_by("key").agg(pl.col("amount").sum()).sort("key")
     key = sums["key"].to_numpy()
     return Bins(
-        (key >> np.uint64(_BIN_BITS)).astype(np.int64),
+        (key >> np.uint64(BIN_BITS)).astype(np.int64),
         (key & np.uint64(_BIN_MASK)).astype(np.int64),
         sums["amount"].to_numpy(),
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from reducer.entities import Entity, Interface, Node, Pod
 from reducer.last_word import LastWord
 from reducer.timeline import FOREVER, NOT_KNOWN, Timeline, TimelineView
@@ -32,9 +33,9 @@ MOST_CONTAINERS = 1 << 20
 MOST_BYTES = 1 << 29
 # Ended entities are kept for as long as flows are remembered, and no more of them than this.
 MOST_ENDED = 1 << 16
-KEPT_NS = 600 * 1_000_000_000
+KEPT_NS = 600 * SECOND_NS
 # A session without a connection tells nothing any more after as long.
-LONGEST_ABSENCE_NS = 3600 * 1_000_000_000
+LONGEST_ABSENCE_NS = 3600 * SECOND_NS
 _KUBERNETES = intake_pb2.COLLECTOR_KIND_K8S
 _KERNEL = intake_pb2.COLLECTOR_KIND_KERNEL
 

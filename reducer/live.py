@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from intake.clock import SECOND_NS
 from reducer.flows import COUNTERS, other
 from reducer.grouping import PORTS, grouped
 from reducer.match import (
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from intake.columns import Columns
     from reducer.owners import OwnersView
 
-SECOND_NS = 1_000_000_000
 # Rows that wait for a look beyond this push the oldest ones out: nobody looks.
 MOST_ROWS = 500_000
 # A look that finds no rows shows what the one before did, this many times: polls and looks are not in step.

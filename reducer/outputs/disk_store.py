@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
+from intake.clock import SECOND_NS
 from reducer.outputs.store import (
     MOST_MEMORY_BYTES,
     Acknowledgements,
@@ -30,7 +31,7 @@ _LOGGER = logging.getLogger(__name__)
 
 MOST_DISK_BYTES = 1 << 30
 # After that long a session has ended, and its collector has started another.
-SESSION_LIFETIME_NS = 24 * 3600 * 1_000_000_000
+SESSION_LIFETIME_NS = 24 * 3600 * SECOND_NS
 # The log of transactions is cut back to this once they are in the database.
 KEPT_LOG_BYTES = 64 << 20
 SCHEMA_VERSION = 2

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Encoded = TypeVar("Encoded")
 
-AZ_EQUAL = (None, "true", "false")
-"""The values of the label `az_equal`; None where the zone of an end is not known and the label is left out."""
-
 
 class EncodedEnds(Generic[Encoded]):
     """The encoded labels of each end of an `EndTable`, as source and as destination.
@@ -27,7 +24,7 @@ class EncodedEnds(Generic[Encoded]):
     Attributes:
         source: by index in the table, what *encode* made of the attributes of a source by *conventions*.
         dest: the same for a destination.
-        zones: the same by index in `AZ_EQUAL`, of the attribute that tells whether both ends are in one zone.
+        zones: the same by what `az_equal` returns, of the attribute that tells whether both ends are in one zone.
 
     """
 
@@ -61,6 +58,6 @@ class EncodedEnds(Generic[Encoded]):
         return cleared
 
     def az_equal(self, source: np.ndarray, dest: np.ndarray) -> np.ndarray:
-        """Return the index into `AZ_EQUAL` of each pair of ends, int64."""
+        """Return 1 for each pair of ends in one zone, 2 for one in two, 0 where a zone is not known, int64."""
         source_zone, dest_zone = self._zones[source], self._zones[dest]
         return np.where((source_zone == 0) | (dest_zone == 0), 0, np.where(source_zone == dest_zone, 1, 2))

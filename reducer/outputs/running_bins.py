@@ -6,24 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reducer.cells import NO_BINS, Bins
+from reducer.cells import BIN_BITS, NO_BINS, Bins
 
 if TYPE_CHECKING:
     from reducer.cells import CellKind
-
-_BIN_BITS = 16
 
 
 class RunningBins:
     """Bins by kind, with slots as places."""
 
     def __init__(self) -> None:
-        self._key: dict[CellKind, np.ndarray] = {}  # place << _BIN_BITS | bin, ascending
+        self._key: dict[CellKind, np.ndarray] = {}  # place << BIN_BITS | bin, ascending
         self._amount: dict[CellKind, np.ndarray] = {}
 
     def add(self, kind: CellKind, bins: Bins) -> None:
         """Add the bins of a window, each pair of place and bin once, in any order."""
-        told = bins.place << _BIN_BITS | bins.bin
+        told = bins.place << BIN_BITS | bins.bin
         order = np.argsort(told)
         told, amount = told[order], bins.amount[order]
         key, sums = self._key.get(kind, _NOTHING), self._amount.get(kind, _NOTHING).copy()
@@ -36,7 +34,7 @@ class RunningBins:
     def forget(self, is_dead: np.ndarray) -> None:
         """Forget the slots of which *is_dead*, by slot, says so."""
         for kind, key in self._key.items():
-            kept = ~is_dead[key >> _BIN_BITS]
+            kept = ~is_dead[key >> BIN_BITS]
             self._key[kind], self._amount[kind] = key[kept], self._amount[kind][kept]
 
     def bins(self, row_of_slot: np.ndarray) -> dict[CellKind, Bins]:
@@ -45,7 +43,7 @@ class RunningBins:
 
     def _of(self, kind: CellKind) -> Bins:
         key = self._key[kind]
-        return Bins(key >> _BIN_BITS, key & ((1 << _BIN_BITS) - 1), self._amount[kind])
+        return Bins(key >> BIN_BITS, key & ((1 << BIN_BITS) - 1), self._amount[kind])
 
 
 def of_rows(bins: Bins, row_of_slot: np.ndarray) -> Bins:

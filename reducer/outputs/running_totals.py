@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reducer.cells import Bins
+from reducer.cells import BIN_BITS, Bins
 from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing, pairs_of
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from reducer.series import EndTable, Labels, SealedWindow
 
 FORGOTTEN_AFTER_WINDOWS = 10
-_BIN_BITS = 16
 
 
 class Totals(NamedTuple):
@@ -120,11 +119,11 @@ def _moved(bins: Bins | None, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return keys of place and bin, and the amounts, of *bins* whose places have moved."""
     if bins is None:
         return np.empty(0, np.int64), np.empty(0, np.int64)
-    return to[bins.place] << _BIN_BITS | bins.bin, bins.amount
+    return to[bins.place] << BIN_BITS | bins.bin, bins.amount
 
 
 def _sum(*parts: tuple[np.ndarray, np.ndarray]) -> Bins:
     keys, which = np.unique(np.concatenate([key for key, _ in parts]), return_inverse=True)
     amount = np.zeros(len(keys), np.int64)
     np.add.at(amount, which, np.concatenate([amounts for _, amounts in parts]))
-    return Bins(keys >> _BIN_BITS, keys & ((1 << _BIN_BITS) - 1), amount)
+    return Bins(keys >> BIN_BITS, keys & ((1 << BIN_BITS) - 1), amount)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from intake.clock import SECOND_NS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -189,5 +191,5 @@ def count_drop(statistics: StoreStatistics, end_ns: int, points: int, most_bytes
         "the queue of exports is full (%d bytes): %d points of the window that ended at %d s are lost",
         most_bytes,
         points,
-        end_ns // 1_000_000_000,
+        end_ns // SECOND_NS,
     )
