@@ -324,8 +324,9 @@ each latency is that of the end in its name. `drops` are the kernels' own, on wh
 for want of room is in `udp.drops`. Where a packet did not tell its flow, both ends are unknown.
 
 Traffic between zones: `sum(rate(zone_cross_bytes_total{{aggregation="az_az"}}[5m]))`; each level has all the traffic,
-so sums are over one of them. An end whose zone is not known, or of which only the organisation is known, has a part
-in neither of the two; series that are rolled up keep theirs.
+so sums are over one of them. An end whose zone is not known, of which only the organisation is known, or that a cloud
+has in a region and not in one zone (load balancers), has a part in neither of the two;
+series that are rolled up keep theirs.
 
 UDP: bytes are payload; neither IP nor UDP headers count. What reached a socket counts as received, what it dropped
 included. Where a socket has more than 4096 peers between two polls, those beyond are one peer with the address `::`;

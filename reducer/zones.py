@@ -5,6 +5,7 @@ It is told of flows, before they are rolled up to levels: what is rolled up for 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 _NO_ZONE = 0
 # The zone of what only its address or its name tells is an organisation.
 _NOT_IN_ZONES = ("IP", "DNS")
+# The zone of what a cloud has in several, such as a load balancer, is its region; zones have a letter or number more.
+_REGIONS = {
+    "AWS": re.compile(r"[a-z-]+-\d+"),
+    "GCP": re.compile(r"global|[a-z]+-[a-z]+\d+"),
+    "AZURE": re.compile(r"[a-z]+\d*"),
+}
 
 
 class Zones:
@@ -54,5 +61,6 @@ class Zones:
 
 def _zone(labels: Labels) -> str:
     told = dict(labels)
-    zone = told.get("availability_zone", UNKNOWN)
-    return "" if zone == UNKNOWN or told.get("resolution_type") in _NOT_IN_ZONES else zone
+    zone, resolution = told.get("availability_zone", UNKNOWN), told.get("resolution_type", "")
+    region = resolution in _REGIONS and _REGIONS[resolution].fullmatch(zone)
+    return "" if zone == UNKNOWN or resolution in _NOT_IN_ZONES or region else zone

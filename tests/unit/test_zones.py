@@ -32,7 +32,16 @@ def told(table, zones, *pairs):
         (end("a", "(unknown)"), end("b", "(unknown)"), 0, 0),
         (end("a", "1"), end("b", "GOOGLE", "IP"), 0, 0),
         (end("a", "1"), end("b", "GOOGLE", "DNS"), 0, 0),
-        (end("a", "1"), end("b", "2", "AWS"), 13, 0),
+        (end("a", "eu-west-1a"), end("b", "eu-west-1b", "AWS"), 13, 0),
+        (end("a", "us-west-2-lax-1a"), end("b", "us-west-2-lax-1a", "AWS"), 0, 13),
+        (end("a", "eu-west-1a"), end("b", "eu-west-1", "AWS"), 0, 0),
+        (end("a", "us-gov-east-1a"), end("b", "us-gov-east-1", "AWS"), 0, 0),
+        (end("a", "us-central1-a"), end("b", "us-central1-b", "GCP"), 13, 0),
+        (end("a", "us-central1-a"), end("b", "us-central1", "GCP"), 0, 0),
+        (end("a", "us-central1-a"), end("b", "global", "GCP"), 0, 0),
+        (end("a", "eastus2-1"), end("b", "eastus2-2", "AZURE"), 13, 0),
+        (end("a", "eastus2-1"), end("b", "eastus2", "AZURE"), 0, 0),
+        (end("a", "rack-1"), end("b", "rack-10"), 13, 0),
     ],
 )
 def test_both_zones_have_to_be_known(source, dest, cross, same):
