@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -29,6 +30,7 @@ COMPRESSION_LEVEL = 1
 BLOCK_BYTES = 1 << 18
 _GZIP = 31
 COMPRESS_IN_THREAD_BYTES = 16_384
+_NOT_ACCEPTABLE = re.compile(r"q\s*=\s*0(\.0*)?")
 
 
 def flow_metrics_page(series: PrometheusSeries) -> Page:
@@ -38,7 +40,7 @@ def flow_metrics_page(series: PrometheusSeries) -> Page:
     async def page(request: web.Request) -> web.StreamResponse:
         exposition = negotiated(request.headers.get("Accept", ""))
         headers = {"Content-Type": exposition.content_type, "Vary": "Accept, Accept-Encoding"}
-        gzipped = "gzip" in request.headers.get("Accept-Encoding", "")
+        gzipped = takes_gzip(request.headers.get("Accept-Encoding", ""))
         if gzipped:
             headers["Content-Encoding"] = "gzip"
         response = web.StreamResponse(headers=headers)
@@ -83,6 +85,15 @@ def in_blocks(parts: Iterable[bytes]) -> Iterator[bytes]:
             block, size = [], 0
     if size:
         yield b"".join(block)
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    """Return whether an Accept-Encoding header has gzip among what may be sent (RFC 9110, 12.5.3)."""
+    for item in accept_encoding.split(","):
+        coding, *parameters = (part.strip().lower() for part in item.split(";"))
+        if coding == "gzip":
+            return not any(_NOT_ACCEPTABLE.fullmatch(each) for each in parameters)
+    return False
 
 
 def internal_metrics_page(metrics: InternalMetrics) -> Page:

@@ -16,7 +16,7 @@ from aiohttp import web
 from daemon.errors import StartupError
 from daemon.http import HttpServer, health_page, parse_address
 from reducer import http
-from reducer.http import flow_metrics_page, internal_metrics_page
+from reducer.http import flow_metrics_page, internal_metrics_page, takes_gzip
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.prometheus import PrometheusSeries
@@ -173,6 +173,23 @@ def test_addresses(address: str, expected: tuple[str, int]) -> None:
 def test_what_is_no_address(address: str) -> None:
     with pytest.raises(StartupError, match=r"--prom .* is not ADDR:PORT"):
         parse_address("--prom", address)
+
+
+@pytest.mark.parametrize(
+    ("header", "taken"),
+    [
+        ("gzip", True),
+        ("br, GZIP;q=0.5", True),
+        ("gzip;q=1.0, identity", True),
+        ("", False),
+        ("br", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000, br", False),
+        ("x-gzip-like", False),
+    ],
+)
+def test_gzip_is_sent_to_who_takes_it(header: str, *, taken: bool) -> None:
+    assert takes_gzip(header) == taken
 
 
 def test_connections_without_requests_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
