@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import signal
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def stop_event() -> asyncio.Event:
-    """Return an event of the running loop that SIGTERM or SIGINT sets; a second signal ends the process at once."""
+    """Return an event of the running loop that SIGTERM, SIGINT or SIGHUP sets; a second one ends the process at once.
+
+    SIGHUP comes where the terminal is closed; nohup(1) has it ignored, and so it stays then.
+    """
+    signals = [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         stopping.set()
-        for number in _SIGNALS:
+        for number in signals:
             loop.remove_signal_handler(number)
 
-    for number in _SIGNALS:
+    for number in signals:
         loop.add_signal_handler(number, stop)
     return stopping
