@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import time
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
+from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from daemon.version import VERSION
 from kernel_collector.text import printable
 
@@ -36,32 +36,6 @@ _HEADERS = (
     ("content-encoding", "gzip"),
     ("user-agent", f"ebpf-net-kernel-collector/{VERSION}"),
 )
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The receiver has the request, except for some of its records; *message* says why, or is a warning."""
-
-    rejected_records: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The receiver will not take the request, however often it is sent."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """The receiver may take the request later; not before *retry_after_s*, if it said so."""
-
-    reason: str
-    retry_after_s: float = 0.0
-
-
-Outcome = Accepted | Refused | Unavailable
 
 
 class LogReceiver:

@@ -10,18 +10,19 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from daemon.events import set_within
+from daemon.export_outcome import Accepted, Refused, Unavailable
 from intake.clock import SECOND_NS
 from intake.session import DEFAULT_POLL_INTERVAL_NS, FIRST_BACKOFF_NS, LONGEST_BACKOFF_NS
 from intake.spool import SPOOL_BYTES
-from kernel_collector.log_receiver import Accepted, LogReceiver, Refused, Unavailable
+from kernel_collector.log_receiver import LogReceiver
 from kernel_collector.log_records import LogRecords
 
 if TYPE_CHECKING:
     from ebpf_net.v1 import intake_pb2
 
+    from daemon.export_outcome import Outcome
     from intake.columns import Tables
     from intake.credentials import ClientCredentials
-    from kernel_collector.log_receiver import Outcome
     from kernel_collector.log_records import Request
 
 _LOGGER = logging.getLogger(__name__)
@@ -148,8 +149,8 @@ class OtlpLogClient:
             if not self._connected:
                 _LOGGER.info("connected to %s: it takes records", self._receiver.url)
             self._connected = True
-            if outcome.rejected_records:
-                reason = f"rejected {outcome.rejected_records} records: {outcome.message or 'it gave no reason'}"
+            if outcome.rejected:
+                reason = f"rejected {outcome.rejected} records: {outcome.message or 'it gave no reason'}"
         if reason:
             self.requests_refused += 1
             level = logging.DEBUG if self._refusal else logging.ERROR

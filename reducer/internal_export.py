@@ -13,10 +13,10 @@ from functools import cache, partial
 from operator import add
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from daemon.export_outcome import Accepted
 from daemon.protobuf import FIXED64, attributes, field, head
 from reducer.internal_metrics import families
 from reducer.outputs.otlp import ENVELOPE_BYTES, MOST_REQUEST_BYTES, RESOURCE, SCOPE
-from reducer.outputs.transport import Accepted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

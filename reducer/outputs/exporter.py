@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon.events import set_within
+from daemon.export_outcome import Accepted, Refused, Unavailable
 from reducer.outputs.store import Signal
-from reducer.outputs.transport import Accepted, Refused, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.export_outcome import Outcome
     from reducer.outputs.store import Acknowledgements, Store, WaitingRequest
-    from reducer.outputs.transport import Outcome, Transport
+    from reducer.outputs.transport import Transport
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -130,7 +131,7 @@ class Exporter:
             self.connected = True
             _LOGGER.info("the OTLP receiver %s takes %s again", self._transport.endpoint, request.signal)
         if isinstance(outcome, Accepted):
-            rejected = min(outcome.rejected_points, request.points)
+            rejected = min(outcome.rejected, request.points)
             statistics.requests_sent += 1
             statistics.bytes_sent += len(request.body)
             statistics.points_sent += request.points - rejected
@@ -161,7 +162,7 @@ class Exporter:
         """Return the pause: between half and all of one that doubles, but not less than the receiver asked for."""
         pause_s = self._backoff_s * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, keeps no secret
         self._backoff_s = min(2 * self._backoff_s, self._most_backoff_s)
-        return max(pause_s, min(outcome.retry_after_s or 0.0, self._most_backoff_s))
+        return max(pause_s, min(outcome.retry_after_s, self._most_backoff_s))
 
     def _report(self, safe: Acknowledgements) -> None:
         if safe:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import ssl
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlparse
@@ -30,6 +29,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from daemon.errors import StartupError
+from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
 from reducer.outputs.store import Signal
 
@@ -51,32 +51,6 @@ RETRYABLE_CODES = frozenset(
 # The channel connects again by itself: at least this often, where gRPC's own limit is two minutes.
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 5000))
 SUCCESS_CLASS = 2  # HTTP status 2xx
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """The receiver has the request, except for *rejected_points* of its points."""
-
-    rejected_points: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
-class Refused:
-    """The receiver will not take the request, however often it is sent."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Unavailable:
-    """The receiver may take the request later; not before *retry_after_s*, if it said so."""
-
-    reason: str
-    retry_after_s: float | None = None
-
-
-Outcome = Accepted | Refused | Unavailable
 
 
 class Transport(Protocol):
@@ -276,7 +250,7 @@ def _outcome_of_grpc(error: Any) -> Outcome:
     reason = complaints.with_hint(f"{code.name}: {error.details()}")
     retry_after_s = _retry_delay(dict(error.trailing_metadata() or ()))
     if code in RETRYABLE_CODES or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None):
-        return Unavailable(reason, retry_after_s)
+        return Unavailable(reason, retry_after_s or 0.0)
     return Refused(reason)
 
 
@@ -304,5 +278,5 @@ def _outcome_of_http(result: BaseHTTPResult) -> Outcome:
     reason = complaints.of_response(result)
     if otlp_http._is_retryable(result.status_code):  # noqa: SLF001
         retry_after_s = otlp_http._extract_retry_after(result)  # noqa: SLF001
-        return Unavailable(reason, retry_after_s if retry_after_s and math.isfinite(retry_after_s) else None)
+        return Unavailable(reason, retry_after_s if retry_after_s and math.isfinite(retry_after_s) else 0.0)
     return Refused(reason)

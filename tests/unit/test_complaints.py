@@ -9,8 +9,9 @@ import pytest
 import requests
 from google.rpc.status_pb2 import Status
 
+from daemon.export_outcome import Refused, Unavailable
 from reducer.outputs import complaints
-from reducer.outputs.transport import HttpTransport, Refused, Unavailable
+from reducer.outputs.transport import HttpTransport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

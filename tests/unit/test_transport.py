@@ -10,8 +10,9 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from daemon.errors import StartupError
+from daemon.export_outcome import Accepted, Refused, Unavailable
 from reducer.outputs.store import Signal
-from reducer.outputs.transport import Accepted, GrpcTransport, HttpTransport, Refused, Transport, Unavailable
+from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from tests.otlp_sink import Answer, OtlpSink
 
 if TYPE_CHECKING:
