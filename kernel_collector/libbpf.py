@@ -107,7 +107,7 @@ def call(what: str, function: Callable[..., int | None], *arguments: Any) -> int
 
 def takes_maps() -> bool:
     """Return whether the kernel lets this process make the simplest of all maps."""
-    return library().libbpf_probe_bpf_map_type(_MAP_TYPE_ARRAY, None) == 1
+    return bool(library().libbpf_probe_bpf_map_type(_MAP_TYPE_ARRAY, None) == 1)
 
 
 def count_runs() -> int:

@@ -28,6 +28,6 @@ class BalanceLimit:
 
     def keep(self, balance: np.ndarray) -> np.ndarray:
         """Return balances, int64, none of which is beyond the limits."""
-        kept = np.clip(balance, -MOST_BEHIND, MOST_AHEAD)
+        kept: np.ndarray = np.clip(balance, -MOST_BEHIND, MOST_AHEAD)
         self.cut += int(np.count_nonzero(kept != balance))
         return kept
