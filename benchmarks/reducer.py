@@ -214,8 +214,10 @@ def main() -> None:
     )
     parser.add_argument("--minutes", type=float, help="at full load, and as long again with overload, instead")
     arguments = parser.parse_args()
+    # Pairs of ends need as many as they are.
+    collectors = "" if arguments.last_byte else f"{arguments.collectors} collectors, "
     print(
-        f"# What the reducer takes\n{conditions()}; {arguments.collectors} collectors, {arguments.rows} rows a batch, "
+        f"# What the reducer takes\n{conditions()}; {collectors}{arguments.rows} rows of a collector a batch, "
         f"windows of {arguments.window} s",
         flush=True,
     )
