@@ -38,6 +38,8 @@ HEARTBEAT_INTERVAL_NS = 5 * SECOND_NS
 # Times of batches beyond these, by the reducer's clock, are not believed.
 MOST_AHEAD_NS = 5 * SECOND_NS
 MOST_BEHIND_NS = 24 * 3600 * SECOND_NS
+# A collector that says nothing for so long counts no more where another one watches the same.
+SILENCE_NS = 6 * HEARTBEAT_INTERVAL_NS
 
 
 class Pipeline(Protocol):
@@ -310,7 +312,7 @@ class ReducerSessions:
         self.counters.strings_cut += cut_entities(batch.entities)
         _correct_times(batch.entities, session.clock_offset_ns)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
-        if self._is_left_out(session, time_ns):
+        if self._is_left_out(session, time_ns, now_unix_ns):
             # What it says of processes and cgroups is kept: its rows count as soon as the other one is gone.
             self.counters.rows_of_twins += rows_of(batch)
             tables = {}
@@ -349,11 +351,14 @@ class ReducerSessions:
         self.counters.times_clamped += 1
         return now_unix_ns
 
-    def _is_left_out(self, session: Session, time_ns: int) -> bool:
+    def _is_left_out(self, session: Session, time_ns: int, now_unix_ns: int) -> bool:
         """Return whether the rows of a batch of that time are left out: another collector told them, or some."""
         watch = self._watching.get(session.watches)
         if watch is None:
             return False
+        first = next(iter(watch.sessions))
+        if now_unix_ns - self._connected[first].heard_unix_ns > SILENCE_NS:
+            watch.sessions[first] = watch.sessions.pop(first)  # it hangs, and is the last from now on
         if self.is_twin(session) or 0 < session.left_out_ns < watch.told_ns:
             session.left_out_ns = time_ns
             return True

@@ -322,6 +322,15 @@ def test_second_collector_counts_from_when_the_first_told_all(sessions, pipeline
     assert pipeline.of("take")[-1] == (3, NOW, 1)
 
 
+def test_second_collector_counts_where_the_first_hangs(sessions, pipeline):
+    first, second = watching(sessions, 1, "w"), watching(sessions, 2, "w")
+    for number, at_s in enumerate((29, 31, 33), 1):
+        message = intake_pb2.FromCollector(batch=batch(number, time=NOW + at_s * SECOND_NS))
+        sessions.received(second, message.SerializeToString(), NOW + at_s * SECOND_NS)
+    give(sessions, first, batch=batch(1))
+    assert [rows for *_, rows in pipeline.of("take")] == [None, 1, 1, None]
+
+
 def test_collector_that_connects_again_before_its_connection_has_ended_goes_on_counting(sessions):
     first, _ = watching(sessions, 1, "w"), watching(sessions, 2, "w")
     again = watching(sessions, 1, "w")
