@@ -87,7 +87,7 @@ def table_lines(pairs: Sequence[Pair], width: int) -> list[str]:
 
 def plain_line(pair: Pair) -> str:
     """Return a pair as one line of text."""
-    cells = ", ".join(f"{title} {cell}" for cell, (title, _) in zip(_cells(pair), _COLUMNS, strict=True))
+    cells = ", ".join(f"{title} {cell}" for cell, (title, _) in zip(_cells(pair), _COLUMNS, strict=True) if cell)
     return f"{printable(pair.source)} → {printable(pair.dest)}: {cells}"
 
 

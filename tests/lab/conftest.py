@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 # For messages with the values that differ, as in test modules.
-for module in ("daemons", "k8s_collector", "traffic", "transfer"):
+for module in ("daemons", "http_connection", "k8s_collector", "traffic", "transfer"):
     pytest.register_assert_rewrite(f"tests.lab.{module}")
 
 from tests.api_proxy import ApiProxy  # noqa: E402

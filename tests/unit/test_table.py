@@ -94,6 +94,7 @@ def test_plain_lines_where_it_is_no_terminal():
     lines = stream.getvalue().splitlines()
     assert lines[0] == "metrics at :7010"
     assert lines[1].endswith("wget → nginx: bytes/s 1.2 MB, rtt 0.25 ms, retransmits 3, connections 12")
+    assert lines[2].endswith(": bytes/s 5 B, retransmits 0, connections 0")
     assert len(lines) == 3
     assert "\x1b" not in stream.getvalue()
 
