@@ -20,7 +20,7 @@ from reducer.outputs.flow_files import FlowFileStatistics
 from reducer.outputs.prometheus import PrometheusStatistics
 from reducer.outputs.store import StoreStatistics
 from reducer.outputs.transport import GrpcTransport
-from reducer.pipeline import PipelineStatistics
+from reducer.pipeline_statistics import PipelineStatistics
 from reducer.sessions import IntakeCounters
 from tests.otlp_sink import Answer, OtlpSink, points_of
 from tests.packages import debian_program
