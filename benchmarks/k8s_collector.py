@@ -97,6 +97,7 @@ def measure(programs: Programs, sink: EntitySink, control_plane: ControlPlane, a
     deadline = time.monotonic() + arguments.patience
     while running(sink) < arguments.pods and time.monotonic() < deadline:
         time.sleep(QUIET_S)
+    control_plane.controllers.pause()  # else they write to all nodes and pods when the kubelets are silent
     control_plane.kwok.pause()  # from here on nobody else changes anything
     wait_until_quiet(sink)
     print(f"{'of these pods run':40} {running(sink):6}", flush=True)

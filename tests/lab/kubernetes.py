@@ -64,6 +64,7 @@ class ControlPlane:
     Attributes:
         port: of the API server.
         url: of the API server.
+        controllers: make pods of workloads, and mark nodes whose kubelets are silent.
         kwok: plays the kubelets.
 
     """
@@ -82,7 +83,7 @@ class ControlPlane:
         self.start_api_server()
         self.admin = self.kubeconfig("admin", ADMIN_TOKEN)
         kubeconfig = ("--kubeconfig", str(self.admin))
-        programs.start(
+        self.controllers = programs.start(
             "controller-manager",
             *(str(self._servers / "kube-controller-manager"), *kubeconfig, "--leader-elect=false", "--secure-port=0"),
             *(f"--service-account-private-key-file={self._key}", "--kube-api-qps=500", "--kube-api-burst=1000"),
