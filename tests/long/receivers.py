@@ -184,6 +184,16 @@ def load_of(series: int) -> tuple[str, ...]:
     return ("--collectors", f"{collectors}", "--neighbours", f"{neighbours}", "--polls", "1", "--interval", "0")
 
 
+def export(lab: Lab, reducer: Program, series: int) -> tuple[Program, float]:
+    """Have so many series told and exported, and end the reducer; return the load, and the seconds that it took."""
+    begin = time.monotonic()
+    load = start_load(lab, *load_of(series))
+    assert load.wait(300) == 0, load.tail()
+    wait_until(lambda: exported(lab) >= series, 300, f"the points of {series} series to be exported")
+    lab.finish(reducer)
+    return load, time.monotonic() - begin
+
+
 def series_at_collector(lab: Lab, series: int) -> str:
     """Have an OpenTelemetry Collector get a window with so many series."""
     lab.stop_sink()  # it has the port
@@ -200,12 +210,7 @@ service:
     collector.wait_for("Everything is ready", timeout_s=60)
     options = ("--series-limit", "10000000", "--disable-prometheus-metrics", "--enable-otlp-grpc-metrics")
     reducer = start_reducer(lab, *options, "--otlp-grpc-metrics-host", "127.0.0.1", window_s=10)
-    begin = time.monotonic()
-    load = start_load(lab, *load_of(series))
-    assert load.wait(300) == 0, load.tail()
-    wait_until(lambda: exported(lab) >= series, 300, f"the points of {series} series to be exported")
-    lab.finish(reducer)
-    seconds = time.monotonic() - begin
+    load, seconds = export(lab, reducer, series)
     assert collector.stop(signal.SIGTERM, 120) == 0, collector.tail()
     told, points, sums = told_by(load), 0, Counter()
     for metrics in delimited(output, MetricsData):
@@ -262,12 +267,7 @@ def series_at_victoria(lab: Lab, series: int) -> str:
         OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"http://127.0.0.1:{VICTORIA_PORT}/opentelemetry/v1/metrics",
         OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="cumulative",
     )
-    begin = time.monotonic()
-    load = start_load(lab, *load_of(series))
-    assert load.wait(300) == 0, load.tail()
-    wait_until(lambda: exported(lab) >= series, 300, f"the points of {series} series to be exported")
-    lab.finish(reducer)
-    seconds = time.monotonic() - begin
+    load, seconds = export(lab, reducer, series)
     told = told_by(load)
     lab.centre.get(f"http://127.0.0.1:{VICTORIA_PORT}/internal/force_flush", 60)
     for name, metric in {
