@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _HAS_CELLS = "has_cells"
-# So many series of parts are added up at a time.
-_LEAST_JOINED = 1 << 14
+# So many series of parts, 100 bytes each, may wait to be added up: to do so costs as much as to roll them up.
+_LEAST_JOINED = 1 << 17
 
 
 def roll_up(
@@ -80,7 +80,7 @@ def joined_levels(levels: Sequence[Level]) -> Level:
 
 
 class LevelSum:
-    """Adds up the levels of a window's parts: no more series stand beside each other than twice those of the sum."""
+    """Adds up the levels of a window's parts: beside the sum stand no more series than it has, or `_LEAST_JOINED`."""
 
     def __init__(self) -> None:
         self._levels: list[Level] = []
