@@ -178,12 +178,15 @@ def test_beyond_the_bound_all_is_counted_and_some_not_timed(probe, connection):
 
 
 def test_latencies_of_pipelined_requests_are_matched_in_order(probe, connection):
+    began = []
     for _ in range(3):
+        began.append(time.monotonic())
         connection.ask(GET)
         time.sleep(0.05)
     connection.answer(OK, OK, OK)
+    at_most_ms = 1e3 * sum(time.monotonic() - asked for asked in began)
     found = tables(probe)["http"]["latency_sum_us"] / 1e3
-    assert ((found > 300) & (found < 400)).all()  # 150 + 100 + 50 ms
+    assert ((found > 300) & (found < at_most_ms)).all()  # 150 + 100 + 50 ms, and more on a busy machine
 
 
 def test_informational_responses_are_none(probe, connection):
