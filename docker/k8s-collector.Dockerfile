@@ -1,7 +1,7 @@
 # The collector of Kubernetes, in a pod with a service account: deploy/kubernetes/k8s-collector.yaml; see docs/k8s-collector.md
 ARG BASE=debian:bookworm-slim
 
-# What builds; it stays behind. As far as `wheel` the images have all in common, and one build of it serves them.
+# What builds; it stays behind. The images have `tools` and `wheel` in common: one build of them serves all.
 FROM ${BASE} AS tools
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends clang libbpf-dev llvm python3-venv \
@@ -9,18 +9,23 @@ RUN apt-get update \
 RUN python3 -m venv /opt/build \
  && python3 -m venv --without-pip /opt/ebpf-net
 WORKDIR /src
+
+# What else is in pyproject.toml may change, and nothing is installed anew.
+FROM tools AS requirements
 COPY pyproject.toml docker/requirements.py ./
+RUN python3 requirements.py build >build.txt \
+ && python3 requirements.py run k8s >run.txt
 
 FROM tools AS wheel
-RUN python3 requirements.py build >build.txt \
- && /opt/build/bin/pip install --no-cache-dir --requirement build.txt
+COPY --from=requirements /src/build.txt .
+RUN /opt/build/bin/pip install --no-cache-dir --requirement build.txt
 COPY . .
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel .
 
 # A layer of their own: a change of the code changes the small one above it alone.
 FROM tools AS dependencies
-RUN python3 requirements.py run k8s >run.txt \
- && /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-cache-dir --requirement run.txt
+COPY --from=requirements /src/run.txt .
+RUN /opt/build/bin/pip --python /opt/ebpf-net/bin/python install --no-cache-dir --requirement run.txt
 
 FROM dependencies AS package
 COPY --from=wheel /wheel /wheel

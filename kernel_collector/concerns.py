@@ -58,7 +58,7 @@ KINDS = (
     ),
     Kind(
         "HTTP",
-        f"{_PACKETS_NEED}, or say --disable-http-metrics",
+        f"{_PACKETS_NEED}, or give --disable-http-metrics",
         lambda settings: settings.http_metrics,
         HttpConcern,
         partial(_tried_on_packets, "http"),
@@ -66,14 +66,14 @@ KINDS = (
     ),
     Kind(
         "drops",
-        "or say --disable-drop-metrics",
+        "or give --disable-drop-metrics",
         lambda settings: settings.drop_metrics,
         DropsConcern,
         drops_concern.tried,
     ),
     Kind(
         "NAT",
-        "see to CAP_NET_ADMIN and the module nf_conntrack_netlink, or say --disable-nat",
+        "see to CAP_NET_ADMIN and the module nf_conntrack_netlink, or give --disable-nat",
         lambda settings: not settings.disable_nat,
         NatConcern,
         nat_concern.tried,

@@ -123,8 +123,9 @@ def test_a_change_of_the_code_changes_one_small_layer(tmp_path: Path) -> None:
 
     source = tmp_path / "source"
     shutil.copytree(ROOT, source, symlinks=True, ignore=shutil.ignore_patterns(".*cache", ".git", ".venv"))
-    with (source / "daemon" / "version.py").open("a") as module:
-        module.write(f"# {time.time_ns()}\n")
+    for changed in (source / "daemon" / "version.py", source / "pyproject.toml"):
+        with changed.open("a") as file:
+            file.write(f"# {time.time_ns()}\n")
     image = f"kernel-collector:{os.getpid()}"
     build = ("docker", "build", "--quiet", "--network", "host", "--tag", image)
     run(*build, "--file", "docker/kernel-collector.Dockerfile", ".", cwd=source)
