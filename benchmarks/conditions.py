@@ -54,5 +54,5 @@ def usage(pid: int | str) -> Usage:
     """Read what a process used so far, by its id or `self`."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     status = Path(f"/proc/{pid}/status").read_text()
-    resident, peak = (int(re.search(rf"{name}:\s+(\d+)", status)[1]) / 1024 for name in ("VmRSS", "VmHWM"))
+    resident, peak = (int(re.findall(rf"{name}:\s+(\d+)", status)[0]) / 1024 for name in ("VmRSS", "VmHWM"))
     return Usage((int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND, resident, peak)

@@ -24,7 +24,9 @@ class IntakeSink(intake_pb2_grpc.IntakeServicer):
         self._poll_interval_ns = round(poll_interval_s * SECOND_NS)
 
     async def Connect(  # noqa: N802 - gRPC's name
-        self, messages: AsyncIterator[intake_pb2.FromCollector], _: grpc.aio.ServicerContext
+        self,
+        messages: AsyncIterator[intake_pb2.FromCollector],
+        _: grpc.aio.ServicerContext[intake_pb2.FromCollector, intake_pb2.FromReducer],
     ) -> AsyncIterator[intake_pb2.FromReducer]:
         """Serve one collector."""
         async for message in messages:
@@ -50,7 +52,9 @@ class IntakeSink(intake_pb2_grpc.IntakeServicer):
 
 async def main(port: int, poll_interval_s: float) -> None:
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    intake_pb2_grpc.add_IntakeServicer_to_server(IntakeSink(poll_interval_s), server)
+    intake_pb2_grpc.add_IntakeServicer_to_server(  # type: ignore[no-untyped-call]
+        IntakeSink(poll_interval_s), server
+    )
     server.add_insecure_port(f"0.0.0.0:{port}")
     await server.start()
     print("listening", flush=True)

@@ -43,7 +43,8 @@ def make_pods(control_plane: ControlPlane, nodes: int, pods: int) -> None:
         list(creators.map(make, range(-(-pods // PODS_A_WORKLOAD))))
 
     def made() -> int:
-        return 1 + control_plane.request("GET", "/api/v1/pods?limit=1")["metadata"].get("remainingItemCount", 0)
+        listed = control_plane.request("GET", "/api/v1/pods?limit=1")["metadata"]
+        return 1 + int(listed.get("remainingItemCount", 0))
 
     while (count := made()) < pods:
         print(f"{count} pods are made", file=sys.stderr)

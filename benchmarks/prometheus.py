@@ -71,7 +71,8 @@ async def serve(pairs: int) -> None:
     shown = PrometheusSeries(most_series=2 * pairs)
     window = window_of(ends, pairs, random)
     shown.observe(window)
-    page, bodies = flow_metrics_page(shown), {}
+    page = flow_metrics_page(shown)
+    bodies: dict[str, bytes] = {}
     pages = {f"/{name}": in_format(page, exposition.media_type) for name, exposition in EXPOSITIONS.items()}
     pages |= {f"/kept-{name}": kept(bodies, name) for name in EXPOSITIONS}
     server = HttpServer("--prom", f"127.0.0.1:{SERVER_PORT}", pages)
@@ -90,7 +91,8 @@ def body_of(name: str) -> bytes:
     """Return what the reducer answers, compressed as it is."""
     address = f"http://127.0.0.1:{SERVER_PORT}/{name}"
     with urllib.request.urlopen(urllib.request.Request(address, headers={"Accept-Encoding": "gzip"})) as response:
-        return response.read()
+        body: bytes = response.read()
+        return body
 
 
 @contextlib.contextmanager
@@ -161,6 +163,7 @@ def main() -> None:
     print("format             samples  first s  median     max  server CPU s  Prometheus CPU s a scrape")
     command = [sys.executable, "-m", "benchmarks.prometheus", "--serve", "--pairs", f"{arguments.pairs}"]
     with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
         server.stdout.readline()
         for name in EXPOSITIONS:
             for path in (name, f"kept-{name}"):

@@ -40,7 +40,7 @@ def exported_bytes(requests: list[bytes]) -> tuple[int, int]:
     for request in set(requests):  # one that was answered too late came again, the same
         for resource in ExportMetricsServiceRequest.FromString(request).resource_metrics:
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
-                data = getattr(metric, metric.WhichOneof("data")).data_points
+                data = getattr(metric, str(metric.WhichOneof("data"))).data_points
                 points += len(data)
                 if metric.name == "tcp.bytes":
                     total += sum(
@@ -59,7 +59,7 @@ def last_bytes(requests: list[bytes], arrived_ns: list[int]) -> tuple[list[float
     for request, at_ns in zip(requests, arrived_ns, strict=True):
         for resource in ExportMetricsServiceRequest.FromString(request).resource_metrics:
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
-                data = getattr(metric, metric.WhichOneof("data")).data_points
+                data = getattr(metric, str(metric.WhichOneof("data"))).data_points
                 if any(attribute.key == "aggregation" for attribute in data[0].attributes):  # not the reducer's own
                     end_ns = data[0].time_unix_nano
                     points[end_ns] += len(data)
@@ -119,8 +119,8 @@ def load(arguments: argparse.Namespace, seconds: float, *options: str, by_node: 
         )
         lab.wait_until_ready(reducer)
         idle = usage(reducer.pid)
-        size = ("--collectors", f"{arguments.collectors}", "--rows", f"{arguments.rows}", "--seconds", f"{seconds}")
-        size += ("--requests", f"{arguments.requests}")
+        size = ["--collectors", f"{arguments.collectors}", "--rows", f"{arguments.rows}", "--seconds", f"{seconds}"]
+        size += ["--requests", f"{arguments.requests}"]
         command = (sys.executable, "-m", "benchmarks.reducer_load", f"127.0.0.1:{INTAKE_PORT}", *size, *options)
         yield Load(lab, reducer, lab.programs.start("load", *command, host=lab.centre), idle)
 

@@ -168,8 +168,8 @@ def simulated(
         host=host,
     )
     names = [f"{part}-{number}" for part in ("client", "server") for number in range(processes)]
-    processes = [intake_pb2.Process(id=number, pid=number, name=name) for number, name in enumerate(names, 1)]
-    snapshot = intake_pb2.Snapshot(entities=intake_pb2.Entities(processes=processes))
+    named = [intake_pb2.Process(id=number, pid=number, name=name) for number, name in enumerate(names, 1)]
+    snapshot = intake_pb2.Snapshot(entities=intake_pb2.Entities(processes=named))
     batch = intake_pb2.Batch()
     for table, rows_of_table in tables.items():
         getattr(batch, table).CopyFrom(pack_rows(table, rows_of_table))
@@ -191,7 +191,9 @@ async def send(
     Both ends of a connection have told the same in the end: everyone sends as many batches as the fastest.
     """
     async with grpc.aio.insecure_channel(target, CLIENT_OPTIONS) as channel:
-        connect = channel.stream_stream(f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString)
+        connect: grpc.aio.StreamStreamMultiCallable[bytes, intake_pb2.FromReducer] = channel.stream_stream(
+            f"/{SERVICE}/{METHOD}", response_deserializer=intake_pb2.FromReducer.FromString
+        )
         call = connect()
         await call.write(collector.hello)
         reader = asyncio.create_task(_read(call, collector))

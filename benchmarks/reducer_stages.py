@@ -87,8 +87,9 @@ def measured(run: Run) -> dict[str, float]:
         points = sum(request.points for request in requests)
         del requests
     used = usage("self")
+    assert sealed is not None
     prometheus.observe(sealed)
-    scraped, scrape_s = _timed(lambda: sum(map(len, prometheus.render())))
+    scraped, scrape_s = _timed(lambda: sum(len(part) for part in prometheus.render()))
     flows = pipeline._matcher.flows  # noqa: SLF001 - what it takes is nobody else's business
     return {
         "rows": rows,
@@ -135,7 +136,10 @@ def _timed(do: Callable[..., T], *arguments: object) -> tuple[T, float]:
 def in_process_of_its_own(run: Run) -> dict[str, float]:
     """Return what `measured` does, in a new process."""
     command = (sys.executable, "-m", "benchmarks.reducer_stages", "--one", json.dumps(asdict(run)))
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    measured_there: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    )
+    return measured_there
 
 
 def tell(run: Run) -> None:

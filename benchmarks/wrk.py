@@ -41,8 +41,8 @@ def wrk_command(
 
 def wrk_figures(report: str) -> dict[str, float]:
     """Return requests/s and percentiles of the time to an answer, milliseconds, of what wrk printed."""
-    figures = {"requests/s": float(re.search(r"Requests/sec:\s+([\d.]+)", report)[1])}
+    figures = {"requests/s": float(re.findall(r"Requests/sec:\s+([\d.]+)", report)[0])}
     for percent in (50, 99):
-        number, unit = re.search(rf"{percent}%\s+([\d.]+)(us|ms|s)", report).groups()
+        [(number, unit)] = re.findall(rf"{percent}%\s+([\d.]+)(us|ms|s)", report)
         figures[f"p{percent} ms"] = float(number) * _UNIT_MS[unit]
     return figures
