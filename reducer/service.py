@@ -45,9 +45,10 @@ _LOGGER = logging.getLogger(__name__)
 # How often the loop looks for a window that is due; it is alive as long as it did so lately.
 _TICK_S = 0.5
 _MOST_SILENCE_S = 60.0
-# How long the end waits: for collectors to hear what is safe, and for the receiver to take what is left.
+# How long the end waits: for collectors to hear what is safe, and for receivers and disks to take what is left.
+# In all it has to be less than the 10 s after which `docker stop` kills.
 _GRACE_AT_END_S = 1.0
-_EXPORT_AT_END_S = 10.0
+_EXPORT_AT_END_S = 6.0
 # How full the queue of exports may be while the receiver takes them: what is open must still find room.
 _MOST_FILL = 0.25
 
@@ -163,11 +164,12 @@ class Reducer:
             await self._publish(window)
         for writer in self._flow_writers:
             writer.finish()
+        until_s = time.monotonic() + _EXPORT_AT_END_S
         if self._exporter and exporting:
             self._exporter.finish(_EXPORT_AT_END_S)
             await exporting
         if writing:
-            await asyncio.wait(writing, timeout=_EXPORT_AT_END_S)
+            await asyncio.wait(writing, timeout=max(0.0, until_s - time.monotonic()))
         left = self._store.statistics().requests
         if left:
             where = "wait in the data directory" if self._settings.data_directory else "are lost"
