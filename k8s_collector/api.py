@@ -136,7 +136,8 @@ class Api:
             for line in lines:
                 if line:
                     yield _decoded(line, decode, self.server)
-            await _gather(response)
+            if not rest:  # what is missing of an object is on its way
+                await _gather(response)
         if rest:
             raise ApiError(0, f"{self.server} broke off in the middle of an object")
 
@@ -243,12 +244,17 @@ async def _gather(response: aiohttp.ClientResponse) -> None:
     if transport is None:  # the stream has ended
         return
     peer = transport.get_extra_info("socket")
-    with contextlib.suppress(OSError):
-        try:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, GATHERED_BYTES)
-            await asyncio.sleep(GATHER_S)
-        finally:
-            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+    _wake_at(peer, GATHERED_BYTES)
+    try:
+        await asyncio.sleep(GATHER_S)
+    finally:
+        _wake_at(peer, 1)
+
+
+def _wake_at(peer: socket.socket, waiting_bytes: int) -> None:
+    """Have nobody be woken before so much is there to be read."""
+    with contextlib.suppress(OSError):  # the other end may have closed it meanwhile
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, waiting_bytes)
 
 
 def _decoded(text: bytes, decode: Decoder, server: str) -> Object:

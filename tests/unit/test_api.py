@@ -87,6 +87,69 @@ def test_a_stream_goes_on_when_the_credentials_it_was_granted_with_are_replaced(
     asyncio.run(scenario())
 
 
+def test_a_stream_can_be_cancelled_while_it_gathers_what_comes_though_its_connection_was_lost(monkeypatch):
+    monkeypatch.setattr(module, "GATHER_S", 5.0)
+    first = asyncio.Event()
+
+    async def follow(api: Api) -> None:
+        async with api.stream("/watch", [], "application/json", WHOLE) as events:
+            async for _ in events:
+                first.set()
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"number": 0}\n')
+        await first.wait()
+        writer.transport.abort()
+
+    async def scenario():
+        lost = asyncio.Event()
+        connection_lost = ResponseHandler.connection_lost
+        monkeypatch.setattr(ResponseHandler, "connection_lost", lambda *args: [connection_lost(*args), lost.set()])
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, ApiClient(Configuration(host=url)) as client:
+            following = asyncio.create_task(follow(Api(Access("test"), client)))
+            await lost.wait()
+            await asyncio.sleep(0.01)  # its socket is closed after that
+            following.cancel()
+            await asyncio.wait([following])
+            assert following.cancelled()
+
+    asyncio.run(scenario())
+
+
+def test_what_comes_after_a_silence_is_told_at_once_also_in_pieces(monkeypatch):
+    monkeypatch.setattr(module, "GATHER_S", 1.5)
+    told = asyncio.Event()
+    sent: list[float] = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        for number in range(2):
+            for piece in (b'{"num', b'ber": %d}\n' % number):
+                await asyncio.sleep(0.05)
+                writer.write(piece)
+            sent.append(time.monotonic())
+            await told.wait()
+            told.clear()
+            await asyncio.sleep(1.3 * module.GATHER_S * (number == 0))
+        writer.close()
+
+    async def scenario():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, ApiClient(Configuration(host=url)) as client:
+            stream = Api(Access("test"), client).stream("/watch", [], "application/json", WHOLE)
+            async with stream as events, asyncio.timeout(20):
+                for number in range(2):
+                    assert await anext(events) == {"number": number}
+                    assert time.monotonic() - sent[number] < 1
+                    told.set()
+                assert [event async for event in events] == []
+
+    asyncio.run(scenario())
+
+
 def test_what_a_stream_tells_shortly_after_another_is_read_together(monkeypatch):
     """The first comes at once, those after it wake nobody until the time is over."""
     monkeypatch.setattr(module, "GATHER_S", 0.5)
