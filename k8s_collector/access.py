@@ -12,7 +12,7 @@ import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.aio.config.kube_config import list_kube_config_contexts, load_kube_config
+from kubernetes.aio.config.kube_config import KubeConfigMerger, load_kube_config
 
 from daemon.errors import StartupError
 
@@ -96,10 +96,11 @@ def _check_files(kubeconfig: str) -> None:
 def _check_context(access: Access) -> None:
     """Raise a `StartupError` that names the contexts there are where the wanted one is none of them."""
     if access.context:
-        contexts, _current = list_kube_config_contexts(access.kubeconfig)
-        names = [each["name"] for each in contexts]
+        # What lists them asks for the current one as well, which need not be any.
+        names = [each["name"] for each in KubeConfigMerger(access.kubeconfig).config["contexts"]]
         if access.context not in names:
-            raise StartupError(f"{access} has no context {access.context}: see to --context; it has {', '.join(names)}")
+            has = f"it has {', '.join(names)}" if names else "it has none"
+            raise StartupError(f"{access} has no context {access.context}: see to --context; {has}")
 
 
 @contextlib.contextmanager

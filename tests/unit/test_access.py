@@ -16,12 +16,12 @@ from k8s_collector.access import Access, load
 def written(tmp_path):
     """What writes a kubeconfig with two contexts, and a user of theirs."""
 
-    def write(user):
+    def write(user, **of_file):
         path = tmp_path / "kubeconfig"
         contexts = [{"name": name, "context": {"cluster": "c", "user": "u"}} for name in ("blue", "green")]
         clusters = [{"name": "c", "cluster": {"server": "https://192.0.2.1:6443"}}]
         content = {"contexts": contexts, "clusters": clusters, "users": [{"name": "u", "user": user}]}
-        path.write_text(yaml.safe_dump(content | {"current-context": "blue"}))
+        path.write_text(yaml.safe_dump(content | (of_file or {"current-context": "blue"})))
         return str(path)
 
     return write
@@ -40,6 +40,17 @@ def error_of(access):
 
 def test_a_context_that_there_is(written):
     assert asyncio.run(load(Access(written({"token": "t"}), "green"))).api_key == {"BearerToken": "Bearer t"}
+
+
+@pytest.mark.parametrize("current", [{"kind": "Config"}, {"current-context": ""}, {"current-context": "gone"}])
+def test_who_names_a_context_needs_no_current_one(written, current):
+    path = written({"token": "t"}, **current)
+    assert asyncio.run(load(Access(path, "green"))).api_key == {"BearerToken": "Bearer t"}
+
+
+def test_a_file_without_contexts(written):
+    path = written({"token": "t"}, contexts=[])
+    assert error_of(Access(path, "red")) == f"kubeconfig {path} has no context red: see to --context; it has none"
 
 
 def test_a_context_that_there_is_not_is_named_with_those_that_there_are(written):
