@@ -14,7 +14,8 @@
 #define OF_SUBSYSTEMS 0x10000 /* from here on reasons are those of subsystems: its number << 16 | the reason's */
 #define FIRST_OF_SUBSYSTEMS 512 /* what they are here: 512 | the subsystem's number << 6 | the reason's */
 #define LAST_OF_SUBSYSTEM 63
-#define TCP_FLAGS 13 /* where they are in the header (RFC 9293, 3.1) */
+#define TCP_DATA_OFFSET 12 /* where these are in the header (RFC 9293, 3.1) */
+#define TCP_FLAGS 13
 #define TCP_FIN 1
 
 char LICENSE[] SEC("license") = "GPL";
@@ -161,16 +162,26 @@ static __always_inline struct sock *socket_of(struct sk_buff *skb, u64 *argument
 	return sk ? sk : skb->sk;
 }
 
+/* Returns whether a TCP segment has a payload. */
+static __always_inline bool has_payload(struct sk_buff *skb)
+{
+	u8 *header = skb->head + skb->transport_header, words;
+
+	return !bpf_probe_read_kernel(&words, sizeof(words), header + TCP_DATA_OFFSET) &&
+	       skb->len + (u32)(skb->data - header) > (words >> 4) * 4;
+}
+
 /* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. So is
- * what a socket in TIME_WAIT takes without a complaint: the FIN of who closes second. */
-static __always_inline bool was_received(struct sock *sk, u32 reason)
+ * what a socket in TIME_WAIT takes without a complaint: the FIN of who closes second. Data it does not take: it answers
+ * with a reset (of FIN_WAIT2 such a socket is what the kernel keeps once the program has closed it). */
+static __always_inline bool was_received(struct sk_buff *skb, struct sock *sk, u32 reason)
 {
 	u32 purge = NO_REASON;
 
 	if (!sk)
 		return 0;
 	if (sk->__sk_common.skc_state == TCP_TIME_WAIT)
-		return reason == NO_REASON;
+		return reason == NO_REASON && !has_payload(skb);
 	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
 		purge = bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE);
 	/* Only whole sockets have that state: they have a protocol. */
@@ -185,7 +196,7 @@ static __always_inline bool may_be_last_fin(struct sk_buff *skb, struct drop_key
 
 	return !tells_receiver() && key->reason == NO_REASON && key->transport == IPPROTO_TCP &&
 	       !bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS) &&
-	       flags & TCP_FIN;
+	       flags & TCP_FIN && !has_payload(skb);
 }
 
 SEC("tp_btf/kfree_skb")
@@ -204,7 +215,7 @@ int packet_dropped(u64 *arguments)
 	if (reason < NO_REASON || !skb->protocol)
 		return 0;
 	sk = socket_of(skb, arguments);
-	if (was_received(sk, reason))
+	if (was_received(skb, sk, reason))
 		return 0;
 	if (sk)
 		key.network_namespace = sk->__sk_common.skc_net.net->ns.inum;

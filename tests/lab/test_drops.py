@@ -215,6 +215,25 @@ def test_the_end_of_who_closes_second_is_no_drop(hosts, open_probe, family):
     assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
 
 
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
+    client, server = hosts
+    probe = open_probe(client)
+    to = getattr(server, family)
+    with server.entered():
+        listener = socket.create_server((to, PORT), family=socket.AF_INET6 if ":" in to else socket.AF_INET)
+    with listener:
+        for _ in range(SENT):
+            with client.entered(), socket.create_connection(listener.getsockname()[:2]):
+                accepted = listener.accept()[0]
+            with accepted:
+                assert not accepted.recv(1)
+                wait_until(lambda: not client.run("ss", "-tnOH", "state", "fin-wait-1"), 5, "the client's end")
+                accepted.sendall(b"x" * SIZE)
+    drops = probe.drain()
+    assert drops.counts["packets"][drops.keys["source_port"] == PORT].sum() >= SENT
+
+
 def test_rows_and_the_names_of_their_reasons(hosts):
     client, server = hosts
     server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")
