@@ -1,4 +1,5 @@
-# The reducer: docker run --publish 8000:8000 --volume ebpf-net:/data reducer --data-dir /data; see docs/reducer.md
+# The reducer: docker run --publish 8000:8000 --publish 7010:7010 --volume ebpf-net:/data reducer --prom 0.0.0.0:7010 --data-dir /data;
+# see docs/reducer.md
 ARG BASE=debian:bookworm-slim
 
 # What builds; it stays behind. The images have `tools` and `wheel` in common: one build of them serves all.

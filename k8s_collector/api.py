@@ -26,7 +26,7 @@ _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 # A watch gives a bookmark each minute where nothing else happens.
 _SILENCE_S = 150.0
-# What a stream tells within so long is read together, unless it is more than so much.
+# What a stream tells within so long is taken together; of more than so much the reading begins before that.
 GATHER_S = 0.25
 GATHERED_BYTES = 256 << 10
 # etcd takes objects of 1.5 MiB; as JSON they are longer.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 # What changes within it is told together; the first change after a silence is told at once.
 TELL_INTERVAL_S = 0.25
-# How often it is looked for what is due without a change.
+# How often to look for what is due without a change.
 IDLE_INTERVAL_S = 1.0
 # A resource may fail for so long before the collector says that it is not well.
 TOLERATED_FAILURE_S = 60.0

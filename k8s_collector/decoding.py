@@ -38,6 +38,7 @@ class Decoder:
 
     def __init__(self, form: Any = Any) -> None:
         self._decoder = msgspec.json.Decoder(form)
+        self._is_whole = form is Any
 
     def __call__(self, text: bytes) -> Any:
         """Return what the JSON is of.
@@ -48,7 +49,9 @@ class Decoder:
         """
         try:
             return self._decoder.decode(text)
-        except msgspec.ValidationError:
+        except msgspec.ValidationError as error:
+            if self._is_whole:  # a number that is none of JSON's
+                raise ValueError(str(error)) from error
             return WHOLE(text)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(str(error)) from error

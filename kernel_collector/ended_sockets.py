@@ -16,7 +16,7 @@ _PARTS = 8
 
 
 class EndedSockets:
-    """The owners of the last *most* sockets that ended, give or take an eighth.
+    """The owners of the last *most* sockets that ended, or more: of the oldest whole parts go.
 
     They are kept in parts, each sorted by cookie: only the last one, to which more come, is sorted again.
     """

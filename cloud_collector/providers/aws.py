@@ -200,8 +200,8 @@ def _interface(described: Mapping[str, Any], region: str) -> intake_pb2.CloudInt
         addresses=packed_all(
             [
                 *(each.get("PrivateIpAddress") for each in private),
-                *_addresses_of_prefixes(described),
                 *(each.get("Ipv6Address") for each in described.get("Ipv6Addresses", ())),
+                *_addresses_of_prefixes(described),  # last: they may be more than the reducer takes
             ]
         ),
         public_addresses=_public_addresses(described, private),

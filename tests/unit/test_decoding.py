@@ -140,3 +140,9 @@ def test_what_is_no_json(text):
     for decode in (WHOLE, DECODERS[PODS].page, DECODERS[PODS].event):
         with pytest.raises(ValueError):
             decode(text)
+
+
+@pytest.mark.parametrize("decode", [WHOLE, DECODERS[PODS].event])
+def test_a_number_that_is_none_of_json_is_one_clear_error(decode):
+    with pytest.raises(ValueError, match="out of range"):
+        decode(b'{"object": {"metadata": {"uid": 1, "generation": 1e999}}}')
