@@ -9,9 +9,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def stop_event() -> asyncio.Event:
-    """Return an event of the running loop that SIGTERM, SIGINT or SIGHUP sets; a second one ends the process at once.
+    """Return an event of the running loop that SIGTERM, SIGINT or SIGHUP sets.
 
-    SIGHUP comes where the terminal is closed; nohup(1) has it ignored, and so it stays then.
+    A second SIGTERM or SIGINT ends the process at once. SIGHUP comes where the terminal is closed, from the shell and
+    once more from the kernel; nohup(1) has it ignored, and so it stays then.
     """
     signals = [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
     stopping = asyncio.Event()
@@ -19,7 +20,7 @@ def stop_event() -> asyncio.Event:
 
     def stop() -> None:
         stopping.set()
-        for number in signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
 
     for number in signals:

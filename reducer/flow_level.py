@@ -18,10 +18,12 @@ from reducer.flows import other
 from reducer.grouping import PORTS
 from reducer.hash_index import HashIndex
 from reducer.match import forward_directions, guess_connector
-from reducer.roll_up import LevelSum, roll_up, rolled_up
+from reducer.roll_up import LEAST_JOINED, LevelSum, roll_up, rolled_up
 from reducer.series import FLOWS, FlowLevel, Level, pairs_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from reducer.matched import Matched
     from reducer.series import EndTable
 
@@ -64,7 +66,7 @@ class FlowRoller:
         if len(level.source) > self._most:
             left_out, without_ports = flows.left_out(level, self._most - len(by_node.source), self.budget)
             self.without_ports += without_ports
-            level = flows.without_ports(level, left_out)
+            level = flows.without_ports(level, left_out, len(ends.labels))
         return flows.told(level)
 
 
@@ -76,7 +78,7 @@ class _Flows:
         self._sum = LevelSum()
         self._services = HashIndex()
         self._what = np.empty(0, np.uint64)  # by service: node, protocol, port
-        self._client_ports = _client_ports(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint64))
+        self._client_ports = [_client_ports(*(np.empty(0, np.uint64) for _ in range(3)))]
 
     def add(self, matched: Matched, node: np.ndarray) -> None:
         ports = matched.key[PORTS]
@@ -91,7 +93,10 @@ class _Flows:
         end[accepting] = _FIRST_SERVICE + number
         self._sum.add(roll_up(FLOWS, end, other(end), matched.values, matched.cells))
         client_port = np.repeat(port[connects], 2)
-        self._client_ports = _client_ports(_pairs(end, other(end)), client_port, client_port, self._client_ports)
+        self._client_ports.append(_client_ports(_pairs(end, other(end)), client_port, client_port))
+        first, *others = self._client_ports
+        if sum(map(len, others)) > max(len(first), LEAST_JOINED):
+            self._client_ports = [_least_and_greatest(self._client_ports)]
 
     def level(self) -> Level:
         return self._sum.take()
@@ -123,12 +128,11 @@ class _Flows:
         left_out[order[np.cumsum(flows[order]) > room]] = True
         return left_out, int(flows[left_out].sum())
 
-    def without_ports(self, level: Level, left_out: np.ndarray) -> Level:
-        """Let nodes be in the place of services that are left out."""
+    def without_ports(self, level: Level, left_out: np.ndarray, nodes: int) -> Level:
+        """Let nodes, of which there are so many, be in the place of services that are left out."""
         service = np.arange(_FIRST_SERVICE, _FIRST_SERVICE + len(self._what)).astype(np.uint32)
         node = (self._what >> _NODE_SHIFT).astype(np.uint32)
-        every_node = np.arange(int(max(level.source.min(), level.dest.min())) + 1, dtype=np.uint32)
-        return self._with_ends(level, every_node, np.where(left_out, node, service))
+        return self._with_ends(level, np.arange(nodes, dtype=np.uint32), np.where(left_out, node, service))
 
     def _with_ends(self, level: Level, nodes: np.ndarray, services: np.ndarray) -> Level:
         """Let ends be others: *nodes* by node, *services* by service."""
@@ -140,17 +144,16 @@ class _Flows:
             found[~is_service] = nodes[end[~is_service]]
             return found
 
-        ports = self._client_ports
+        ports = _least_and_greatest(self._client_ports)
         pair = ports["pair"].to_numpy()
         source, dest = (pair >> np.uint64(32)).astype(np.uint32), pair.astype(np.uint32)
-        self._client_ports = _client_ports(
-            _pairs(changed(source), changed(dest)), ports["least"].to_numpy(), ports["greatest"].to_numpy()
-        )
+        least, greatest = ports["least"].to_numpy(), ports["greatest"].to_numpy()
+        self._client_ports = [_client_ports(_pairs(changed(source), changed(dest)), least, greatest)]
         return rolled_up(level, changed(level.source), changed(level.dest))
 
     def told(self, level: Level) -> FlowLevel:
         """Return a level with nodes as ends, and what is known of their ports."""
-        ports = self._client_ports.sort("pair")
+        ports = _least_and_greatest(self._client_ports).sort("pair")
         row = np.searchsorted(ports["pair"].to_numpy(), pairs_of(level))
         least, greatest = (ports[name].to_numpy()[row] for name in ("least", "greatest"))
         client_port = np.where(least == greatest, least, 0)
@@ -174,7 +177,10 @@ def _pairs(source: np.ndarray, dest: np.ndarray) -> np.ndarray:
     return pairs
 
 
-def _client_ports(pair: np.ndarray, least: np.ndarray, greatest: np.ndarray, *others: pl.DataFrame) -> pl.DataFrame:
+def _client_ports(pair: np.ndarray, least: np.ndarray, greatest: np.ndarray) -> pl.DataFrame:
     """Return the least and the greatest port, at the end that connects, of each pair of ends."""
-    ports = pl.DataFrame({"pair": pair, "least": least, "greatest": greatest})
-    return pl.concat((ports, *others)).group_by("pair").agg(pl.col("least").min(), pl.col("greatest").max())
+    return _least_and_greatest([pl.DataFrame({"pair": pair, "least": least, "greatest": greatest})])
+
+
+def _least_and_greatest(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return pl.concat(parts).group_by("pair").agg(pl.col("least").min(), pl.col("greatest").max())

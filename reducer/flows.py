@@ -158,7 +158,7 @@ class FlowTable:
         The *awaited* slots are kept, idle or not, but for the bound.
 
         Returns:
-            The slots that were forgotten, whose columns stay as they are until they are given again.
+            The slots that were forgotten, whose columns but for owners stay as they are until they are given again.
 
         """
         keep = np.ones(len(self.last_seen), bool)
@@ -175,6 +175,7 @@ class FlowTable:
             self.untracked += excess
         forgotten: np.ndarray = slots[~kept]
         self._index.forget(forgotten)
+        self.owner[by_side(forgotten)] = 0  # they need not be kept for it
         self._free = np.concatenate((self._free, forgotten.astype(np.uint32)))
         return forgotten
 

@@ -99,11 +99,12 @@ def takes_gzip(accept_encoding: str) -> bool:
 def internal_metrics_page(metrics: InternalMetrics) -> Page:
     """Return the page that gives the reducer's own metrics to Prometheus."""
 
-    async def page(_request: web.Request) -> web.StreamResponse:
+    async def page(request: web.Request) -> web.StreamResponse:
         body = await metrics.render()
-        headers = {"Content-Type": TEXT.content_type}
+        headers = {"Content-Type": TEXT.content_type, "Vary": "Accept-Encoding"}
         response = web.Response(body=body, headers=headers, zlib_executor_size=COMPRESS_IN_THREAD_BYTES)
-        response.enable_compression()
+        if takes_gzip(request.headers.get("Accept-Encoding", "")):
+            response.enable_compression(web.ContentCoding.gzip)
         return response
 
     return page

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HAS_CELLS = "has_cells"
 # So many series of parts, 100 bytes each, may wait to be added up: to do so costs as much as to roll them up.
-_LEAST_JOINED = 1 << 17
+LEAST_JOINED = 1 << 17
 
 
 def roll_up(
@@ -80,7 +80,7 @@ def joined_levels(levels: Sequence[Level]) -> Level:
 
 
 class LevelSum:
-    """Adds up the levels of a window's parts: beside the sum stand no more series than it has, or `_LEAST_JOINED`."""
+    """Adds up the levels of a window's parts: beside the sum stand no more series than it has, or `LEAST_JOINED`."""
 
     def __init__(self) -> None:
         self._levels: list[Level] = []
@@ -89,7 +89,7 @@ class LevelSum:
         """Add the level of a part."""
         self._levels.append(level)
         first, *others = self._levels
-        if sum(len(each.source) for each in others) > max(len(first.source), _LEAST_JOINED):
+        if sum(len(each.source) for each in others) > max(len(first.source), LEAST_JOINED):
             self._levels = [joined_levels(self._levels)]
 
     def take(self) -> Level:

@@ -359,7 +359,9 @@ class ReducerSessions:
         first = next(iter(watch.sessions))
         if now_unix_ns - self._connected[first].heard_unix_ns > SILENCE_NS:
             watch.sessions[first] = watch.sessions.pop(first)  # it hangs, and is the last from now on
-        if self.is_twin(session) or 0 < session.left_out_ns < watch.told_ns:
+        watch.told_ns = min(watch.told_ns, now_unix_ns + MOST_AHEAD_NS)  # the clock may have been set back
+        # The batches of a poll have one time: they are left out all together.
+        if self.is_twin(session) or 0 < session.left_out_ns < watch.told_ns or session.left_out_ns == time_ns:
             session.left_out_ns = time_ns
             return True
         session.left_out_ns, watch.told_ns = 0, max(watch.told_ns, time_ns)

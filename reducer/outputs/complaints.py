@@ -55,7 +55,7 @@ def of_response(result: BaseHTTPResult) -> str:
         return shortened(f"{said}: redirects are not followed, this one leads to {result.headers().get('Location')}")
     try:
         message = _message(result)
-    except (DecodeError, ValueError):
+    except (DecodeError, ValueError, RecursionError):  # the last of JSON that is nested deeply
         message = ""
     return with_hint(f"{said}: {message}" if message else said)
 

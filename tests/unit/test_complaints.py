@@ -46,6 +46,7 @@ def http_answers(status: int, headers: dict[str, str], body: bytes) -> Iterator[
         (400, {"Content-Type": "application/json"}, b'{"code": 3, "message": "bad unit"}', "400 Bad Request: bad unit"),
         (400, {"Content-Type": "application/json"}, b'["bad"]', "400 Bad Request: ['bad']"),
         (400, {"Content-Type": "application/json"}, b"{", "400 Bad Request"),
+        (400, {"Content-Type": "application/json"}, b"[" * 100_000, "400 Bad Request"),
         (
             400,
             {"Content-Type": "application/x-protobuf"},

@@ -88,6 +88,23 @@ def test_beyond_the_limit_the_least_active_lose_their_ports_and_sums_stay(most):
     assert len(told) == {5: 2, 9: 6}.get(most, len(told))
 
 
+def test_many_clients_of_a_port_may_lose_it():
+    """Nodes of every index connect, those that stand in for others among them."""
+    clients, ports, most = 20, 3, 30
+    table, roller = EndTable(), FlowRoller(most)
+    nodes = np.array([table.intern((("id", f"{number}"),)) for number in range(clients + 1)], np.uint32)
+    key = np.zeros((PORTS + 1, clients * ports), np.uint64)
+    client, server_port = np.divmod(np.arange(clients * ports, dtype=np.uint64), ports)
+    key[PORTS] = 6 << 32 | (40_000 + client) << 16 | server_port
+    values = {name: np.ones(2 * clients * ports, np.int64) for name in ("packets", "bytes")}
+    connector = np.zeros(clients * ports, np.int8)
+    node = np.stack((nodes[1 + client.astype(int)], np.full(clients * ports, nodes[0])), axis=1).ravel()
+    roller.add(SimpleNamespace(key=key, connector=connector, values=values, cells=NO_CELLS), node)
+    flows = roller.take(table)
+    assert len(flows.source) <= most
+    assert flows.values["bytes"].sum() == 2 * clients * ports
+
+
 def test_what_is_told_without_ports_is_counted():
     feed = Feed((FLOWS,), most_series=4)
     feed.session(0, "wget")

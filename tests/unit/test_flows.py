@@ -69,6 +69,14 @@ def test_a_flow_takes_little_memory():
     assert flows.bytes_per_flow() < 100
 
 
+def test_owners_are_not_kept_for_flows_that_are_forgotten():
+    flows = FlowTable()
+    slots = add(flows, 1, 2)
+    flows.owner[by_side(slots)] = [3, 4, 5, 6]
+    flows.forget(0, slots[:1], NONE)
+    assert np.unique(flows.owner).tolist() == [0, 5, 6]
+
+
 def test_idle_flows_are_forgotten():
     flows = FlowTable()
     slots = add(flows, 1, 2)

@@ -52,7 +52,7 @@ def test_nothing_gives_nothing():
 
 @pytest.mark.parametrize("least", [0, 1000])
 def test_levels_of_parts_add_up_to_that_of_the_whole(monkeypatch, least):
-    monkeypatch.setattr(module, "_LEAST_JOINED", least)
+    monkeypatch.setattr(module, "LEAST_JOINED", least)
     random = np.random.default_rng(7)
     source, dest = (random.integers(0, 5, 200).astype(np.uint32) for _ in range(2))
     values = {

@@ -318,8 +318,29 @@ def test_second_collector_counts_from_when_the_first_told_all(sessions, pipeline
     assert pipeline.of("take")[-1] == (2, NOW, None)
     # What it had told when the other went was whole, so that its next batch begins where that one ended.
     sessions.closed(second, NOW)
-    give(sessions, first, batch=batch(3))
-    assert pipeline.of("take")[-1] == (3, NOW, 1)
+    give(sessions, first, batch=batch(3, time=NOW + SECOND_NS))
+    assert pipeline.of("take")[-1] == (3, NOW + SECOND_NS, 1)
+
+
+def test_poll_of_a_second_collector_is_left_out_as_a_whole(sessions, pipeline):
+    first, second = watching(sessions, 1, "w"), watching(sessions, 2, "w")
+    give(sessions, first, batch=batch(1, time=NOW - 7 * SECOND_NS))
+    give(sessions, second, batch=batch(1, time=NOW - 9 * SECOND_NS))
+    sessions.closed(first, NOW)
+    for number, before in ((2, 4), (3, 4), (4, 1)):
+        give(sessions, second, batch=batch(number, time=NOW - before * SECOND_NS))
+    assert [rows for *_, rows in pipeline.of("take")] == [1, None, None, None, 1]
+
+
+def test_second_collector_counts_soon_though_the_clock_was_set_back(sessions, pipeline):
+    first, second = watching(sessions, 1, "w"), watching(sessions, 2, "w")
+    give(sessions, first, batch=batch(1))
+    for number in range(1, 6):
+        now = NOW - (3600 - 5 * number) * SECOND_NS
+        message = intake_pb2.FromCollector(batch=batch(number, time=now))
+        sessions.received(second, message.SerializeToString(), now)
+        sessions.closed(first, now)
+    assert [rows for *_, rows in pipeline.of("take")] == [1, None, None, 1, 1, 1]
 
 
 def test_second_collector_counts_where_the_first_hangs(sessions, pipeline):
