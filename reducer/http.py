@@ -61,7 +61,8 @@ def flow_metrics_page(series: PrometheusSeries) -> Page:
                     _LOGGER.warning(
                         "%s has not taken the metrics within %g s: it is cut off", request.remote, SCRAPE_TIMEOUT_S
                     )
-                    request.transport.abort()  # the end of the body would say that this was all
+                    if request.transport is not None:
+                        request.transport.abort()  # the end of the body would say that this was all
         return response
 
     return page

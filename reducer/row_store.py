@@ -43,16 +43,24 @@ class RowStore:
         self._index: HashIndex | None = None
         self._is_shared = False
 
-    def add(self, rows: Columns) -> bool:
-        """Add rows, with all columns of the table; add none, and return False, if a sum would be beyond `MOST_SUM`."""
+    def add(self, rows: Columns, most: int = MOST_SUM) -> int:
+        """Add rows, with all columns of the table.
+
+        Returns:
+            The greatest sum of a counter of theirs; -1, and none are added, if it is beyond *most*, or beyond
+            `MOST_SUM` with the rows that are there.
+
+        """
         count = len(rows["socket"])
-        sums = {
-            column.name: self._sums.get(column.name, 0) + int(rows[column.name].sum())
+        of_rows = {
+            column.name: int(rows[column.name].sum())
             for column in self._table
             if column.merge == "sum" and column.dtype == np.uint64 and not is_constant(rows[column.name])
         }
-        if max(sums.values(), default=0) > MOST_SUM:
-            return False
+        greatest = max(of_rows.values(), default=0)
+        sums = {name: self._sums.get(name, 0) + added for name, added in of_rows.items()}
+        if greatest > most or max(sums.values(), default=0) > MOST_SUM:
+            return -1
         self._sums |= sums
         self._make_room(self.rows + count)
         here = slice(self.rows, self.rows + count)
@@ -67,7 +75,7 @@ class RowStore:
                 self._columns[column.name] = _zeros(column, self._room)
             self._columns[column.name][here] = told
         self.rows += count
-        return True
+        return greatest
 
     def columns(self) -> Columns:
         """Return the rows; they change no more when others are added."""

@@ -46,7 +46,7 @@ _LOGGER = logging.getLogger(__name__)
 _TICK_S = 0.5
 _MOST_SILENCE_S = 60.0
 # How long the end waits: for collectors to hear what is safe, and for receivers and disks to take what is left.
-# In all it has to be less than the 10 s after which `docker stop` kills.
+# In all it is less than the 10 s after which `docker stop` kills, unless a receiver does not answer a request at all.
 _GRACE_AT_END_S = 1.0
 _EXPORT_AT_END_S = 6.0
 # How full the queue of exports may be while the receiver takes them: what is open must still find room.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intake.columns import constant, is_constant, words
-from reducer.row_store import RowStore
+from reducer.row_store import MOST_SUM, RowStore
 from reducer.rows import SOCKETS, TABLES
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MOST_UNFOLDED_ROWS = 2_000_000
 # Of so many, one part is added up at a time.
 _FOLDS = 8
+# What the rows of a session may say of a counter in a window, one petabyte: nobody takes the room of all others.
+MOST_SUM_OF_SESSION = 1 << 50
 # Rows that claim to be later than this many windows after the oldest open one are put into the last of them.
 MOST_OPEN_WINDOWS = 64
 
@@ -42,6 +44,7 @@ class Window:
     lowest: dict[bytes, int] = field(default_factory=dict)
     seed: int = 0
     _stores: dict[str, RowStore] = field(default_factory=dict)
+    _told: dict[bytes, int] = field(default_factory=dict)
 
     def tables(self) -> dict[str, list[Columns]]:
         """Return its rows by table, those of a session in the order in which they came."""
@@ -52,29 +55,34 @@ class Window:
         self.lowest[session] = min(number, self.lowest.get(session, number))
         if rows is None:
             return 0
-        refused = self._add(table, rows)
+        told = self._told.get(session, 0)
+        added = self._add(table, rows, MOST_SUM_OF_SESSION - told)
+        self._told[session] = told + max(0, added)
         if self.rows > MOST_UNFOLDED_ROWS:
             store = self._stores[table]
             before = store.rows
             store.fold(MOST_UNFOLDED_ROWS // _FOLDS)
             self.rows += store.rows - before
-        return refused
+        return len(rows["socket"]) if added < 0 else 0
 
     def absorb(self, later: Window) -> int:
         """Add all that *later* has; return how many rows were refused."""
         for session, number in later.lowest.items():
             self.lowest[session] = min(number, self.lowest.get(session, number))
-        return sum(self._add(table, rows) for table, [rows] in later.tables().items())
+        for session, told in later._told.items():
+            self._told[session] = self._told.get(session, 0) + told
+        tables = later.tables().items()
+        return sum(len(rows["socket"]) for table, [rows] in tables if self._add(table, rows, MOST_SUM) < 0)
 
-    def _add(self, table: str, rows: Columns) -> int:
+    def _add(self, table: str, rows: Columns, most: int) -> int:
+        """Return the greatest sum of a counter; -1 if it is too great, and the rows were left out."""
         store = self._stores.get(table)
         if store is None:
             store = self._stores[table] = RowStore(TABLES[table], self.seed)
-        count = len(rows["socket"])
-        if not store.add(rows):
-            return count
-        self.rows += count
-        return 0
+        added = store.add(rows, most)
+        if added >= 0:
+            self.rows += len(rows["socket"])
+        return added
 
 
 class Windows:

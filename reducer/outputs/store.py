@@ -1,7 +1,7 @@
-"""The bounded queue of encoded windows that wait for their export, and its twin in memory; disk_store.py has the other.
+"""The bounded queue of encoded windows that wait for their export, in memory; disk_store.py has the one on disk.
 
 A batch of a collector is safe, and may be acknowledged, when the windows that hold its rows are exported or on disk.
-Which of the two it is makes the difference between the twins: `put` and `done` return what became safe.
+Which of the two it is makes the difference between the queues: `put` and `done` return what became safe.
 """
 
 from __future__ import annotations

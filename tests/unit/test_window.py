@@ -4,7 +4,7 @@ import pytest
 from reducer import window as module
 from reducer.row_store import MOST_SUM
 from reducer.rows import uniform_rows
-from reducer.window import MOST_OPEN_WINDOWS, Windows, joined
+from reducer.window import MOST_OPEN_WINDOWS, MOST_SUM_OF_SESSION, Windows, joined
 from tests.rows import tcp_rows
 
 A, B = b"a" * 16, b"b" * 16
@@ -138,7 +138,19 @@ def test_joined_gives_addresses_as_two_words():
     assert words.tobytes() == table["local_address"].tobytes() * 2
 
 
-def test_rows_beyond_the_greatest_sum_are_refused_and_the_next_ones_taken(windows):
+def test_one_session_cannot_take_the_room_of_the_others(windows):
+    """Over all its tables and batches."""
+    windows.take(A, 1, 3, rows(2, bytes_sent=MOST_SUM_OF_SESSION // 2))
+    windows.take(A, 2, 3, rows(1, bytes_received=1))
+    windows.take(B, 1, 3, rows(2, bytes_sent=MOST_SUM_OF_SESSION // 2))
+    assert windows.refused_rows == 1
+    closed = windows.close(37, idle=True)
+    assert closed.rows == 4
+    assert closed.tables()["sockets"][0]["bytes_sent"].sum() == 2 * MOST_SUM_OF_SESSION
+
+
+def test_rows_beyond_the_greatest_sum_are_refused_and_the_next_ones_taken(windows, monkeypatch):
+    monkeypatch.setattr(module, "MOST_SUM_OF_SESSION", 2 * MOST_SUM)
     most = MOST_SUM // 2
     windows.take(A, 1, 3, rows(2, bytes_sent=most))
     windows.take(A, 2, 3, rows(4, bytes_sent=1))
