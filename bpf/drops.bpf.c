@@ -10,7 +10,7 @@
 #include "extension_headers.h"
 
 #define MOST_DROP_ENTRIES (1 << 15) /* between two polls, each 150 bytes while it is used */
-#define NO_REASON 2 /* SKB_DROP_REASON_NOT_SPECIFIED */
+#define NO_REASON 2 /* SKB_DROP_REASON_NOT_SPECIFIED of kernels without reasons */
 #define OF_SUBSYSTEMS 0x10000 /* from here on reasons are those of subsystems: its number << 16 | the reason's */
 #define FIRST_OF_SUBSYSTEMS 512 /* what they are here: 512 | the subsystem's number << 6 | the reason's */
 #define LAST_OF_SUBSYSTEM 63
@@ -131,6 +131,14 @@ static __always_inline struct drop_counts *entry_of(void *counted, struct drop_k
 	return bpf_map_lookup_elem(counted, key); /* perhaps another processor's */
 }
 
+/* The number of NOT_SPECIFIED: those before it are none of drops. It was 1 until consumed packets got that (Linux 6.2). */
+static __always_inline u32 no_reason(void)
+{
+	if (!bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED))
+		return NO_REASON;
+	return bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_NOT_SPECIFIED);
+}
+
 static __always_inline u32 reason_of(u64 *arguments)
 {
 	u32 reason, number;
@@ -176,16 +184,16 @@ static __always_inline bool has_payload(struct sk_buff *skb)
  * with a reset (of FIN_WAIT2 such a socket is what the kernel keeps once the program has closed it). */
 static __always_inline bool was_received(struct sk_buff *skb, struct sock *sk, u32 reason)
 {
-	u32 purge = NO_REASON;
+	u32 purge = no_reason();
 
 	if (!sk)
 		return 0;
 	if (sk->__sk_common.skc_state == TCP_TIME_WAIT)
-		return reason == NO_REASON && !has_payload(skb);
+		return reason == no_reason() && !has_payload(skb);
 	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
 		purge = bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE);
 	/* Only whole sockets have that state: they have a protocol. */
-	return (reason == purge || reason == NO_REASON) && sk->__sk_common.skc_state == TCP_CLOSE &&
+	return (reason == purge || reason == no_reason()) && sk->__sk_common.skc_state == TCP_CLOSE &&
 	       sk->sk_protocol == IPPROTO_TCP;
 }
 
@@ -194,7 +202,7 @@ static __always_inline bool may_be_last_fin(struct sk_buff *skb, struct drop_key
 {
 	u8 flags;
 
-	return !tells_receiver() && key->reason == NO_REASON && key->transport == IPPROTO_TCP &&
+	return !tells_receiver() && key->reason == no_reason() && key->transport == IPPROTO_TCP &&
 	       !bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS) &&
 	       flags & TCP_FIN && !has_payload(skb);
 }
@@ -212,7 +220,7 @@ int packet_dropped(u64 *arguments)
 	bool told;
 
 	/* Those of sockets that are not of a network (unix, netlink) have no protocol. */
-	if (reason < NO_REASON || !skb->protocol)
+	if (reason < no_reason() || !skb->protocol)
 		return 0;
 	sk = socket_of(skb, arguments);
 	if (was_received(skb, sk, reason))

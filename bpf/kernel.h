@@ -79,7 +79,7 @@ enum sock_flags {
 };
 
 enum skb_drop_reason { /* Linux 5.17 */
-	SKB_DROP_REASON_NOT_SPECIFIED = 2,
+	SKB_DROP_REASON_NOT_SPECIFIED = 2, /* 1 before Linux 6.2 */
 	SKB_DROP_REASON_QUEUE_PURGE = 104, /* Linux 6.10; its number varies */
 };
 
