@@ -47,8 +47,8 @@ class RowStore:
         """Add rows, with all columns of the table.
 
         Returns:
-            The greatest sum of a counter of theirs; -1, and none are added, if it is beyond *most*, or beyond
-            `MOST_SUM` with the rows that are there.
+            The greatest sum of a counter of theirs; -1, and none are added, if a sum with the rows that are there is
+            beyond `MOST_SUM`, or beyond half of that where these alone are beyond *most*.
 
         """
         count = len(rows["socket"])
@@ -59,7 +59,7 @@ class RowStore:
         }
         greatest = max(of_rows.values(), default=0)
         sums = {name: self._sums.get(name, 0) + added for name, added in of_rows.items()}
-        if greatest > most or max(sums.values(), default=0) > MOST_SUM:
+        if max(sums.values(), default=0) > (MOST_SUM // 2 if greatest > most else MOST_SUM):
             return -1
         self._sums |= sums
         self._make_room(self.rows + count)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 MOST_UNFOLDED_ROWS = 2_000_000
 # Of so many, one part is added up at a time.
 _FOLDS = 8
-# What the rows of a session may say of a counter in a window, one petabyte: nobody takes the room of all others.
+# What the rows of a session may say of a counter in a window, one petabyte, once half of what all may say is said:
+# nobody takes the room of the others.
 MOST_SUM_OF_SESSION = 1 << 50
 # Rows that claim to be later than this many windows after the oldest open one are put into the last of them.
 MOST_OPEN_WINDOWS = 64

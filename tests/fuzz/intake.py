@@ -23,7 +23,6 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
 from intake.columns import pack_rows
-from intake.limits import GREATEST_VALUE
 from reducer.internal_export import encode, render
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.flow_logs import FlowLogEncoder
@@ -33,7 +32,7 @@ from reducer.outputs.prometheus import PrometheusSeries
 from reducer.pipeline import Pipeline
 from reducer.series import FLOWS, LEVELS
 from reducer.sessions import ReducerSessions, RejectedError, Stream
-from tests.fuzz.messages import SECOND_NS, Messages
+from tests.fuzz.messages import GREATEST_COUNT, SECOND_NS, Messages
 from tests.rows import tcp_rows
 
 START_NS = 1_700_000_010 * SECOND_NS
@@ -43,6 +42,7 @@ SESSIONS = 32
 HONEST = b"honest collector"
 HONEST_PROCESS = "honest"
 EACH_HONEST = 50
+HONEST_SEGMENTS = 2 * GREATEST_COUNT  # of each of some hundred batches in a window
 EACH_RENDERING = 20_000
 EACH_CLOCK_SET = 3_000
 SERIES_LIMIT = 500
@@ -171,7 +171,8 @@ class Fuzzer:
         moved = self._random.randint(1, 1000)
         row = {"socket": 1, "process": 1, "local_address": "192.0.2.1", "remote_address": "192.0.2.2"}
         # The most active of all, so that it is not rolled up.
-        row |= {"local_port": 40000, "remote_port": 80, "role": 1, "bytes_sent": moved, "segments_sent": GREATEST_VALUE}
+        row |= {"local_port": 40000, "remote_port": 80, "role": 1}
+        row |= {"bytes_sent": moved, "segments_sent": HONEST_SEGMENTS}
         batch = intake_pb2.Batch(number=self._honest_number, time_unix_ns=self._now_ns)
         batch.entities.processes.add(id=1, name=HONEST_PROCESS)
         batch.tcp.CopyFrom(pack_rows("tcp", tcp_rows(row)))

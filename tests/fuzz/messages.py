@@ -14,6 +14,8 @@ from intake.columns import TABLES
 from intake.limits import GREATEST_NUMBER, GREATEST_VALUE, MOST_MESSAGE_BYTES, MOST_ROWS
 
 SECOND_NS = 1_000_000_000
+# What is counted one by one is less than the bytes of it, so that somebody can be the most active of all.
+GREATEST_COUNT = 1 << 40
 _POOLED = 997
 _LARGE = zlib.compress(bytes(MOST_MESSAGE_BYTES + 1), 9)
 _INTEGERS = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 63}
@@ -159,7 +161,7 @@ class Messages:
         few = {"role": 2, "baseline": 1, "failure": 7, "kind": 3, "socket": 40, "process": 9, "cgroup": 9, "bin": 599}
         most = few.get(column, 1000)
         if self._random.random() < 0.05 and column not in ("role", "baseline", "failure", "kind"):
-            most = min((1 << 8 * size) - 1, GREATEST_VALUE)
+            most = min((1 << 8 * size) - 1, GREATEST_VALUE if column.startswith("bytes") else GREATEST_COUNT)
         return self._random.randint(0, most).to_bytes(size, "little")
 
     def _host(self) -> intake_pb2.Host:
