@@ -26,7 +26,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 async def collect(settings: Settings) -> None:
-    """Run until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
+    """Run until SIGTERM, SIGINT or SIGHUP; another SIGTERM or SIGINT ends it at once.
 
     Raises:
         StartupError: a provider's libraries are missing, or an address cannot be listened on.

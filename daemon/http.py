@@ -91,7 +91,8 @@ class _Idle:
     async def note(self, request: web.Request, handler: Page) -> web.StreamResponse:
         """Take the connection for busy while a page is made."""
         transport = request.transport
-        assert transport is not None
+        if transport is None:  # who asked has left
+            return web.Response()
         self._busy.add(transport)
         try:
             return await handler(request)

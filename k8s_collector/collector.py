@@ -43,7 +43,7 @@ TOLERATED_FAILURE_S = 60.0
 
 
 async def collect(settings: Settings) -> None:
-    """Run until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
+    """Run until SIGTERM, SIGINT or SIGHUP; another SIGTERM or SIGINT ends it at once.
 
     Raises:
         StartupError: there are no credentials, or an address cannot be listened on.

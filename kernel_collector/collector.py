@@ -62,7 +62,7 @@ DOCKER_SOCKETS = ("run/docker.sock", "var/run/docker.sock")
 
 
 async def collect(settings: Settings) -> None:
-    """Run until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
+    """Run until SIGTERM, SIGINT or SIGHUP; another SIGTERM or SIGINT ends it at once.
 
     Raises:
         StartupError: this machine does not allow it; the message says why and what to do.

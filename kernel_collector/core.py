@@ -142,7 +142,7 @@ class CollectorCore:
             self._poll_cost_ns += self._clock.thread_ns() - cpu_ns
             more = self._concerns.more
             self._submit(tables, with_statistics=not more)
-            del tables
+            del tables  # before the next are made
 
     def _take(self, live: list[np.ndarray]) -> Tables:
         """Return the TCP rows of what iterators gave, which is taken out of *live*, and of the events since."""

@@ -42,7 +42,7 @@ class SharedReceivers:
         self._chosen = np.empty(0, _CHOSEN)  # sorted by flow
 
     def hear_one(self, window: int, grouped: Grouped, owners: OwnersView) -> Grouped:
-        """Return the rows of a window, its index rising, without what others than the chosen sockets received."""
+        """Return rows of a window, its index rising, without what others than the chosen sockets received."""
         rows = grouped.rows
         datagrams = np.flatnonzero(rows["protocol"] == IPPROTO_UDP)
         shared = datagrams[is_shared(rows["local_address"].reshape(-1, 2)[datagrams].ravel())]

@@ -54,7 +54,7 @@ _MOST_FILL = 0.25
 
 
 async def serve(settings: Settings) -> None:
-    """Run a reducer until SIGTERM, SIGINT or SIGHUP; a second one ends it at once.
+    """Run a reducer until SIGTERM, SIGINT or SIGHUP; another SIGTERM or SIGINT ends it at once.
 
     Raises:
         StartupError: something that was asked for is not to be had; the message says what to do.

@@ -261,7 +261,7 @@ def _unusable(directory: Path, error: sqlite3.Error) -> StartupError:
     """Return the error that says what to do: to what is damaged, or to what the system refuses."""
     # sqlite3 has no class of its own for files whose content is none.
     damaged = type(error) is sqlite3.DatabaseError
-    advice = "move it away, and with it the windows that wait" if damaged else "see to its file"
+    advice = "move it away, and with it the windows that wait" if damaged else "see to its permissions and its disk"
     return StartupError(f"cannot use the data directory {directory}, windows.sqlite: {error}; {advice}")
 
 

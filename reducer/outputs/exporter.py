@@ -150,7 +150,7 @@ class Exporter:
         """Log what was lost, with what was since the last time: a receiver that takes nothing is told of seldom."""
         self._lost[signal] += points
         now_s = time.monotonic()
-        if now_s >= self._losses_told_s.get(signal, 0.0) + LOSSES_INTERVAL_S:
+        if now_s >= self._losses_told_s.get(signal, -math.inf) + LOSSES_INTERVAL_S:
             _LOGGER.error(
                 "the OTLP receiver %s %s %d %s, which are lost: %s",
                 *(self._transport.endpoint, what, self._lost[signal], signal.unit, reason),

@@ -186,7 +186,7 @@ def test_database_whose_pages_are_damaged(tmp_path: Path) -> None:
 
 def test_database_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "windows.sqlite").mkdir()
-    with pytest.raises(StartupError, match="unable to open database file; see to its file"):
+    with pytest.raises(StartupError, match="unable to open database file; see to its permissions"):
         DiskStore(tmp_path)
 
 

@@ -7,6 +7,7 @@ import socket
 import time
 import urllib.request
 from http.client import HTTPConnection
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError
 
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from daemon.errors import StartupError
-from daemon.http import HttpServer, health_page, parse_address
+from daemon.http import HttpServer, _Idle, health_page, parse_address
 from reducer import http
 from reducer.http import flow_metrics_page, internal_metrics_page, takes_gzip
 from reducer.internal_export import InternalMetrics
@@ -224,3 +225,10 @@ def test_connections_without_requests_are_closed(monkeypatch: pytest.MonkeyPatch
             waiting.close()
 
     with_server({"/slow": slow, "/quick": quick}, client)
+
+
+def test_who_has_left_before_a_page_is_begun_gets_none_and_no_error():
+    async def page(_):
+        raise AssertionError("nobody is there to read it")
+
+    asyncio.run(_Idle().note(SimpleNamespace(transport=None), page))
