@@ -21,6 +21,8 @@ from tests.lab.waiting import wait_until
 from tests.tcp_records import address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.lab.network import Host
 
 PORT, SENT, SIZE = 5300, 25, 700
@@ -197,28 +199,8 @@ def test_the_end_of_a_connection_is_no_drop(hosts, open_probe):
     assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
 
 
-@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_the_end_of_who_closes_second_is_no_drop(hosts, open_probe, family):
-    client, server = hosts
-    probe = open_probe(client)
-    to = getattr(server, family)
-    with server.entered():
-        listener = socket.create_server((to, PORT), family=socket.AF_INET6 if ":" in to else socket.AF_INET)
-    with listener:
-        for _ in range(SENT):
-            with client.entered(), socket.create_connection(listener.getsockname()[:2]):
-                accepted = listener.accept()[0]
-            with accepted:  # whom the client left is in TIME_WAIT when the server closes
-                assert not accepted.recv(1)
-                wait_until(lambda: not client.run("ss", "-tnOH", "state", "fin-wait-1"), 5, "the client's end")
-    drops = probe.drain()
-    assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
-
-
-@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
-    client, server = hosts
-    probe = open_probe(client)
+def left_by_their_client(client: Host, server: Host, family: str) -> Iterator[socket.socket]:
+    """Yield connections of the server whose client has closed, and is in TIME_WAIT or FIN_WAIT2 without a program."""
     to = getattr(server, family)
     with server.entered():
         listener = socket.create_server((to, PORT), family=socket.AF_INET6 if ":" in to else socket.AF_INET)
@@ -229,7 +211,24 @@ def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
             with accepted:
                 assert not accepted.recv(1)
                 wait_until(lambda: not client.run("ss", "-tnOH", "state", "fin-wait-1"), 5, "the client's end")
-                accepted.sendall(b"x" * SIZE)
+                yield accepted
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_the_end_of_who_closes_second_is_no_drop(hosts, open_probe, family):
+    client, server = hosts
+    probe = open_probe(client)
+    assert sum(1 for _ in left_by_their_client(client, server, family)) == SENT
+    drops = probe.drain()
+    assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
+    client, server = hosts
+    probe = open_probe(client)
+    for connection in left_by_their_client(client, server, family):
+        connection.sendall(b"x" * SIZE)
     drops = probe.drain()
     assert drops.counts["packets"][drops.keys["source_port"] == PORT].sum() >= SENT
 

@@ -87,6 +87,15 @@ def test_a_stream_goes_on_when_the_credentials_it_was_granted_with_are_replaced(
     asyncio.run(scenario())
 
 
+@asynccontextmanager
+async def answered_by(answer):
+    """What asks a server that answers each connection with this coroutine function."""
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, ApiClient(Configuration(host=url)) as client:
+        yield Api(Access("test"), client)
+
+
 def test_a_stream_can_be_cancelled_while_it_gathers_what_comes_though_its_connection_was_lost(monkeypatch):
     monkeypatch.setattr(module, "GATHER_S", 5.0)
     first = asyncio.Event()
@@ -105,10 +114,8 @@ def test_a_stream_can_be_cancelled_while_it_gathers_what_comes_though_its_connec
         lost = asyncio.Event()
         connection_lost = ResponseHandler.connection_lost
         monkeypatch.setattr(ResponseHandler, "connection_lost", lambda *args: [connection_lost(*args), lost.set()])
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, ApiClient(Configuration(host=url)) as client:
-            following = asyncio.create_task(follow(Api(Access("test"), client)))
+        async with answered_by(answer) as api:
+            following = asyncio.create_task(follow(api))
             await lost.wait()
             await asyncio.sleep(0.01)  # its socket is closed after that
             following.cancel()
@@ -136,10 +143,8 @@ def test_what_comes_after_a_silence_is_told_at_once_also_in_pieces(monkeypatch):
         writer.close()
 
     async def scenario():
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, ApiClient(Configuration(host=url)) as client:
-            stream = Api(Access("test"), client).stream("/watch", [], "application/json", WHOLE)
+        async with answered_by(answer) as api:
+            stream = api.stream("/watch", [], "application/json", WHOLE)
             async with stream as events, asyncio.timeout(20):
                 for number in range(2):
                     assert await anext(events) == {"number": number}
@@ -167,16 +172,12 @@ def test_what_a_stream_tells_shortly_after_another_is_read_together(monkeypatch)
         writer.close()
 
     async def scenario():
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        async with server, ApiClient(Configuration(host=url)) as client:
-            stream = Api(Access("test"), client).stream("/watch", [], "application/json", WHOLE)
-            async with stream as events:
-                assert await anext(events) == {"number": 0}
-                wakes.clear()
-                begin = time.monotonic()
-                go_on.set()
-                assert [event["number"] async for event in events] == list(range(1, 41))
+        async with answered_by(answer) as api, api.stream("/watch", [], "application/json", WHOLE) as events:
+            assert await anext(events) == {"number": 0}
+            wakes.clear()
+            begin = time.monotonic()
+            go_on.set()
+            assert [event["number"] async for event in events] == list(range(1, 41))
         assert len(wakes) <= 3 + (time.monotonic() - begin) / module.GATHER_S
 
     asyncio.run(scenario())
