@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _CONNECT_S = 10.0
 _ANSWER_S = 60.0
-# A watch gives a bookmark each minute where nothing else happens.
+# A watch gives a bookmark each minute; of what has not changed since the server began, many servers give none.
 _SILENCE_S = 150.0
 # What a stream tells within so long is taken together; of more than so much the reading begins before that.
 GATHER_S = 0.25
@@ -116,7 +116,8 @@ class Api:
     ) -> AsyncIterator[AsyncIterator[Object]]:
         """Give, once the server has begun to answer, what yields JSON objects, one a line, until it ends the stream.
 
-        The first after a silence comes at once; what follows within `GATHER_S` is read together.
+        The first after a silence comes at once; what follows within `GATHER_S` is read together. A long silence ends
+        the stream too: whether the server is there still, the next request tells.
 
         Raises:
             ApiError: there is no stream, or it broke off.
@@ -129,7 +130,7 @@ class Api:
 
     async def _objects(self, response: aiohttp.ClientResponse, decode: Decoder) -> AsyncIterator[Object]:
         rest = b""
-        async for chunk in response.content.iter_any():
+        async for chunk in _chunks(response):
             *lines, rest = (rest + chunk).split(b"\n")
             if len(rest) > MOST_LINE_BYTES:
                 raise ApiError(0, f"{self.server} sent a line of more than {MOST_LINE_BYTES} bytes")
@@ -235,6 +236,13 @@ class Api:
             raise ApiError(0, f"the API server at {self.server} does not answer") from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"lost the API server at {self.server}: {error or type(error).__name__}") from error
+
+
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield what comes until the stream ends, or is silent for long."""
+    with contextlib.suppress(aiohttp.SocketTimeoutError):
+        async for chunk in response.content.iter_any():
+            yield chunk
 
 
 async def _gather(response: aiohttp.ClientResponse) -> None:

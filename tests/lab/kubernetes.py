@@ -159,9 +159,10 @@ class ControlPlane:
         path = f"{COLLECTIONS[kind].format(namespace)}/{name}{part}"
         self.request("PATCH", path, change, "application/merge-patch+json")
 
-    def delete(self, kind: str, name: str, namespace: str = "default") -> None:
-        """Delete an object, and in the background what it owns."""
-        self.request("DELETE", f"{COLLECTIONS[kind].format(namespace)}/{name}?propagationPolicy=Background")
+    def delete(self, kind: str, name: str, namespace: str = "default", *, grace_s: int | None = None) -> None:
+        """Delete an object, and in the background what it owns; a pod without *grace_s* is given its own."""
+        grace = "" if grace_s is None else f"&gracePeriodSeconds={grace_s}"
+        self.request("DELETE", f"{COLLECTIONS[kind].format(namespace)}/{name}?propagationPolicy=Background{grace}")
 
     def add_nodes(self, names: Iterable[str]) -> None:
         """Add nodes whose kubelet is kwok; it gives them no addresses."""

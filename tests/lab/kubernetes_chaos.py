@@ -92,6 +92,10 @@ class Chaos:
 
     def settle(self) -> None:
         """Have the controllers make as many pods as before: they wait longer and longer for a server that is away."""
+        # kwok does not repeat a request of which the server was killed: such a pod would never run, or never be gone.
+        for pod in self._control_plane.list("Pod", "default"):
+            if "deletionTimestamp" in pod["metadata"] or "podIP" not in pod["status"]:
+                self._delete(pod["metadata"]["name"], grace_s=0)
         for name in DEPLOYMENTS:
             self._control_plane.patch("Deployment", name, {"spec": {"replicas": REPLICAS}})
         wait_until_running(self._control_plane, "default", REPLICAS * len(DEPLOYMENTS), timeout_s=SETTLED_WITHIN_S)
@@ -116,10 +120,12 @@ class Chaos:
 
     def pod_deleted(self) -> None:
         pods = [pod["metadata"]["name"] for pod in self._control_plane.list("Pod", "default")]
-        if not pods:
-            return
+        if pods:
+            self._delete(self._random.choice(pods))
+
+    def _delete(self, pod: str, grace_s: int | None = None) -> None:
         try:
-            self._control_plane.delete("Pod", self._random.choice(pods))
+            self._control_plane.delete("Pod", pod, grace_s=grace_s)
         except AssertionError as error:
             if "404" not in str(error):  # else it is gone by now
                 raise

@@ -8,6 +8,7 @@ import threading
 import time
 from contextlib import asynccontextmanager
 
+import pytest
 import yaml
 from aiohttp.client_proto import ResponseHandler
 from kubernetes.aio.client.api_client import ApiClient
@@ -15,7 +16,7 @@ from kubernetes.aio.client.configuration import Configuration
 
 from k8s_collector import api as module
 from k8s_collector.access import Access
-from k8s_collector.api import Api
+from k8s_collector.api import Api, ApiError
 from k8s_collector.decoding import WHOLE
 from tests.api_proxy import ApiProxy, Fault
 
@@ -151,6 +152,31 @@ def test_what_comes_after_a_silence_is_told_at_once_also_in_pieces(monkeypatch):
                     assert time.monotonic() - sent[number] < 1
                     told.set()
                 assert [event async for event in events] == []
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_is_silent_for_long_has_ended(monkeypatch):
+    monkeypatch.setattr(module, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(module, "GATHER_S", 0.01)
+    head = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{"number": 0}\n'
+    begun = []
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(head + (b'{"num' if begun else b""))
+        begun.append(writer)
+
+    async def follow(api: Api) -> list[object]:
+        async with api.stream("/watch", [], "application/json", WHOLE) as events, asyncio.timeout(10):
+            return [event async for event in events]
+
+    async def scenario():
+        async with answered_by(answer) as api:
+            assert await follow(api) == [{"number": 0}]
+            with pytest.raises(ApiError, match="broke off in the middle"):
+                await follow(api)
+            for writer in begun:
+                writer.close()
 
     asyncio.run(scenario())
 
