@@ -16,7 +16,8 @@ from reducer.heap import keep_freed_memory
 from reducer.http import COMPRESSION_LEVEL, compressed
 from reducer.outputs.expositions import OPENMETRICS, PROTOBUF, TEXT
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import VALUE_COLUMNS, EndTable, Level, SealedWindow, nothing
+from reducer.series import EndTable, Level, SealedWindow
+from reducer.value_columns import VALUE_COLUMNS, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

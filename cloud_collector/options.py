@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cloud_collector.providers import PROVIDERS
 from daemon.command import options
 from daemon.errors import StartupError
 from daemon.logs import log_arguments
@@ -19,6 +18,7 @@ from intake.options import IntakeSettings, intake_options, intake_settings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+PROVIDERS = ("aws", "gcp", "azure")  # modules of cloud_collector.providers
 DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7003"  # probes and scrapers of a cluster come from outside
 DEFAULT_POLL_INTERVAL_MS = 30_000
 DEFAULT_TIMEOUT_MS = 10_000
@@ -102,7 +102,7 @@ collector_options = options(
     intake_options,
     click.option(
         "--provider",
-        type=click.Choice(list(PROVIDERS)),
+        type=click.Choice(PROVIDERS),
         multiple=True,
         envvar="CLOUD_COLLECTOR_PROVIDERS",
         show_envvar=True,

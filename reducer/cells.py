@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from reducer.series import VALUE_COLUMNS
+from reducer.value_columns import VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

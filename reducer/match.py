@@ -14,20 +14,17 @@ import polars as pl
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import is_constant
-from reducer.cells import CellKind, Cells, cells_of, code_of, joined_cells
-from reducer.distributions import bin_of_us
 from reducer.flows import CONNECTOR_UNKNOWN, COUNTERS, ConnectorSide, by_side, other
 from reducer.grouping import PORTS
 from reducer.hash_index import HashIndex
 from reducer.owners import UNKNOWN_OWNER
 from reducer.rows import IPPROTO_UDP, ROW_COLUMNS
-from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
+from reducer.value_columns import CONNECT_FAILURES, VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from intake.columns import Columns
     from reducer.grouping import Grouped, Hashed
     from reducer.owners import OwnersView
-    from reducer.ports import OwnFlows
 
 _ROLE = intake_pb2.Role
 TELLING_COLUMNS = ("process", "role")
@@ -149,24 +146,6 @@ def directed_values(ends: Ends, connector: np.ndarray, emitted: dict[str, np.nda
     if "drops" in ends.sums:
         values["udp_drops"] = other(ends.sums["drops"])
     return {name: values[name] for name in VALUE_COLUMNS if name in values}
-
-
-def latencies(grouped: Grouped, forward: np.ndarray, own: OwnFlows) -> Cells:
-    """Return how often each round trip and each connect took how long, by direction; *own* come after the others.
-
-    A row is taken for as many readings of their mean.
-    """
-    rows, direction = grouped.rows, grouped.end.copy()
-    direction[own.rows] = len(forward) + own.direction
-    parts = []
-    for kind, name in ((CellKind.TCP_RTT, "srtt"), (CellKind.TCP_CONNECT, "connect")):
-        some = np.flatnonzero(rows[f"{name}_count"])
-        if kind is CellKind.TCP_CONNECT:
-            some = some[forward[grouped.end[some]]]
-        count = rows[f"{name}_count"][some]
-        bins = bin_of_us(rows[f"{name}_sum_us"][some] / count)
-        parts.append(cells_of(direction[some], code_of(kind, bins), count))
-    return joined_cells(parts)
 
 
 def by_protocol(values: dict[str, np.ndarray], ports: np.ndarray) -> dict[str, np.ndarray]:

@@ -41,6 +41,7 @@ from reducer.flows import (
     other,
 )
 from reducer.grouping import PORTS, Parts, group, parts_for, split
+from reducer.latencies import latencies
 from reducer.match import (
     TELLING_COLUMNS,
     Ends,
@@ -49,7 +50,6 @@ from reducer.match import (
     directed_values,
     forward_directions,
     guess_connector,
-    latencies,
     look_ahead,
     special_ends,
     witnesses,

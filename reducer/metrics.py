@@ -23,7 +23,7 @@ from reducer.metric import (
     positive,
     total,
 )
-from reducer.series import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, NOT_OF_TCP, VALUE_COLUMNS, ZONE_COLUMNS
+from reducer.value_columns import CONNECT_FAILURES, DNS_RESULTS_AS_COLUMNS, NOT_OF_TCP, VALUE_COLUMNS, ZONE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import polars as pl
 
 from reducer.flows import COUNTERS
 from reducer.match import OF_CONNECTOR, OF_SENDER, Ends, failure_reason, forward_directions
-from reducer.series import CONNECT_FAILURES
+from reducer.value_columns import CONNECT_FAILURES
 
 if TYPE_CHECKING:
     from reducer.grouping import Grouped

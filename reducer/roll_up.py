@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from reducer.cells import NO_CELLS, Cells, added_up, cells_of_bins, joined_cells
-from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing
+from reducer.series import Level
+from reducer.value_columns import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

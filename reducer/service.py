@@ -28,7 +28,8 @@ from reducer.outputs.flow_logs import FlowLogEncoder
 from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.outputs.store import MemoryStore, Signal, Store, WindowExport
+from reducer.outputs.request import Signal
+from reducer.outputs.store import MemoryStore, Store, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from reducer.pipeline import Pipeline
 from reducer.server import IntakeServer

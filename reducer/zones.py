@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.entities import UNKNOWN
-from reducer.series import ZONE_COLUMNS
+from reducer.value_columns import ZONE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,7 +8,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
 from reducer.pipeline import Pipeline
-from reducer.series import ZONE_COLUMNS
+from reducer.value_columns import ZONE_COLUMNS
 from tests.rows import session_id, table_of
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reducer.cells import Bins, CellKind
-from reducer.series import FLOWS, VALUE_COLUMNS, EndTable, FlowLevel, Level, SealedWindow
+from reducer.series import FLOWS, EndTable, FlowLevel, Level, SealedWindow
+from reducer.value_columns import VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from cloud_collector.options import Settings
     from cloud_collector.provider import Provider
 
-PROVIDERS = ("aws", "gcp", "azure")
-
 
 def opened(name: str, settings: Settings) -> Provider:
     """Return a provider: what the `provide` of its module makes of the settings.

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
 from intake.clock import SECOND_NS
+from reducer.outputs.request import Signal
 from reducer.outputs.store import (
     MOST_MEMORY_BYTES,
     Acknowledgements,
-    Signal,
     StoreStatistics,
     WaitingRequest,
     WindowExport,

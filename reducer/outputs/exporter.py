@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from daemon.events import set_within
 from daemon.export_outcome import Accepted, Refused, Unavailable
-from reducer.outputs.store import Signal
+from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from reducer.metric import Metric
-    from reducer.outputs.prometheus import Observed
+    from reducer.outputs.observed import Observed
 
 
 class Exposition(NamedTuple):

@@ -39,8 +39,8 @@ from reducer.outputs.flow_values import (
     flow_values,
     latency_column,
 )
-from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE, Request
-from reducer.outputs.store import Signal
+from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE
+from reducer.outputs.request import Request, Signal
 from reducer.outputs.wire_columns import padded_varints
 
 if TYPE_CHECKING:

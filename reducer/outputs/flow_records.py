@@ -12,7 +12,8 @@ import polars as pl
 
 from reducer.outputs.flow_values import DROPS, LATENCY_COLUMNS, drop_reasons_of, flow_values, reason_names
 from reducer.rows import IPPROTO_TCP, IPPROTO_UDP
-from reducer.series import NOT_OF_TCP, VALUE_COLUMNS, FlowLevel
+from reducer.series import FlowLevel
+from reducer.value_columns import NOT_OF_TCP, VALUE_COLUMNS
 
 if TYPE_CHECKING:
     import numpy as np

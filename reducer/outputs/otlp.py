@@ -22,10 +22,10 @@ from reducer.metric import Codes, Instrument, Quantile
 from reducer.metrics import ENABLED_METRICS
 from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.otlp_histograms import HistogramEncoder
+from reducer.outputs.request import Request
 from reducer.outputs.running_totals import RunningTotals
-from reducer.outputs.store import Signal
 from reducer.outputs.wire_columns import lengths_of
-from reducer.series import Rows
+from reducer.value_columns import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +49,6 @@ _DATA = {Instrument.GAUGE: 5, Instrument.COUNTER: 7, Instrument.HISTOGRAM: 10}
 _DELTA, _CUMULATIVE = 1, 2
 # Where the start time of a point is, counted from its end.
 _START_AT = -(_VALUE_BYTES + 1 + 9 + 8)
-
-
-class Request(NamedTuple):
-    """An encoded request of a signal's Export, and how many points, or log records, it holds."""
-
-    points: int
-    body: bytes
-    signal: Signal = Signal.METRICS
 
 
 def _point_attributes(labels: tuple[Attribute, ...]) -> bytes:

@@ -17,10 +17,12 @@ from reducer.conventions import REFERENCE
 from reducer.metrics import ENABLED_METRICS
 from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.expositions import TEXT, Exposition
+from reducer.outputs.observed import Observed, Snapshot
 from reducer.outputs.prometheus_labels import LabelSet, SeriesLabels
 from reducer.outputs.running_bins import RunningBins, of_rows
 from reducer.outputs.running_totals import FORGOTTEN_AFTER_WINDOWS
-from reducer.series import VALUE_COLUMNS, is_nothing, nothing, pairs_of
+from reducer.series import pairs_of
+from reducer.value_columns import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from reducer.conventions import Conventions
     from reducer.metric import Metric
     from reducer.series import EndTable, Labels, Level, SealedWindow
-
-    Values = dict[str, np.ndarray]
 
 
 class Series(NamedTuple):
@@ -88,29 +88,6 @@ class _Slots(NamedTuple):
 
 
 _NO_SLOTS = _Slots(np.empty(0, np.uint64), np.empty(0, np.int64))
-
-
-class Snapshot(NamedTuple):
-    """Series at one time: a row a series."""
-
-    labels: list[SeriesLabels]
-    values: Values
-    bins: dict[CellKind, Bins]
-
-
-class Observed(NamedTuple):
-    """All that there is to tell at one time.
-
-    Attributes:
-        sums: the series with what they add up to.
-        last: those of the last window, with its values.
-        drop_reasons: what the bins of dropped packets mean.
-
-    """
-
-    sums: Snapshot
-    last: Snapshot
-    drop_reasons: Sequence[str]
 
 
 class PrometheusSeries:
@@ -291,7 +268,7 @@ class PrometheusSeries:
             found[kind] = of_rows(Bins(place[order], number[order], amount[order]), row_of_slot)
         return found
 
-    def _snapshot(self, slots: np.ndarray, columns: Values, bins: dict[CellKind, Bins]) -> Snapshot:
+    def _snapshot(self, slots: np.ndarray, columns: dict[str, np.ndarray], bins: dict[CellKind, Bins]) -> Snapshot:
         labels = [self._labels[slot] for slot in slots.tolist()]
         taken = {name: nothing(len(slots)) if is_nothing(values) else values[slots] for name, values in columns.items()}
         return Snapshot(labels, taken, bins)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from reducer.cells import Bins
     from reducer.distributions import Distributions
     from reducer.metric import Metric
-    from reducer.outputs.prometheus import Observed, Snapshot
+    from reducer.outputs.observed import Observed, Snapshot
 
 # A message is still in the processor's cache when it is compressed.
 SERIES_A_MESSAGE = 500

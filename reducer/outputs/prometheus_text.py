@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from reducer.cells import Bins
     from reducer.metric import Metric
-    from reducer.outputs.prometheus import Observed, Snapshot
+    from reducer.outputs.observed import Observed, Snapshot
 
 # Upper bounds of the buckets of histograms: powers of four, in seconds, from 15 microseconds to 16 seconds. More of
 # them would be most of what is scraped; who wants them has native histograms.

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from reducer.cells import BIN_BITS, Bins
-from reducer.series import VALUE_COLUMNS, Level, is_nothing, nothing, pairs_of
+from reducer.series import Level, pairs_of
+from reducer.value_columns import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
     from reducer.cells import CellKind

@@ -10,15 +10,15 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from intake.clock import SECOND_NS
+from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reducer.outputs.otlp import Request
+    from reducer.outputs.request import Request
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -26,18 +26,6 @@ Acknowledgements = dict[bytes, int]
 """Session id to batch number: every batch of the session up to it is safe."""
 
 MOST_MEMORY_BYTES = 1 << 30
-
-
-class Signal(StrEnum):
-    """What a request holds: OTLP has a service for each."""
-
-    METRICS = "metrics"
-    LOGS = "logs"
-
-    @property
-    def unit(self) -> str:
-        """What its requests hold many of."""
-        return "log records" if self is Signal.LOGS else "points"
 
 
 class WaitingRequest(NamedTuple):

@@ -31,7 +31,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from daemon.errors import StartupError
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
-from reducer.outputs.store import Signal
+from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ import pytest
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.flow_files import FlowWriter, JsonLines, ParquetFiles
 from reducer.outputs.flow_records import FlowRecords
-from reducer.outputs.otlp import Request
+from reducer.outputs.request import Request
 from reducer.outputs.store import WindowExport
 from reducer.series import EndTable
 from tests.lab.disk import fill

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from reducer.budget import STEPS, Budget
 from reducer.roll_up import roll_up
-from reducer.series import VALUE_COLUMNS, EndTable
+from reducer.series import EndTable
+from reducer.value_columns import VALUE_COLUMNS
 
 LAW = settings(deadline=None, max_examples=80)
 

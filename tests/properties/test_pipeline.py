@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from intake.clock import SECOND_NS
 from reducer import grouping
 from reducer.pipeline import Pipeline
-from reducer.series import FLOWS, LEVELS, VALUE_COLUMNS
+from reducer.series import FLOWS, LEVELS
+from reducer.value_columns import VALUE_COLUMNS
 from tests.worlds import (
     GRACE_S,
     POLL_S,

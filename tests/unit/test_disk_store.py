@@ -11,7 +11,7 @@ import pytest
 
 from daemon.errors import StartupError
 from reducer.outputs.disk_store import SESSION_LIFETIME_NS, DiskStore
-from reducer.outputs.otlp import Request
+from reducer.outputs.request import Request
 from reducer.outputs.store import WindowExport
 
 A, B = b"a" * 16, b"b" * 16
@@ -57,7 +57,7 @@ def test_killed_at_any_time_it_has_whole_windows(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from reducer.outputs.disk_store import DiskStore
-from reducer.outputs.otlp import Request
+from reducer.outputs.request import Request
 from reducer.outputs.store import WindowExport
 store = DiskStore(Path(sys.argv[1]))
 for number in range(1, 1_000_000):

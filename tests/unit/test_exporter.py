@@ -12,8 +12,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from reducer.outputs import exporter
 from reducer.outputs.exporter import Exporter
-from reducer.outputs.otlp import Request
-from reducer.outputs.store import MemoryStore, Signal, WindowExport
+from reducer.outputs.request import Request, Signal
+from reducer.outputs.store import MemoryStore, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from tests.otlp_sink import Answer, OtlpSink
 

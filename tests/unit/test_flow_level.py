@@ -10,7 +10,8 @@ import pytest
 from reducer.cells import NO_CELLS
 from reducer.flow_level import FlowRoller
 from reducer.grouping import PORTS
-from reducer.series import FLOWS, VALUE_COLUMNS, EndTable, FlowLevel
+from reducer.series import FLOWS, EndTable, FlowLevel
+from reducer.value_columns import VALUE_COLUMNS
 from tests.flow_rows import Feed, acceptor_row, connector_row
 
 CLIENT_PORT, SERVER_PORT = connector_row()["local_port"], connector_row()["remote_port"]

@@ -10,7 +10,7 @@ from daemon.version import VERSION
 from reducer.cells import CellKind
 from reducer.metrics import METRICS
 from reducer.outputs.flow_logs import FlowLogEncoder
-from reducer.outputs.store import Signal
+from reducer.outputs.request import Signal
 from reducer.series import EndTable
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 

@@ -21,7 +21,8 @@ from reducer.http import flow_metrics_page, internal_metrics_page, takes_gzip
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import VALUE_COLUMNS, EndTable
+from reducer.series import EndTable
+from reducer.value_columns import VALUE_COLUMNS
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reducer.metrics import ENABLED_METRICS, METRICS, documentation
-from reducer.series import CONNECT_FAILURES, VALUE_COLUMNS
+from reducer.value_columns import CONNECT_FAILURES, VALUE_COLUMNS
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 

@@ -13,7 +13,8 @@ from reducer.cells import CellKind
 from reducer.metrics import METRICS
 from reducer.outputs import otlp_histograms
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, OtlpEncoder
-from reducer.series import VALUE_COLUMNS, EndTable, Level, SealedWindow
+from reducer.series import EndTable, Level, SealedWindow
+from reducer.value_columns import VALUE_COLUMNS
 from tests.otlp_sink import Point, points_of
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint
 
-    from reducer.outputs.otlp import Request
+    from reducer.outputs.request import Request
 
 WEB = {"workload.name": "web", "availability_zone": "a", "process.name": "nginx"}
 DATABASE = {"workload.name": "db", "availability_zone": "b"}

@@ -14,7 +14,8 @@ from reducer.metrics import METRICS
 from reducer.outputs import prometheus_text
 from reducer.outputs.expositions import OPENMETRICS, TEXT, Exposition
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import VALUE_COLUMNS, EndTable
+from reducer.series import EndTable
+from reducer.value_columns import VALUE_COLUMNS
 from tests.packages import debian_program
 from tests.windows import sealed_window
 

@@ -12,7 +12,8 @@ from reducer.outputs import prometheus_protobuf
 from reducer.outputs.expositions import PROTOBUF, TEXT
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.prometheus_text import BOUNDS
-from reducer.series import VALUE_COLUMNS, EndTable
+from reducer.series import EndTable
+from reducer.value_columns import VALUE_COLUMNS
 from tests.metric_families import families
 from tests.windows import sealed_window
 

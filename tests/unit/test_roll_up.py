@@ -4,7 +4,7 @@ import pytest
 from reducer import roll_up as module
 from reducer.cells import CellKind, cells_of, code_of
 from reducer.roll_up import LevelSum, roll_up, rolled_up
-from reducer.series import VALUE_COLUMNS
+from reducer.value_columns import VALUE_COLUMNS
 
 
 def ends(*values):

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from reducer.outputs.disk_store import DiskStore
-from reducer.outputs.otlp import Request
-from reducer.outputs.store import MemoryStore, Signal, Store, WindowExport
+from reducer.outputs.request import Request, Signal
+from reducer.outputs.store import MemoryStore, Store, WindowExport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from daemon.errors import StartupError
 from daemon.export_outcome import Accepted, Refused, Unavailable
-from reducer.outputs.store import Signal
+from reducer.outputs.request import Signal
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from tests.otlp_sink import Answer, OtlpSink
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reducer.series import ZONE_COLUMNS, EndTable
+from reducer.series import EndTable
+from reducer.value_columns import ZONE_COLUMNS
 from reducer.zones import Zones
 
 BYTES, UDP_BYTES = 10, 3
