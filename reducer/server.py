@@ -15,7 +15,8 @@ from daemon.errors import StartupError
 from daemon.events import set_within
 from intake.clock import SECOND_NS
 from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
-from reducer.sessions import ReducerSessions, RejectedError, Stream
+from reducer.session import Stream
+from reducer.sessions import ReducerSessions, RejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,7 +185,7 @@ class IntakeServer:
 
     def _warn_of_twin(self, connection: _Connection, answer: intake_pb2.FromReducer) -> None:
         session = connection.stream.session
-        if session and answer.HasField("welcome") and self._sessions.is_twin(session):
+        if session and answer.HasField("welcome") and session in self._sessions.twins:
             _LOGGER.warning(
                 "another collector on %r tells of the same sockets already: what this one does is left out while the "
                 "other is connected; end one of the two",

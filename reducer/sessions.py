@@ -25,21 +25,19 @@ from intake.limits import (
     cut_host,
     cut_statistics,
 )
+from reducer.session import HEARTBEAT_INTERVAL_NS, MOST_AHEAD_NS, Session, Stream
+from reducer.twins import Twins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from intake.columns import Tables
 
 # Each collector's each run is one; one that is over costs about 300 bytes.
 MOST_SESSIONS = 65_536
 SESSION_ID_BYTES = 16
-HEARTBEAT_INTERVAL_NS = 5 * SECOND_NS
-# Times of batches beyond these, by the reducer's clock, are not believed.
-MOST_AHEAD_NS = 5 * SECOND_NS
+# Times of batches before it, by the reducer's clock, are not believed.
 MOST_BEHIND_NS = 24 * 3600 * SECOND_NS
-# A collector that says nothing for so long counts no more where another one watches the same.
-SILENCE_NS = 6 * HEARTBEAT_INTERVAL_NS
 
 
 class Pipeline(Protocol):
@@ -79,56 +77,6 @@ class RejectedError(Exception):
         self.reason = reason
 
 
-@dataclass(slots=True, eq=False)
-class Stream:
-    """A connection of a collector; `superseded` is called when another one takes its session over."""
-
-    superseded: Callable[[], None]
-    session: Session | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Session:
-    """A run of a collector.
-
-    Attributes:
-        id: its 16 bytes.
-        taken: the highest batch number that was taken.
-        safe: batches up to it need not be sent again.
-        stream: its connection; None: disconnected.
-        host: the collector's host name.
-        kind: the name of the CollectorKind.
-        watches: what it watches, if it tells; of several that watch the same the rows of one count.
-        left_out_ns: time of its last batch, by the reducer's clock, if the rows of that were left out; else 0.
-        clock_offset_ns: from the collector's clock to the reducer's.
-        statistics: the last that the collector told.
-        about: what else it said of itself and its machine.
-        heard_unix_ns: when its last message came.
-
-    """
-
-    id: bytes
-    taken: int = 0
-    safe: int = 0
-    stream: Stream | None = None
-    host: str = ""
-    kind: str = ""
-    watches: str = ""
-    left_out_ns: int = 0
-    clock_offset_ns: int = 0
-    statistics: intake_pb2.CollectorStatistics | None = None
-    about: tuple[tuple[str, str], ...] = ()
-    heard_unix_ns: int = 0
-
-
-@dataclass(slots=True)
-class _Watch:
-    """What collectors watch: the connected sessions, the one that counts first, and until when that told all."""
-
-    sessions: dict[bytes, None] = field(default_factory=dict)
-    told_ns: int = 0
-
-
 @dataclass(slots=True)
 class IntakeCounters:
     """What the intake did since the start."""
@@ -159,6 +107,7 @@ class ReducerSessions:
         most_sessions: beyond it the session that was disconnected first is forgotten; should it come back without
             its numbers in the data directory, what it sends again counts again.
         counters: since the start.
+        twins: those that watch the same.
 
     """
 
@@ -168,9 +117,9 @@ class ReducerSessions:
     heartbeat_interval_ns: int = HEARTBEAT_INTERVAL_NS
     most_sessions: int = MOST_SESSIONS
     counters: IntakeCounters = field(default_factory=IntakeCounters)
+    twins: Twins = field(default_factory=Twins)
     _connected: dict[bytes, Session] = field(default_factory=dict)
     _disconnected: dict[bytes, Session] = field(default_factory=dict)
-    _watching: dict[str, _Watch] = field(default_factory=dict)
 
     def restore(self, safe: dict[bytes, int]) -> None:
         """Know the sessions of before the start by the numbers of their batches that are safe."""
@@ -181,11 +130,6 @@ class ReducerSessions:
     def connected(self) -> Iterator[Session]:
         """Yield the sessions that have a connection."""
         yield from self._connected.values()
-
-    def is_twin(self, session: Session) -> bool:
-        """Return whether another collector, which was connected before, tells what this one does."""
-        watch = self._watching.get(session.watches)
-        return watch is not None and next(iter(watch.sessions)) != session.id
 
     def __len__(self) -> int:
         return len(self._connected) + len(self._disconnected)
@@ -230,7 +174,7 @@ class ReducerSessions:
         if session is not None and session.stream is stream:
             session.stream = None
             self.pipeline.closed(session.id, now_unix_ns)
-            self._unwatch(session)
+            self.twins.disconnected(session)
             self._disconnected[session.id] = self._connected.pop(session.id)
             self._forget_beyond_limit()
 
@@ -262,11 +206,7 @@ class ReducerSessions:
         session.kind = intake_pb2.CollectorKind.Name(hello.kind)
         session.about = _about(hello)
         session.heard_unix_ns = now_unix_ns
-        if session.watches != host.watches:
-            self._unwatch(session)
-            session.watches = host.watches
-        if session.watches:
-            self._watching.setdefault(session.watches, _Watch()).sessions[session.id] = None
+        self.twins.connected(session, host.watches)
         self._forget_beyond_limit()
         self.pipeline.hello(session.id, host, hello.kind)
         welcome = intake_pb2.Welcome(
@@ -312,7 +252,7 @@ class ReducerSessions:
         self.counters.strings_cut += cut_entities(batch.entities)
         _correct_times(batch.entities, session.clock_offset_ns)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
-        if self._is_left_out(session, time_ns, now_unix_ns):
+        if self.twins.is_left_out(session, time_ns, now_unix_ns):
             # What it says of processes and cgroups is kept: its rows count as soon as the other one is gone.
             self.counters.rows_of_twins += rows_of(batch)
             tables = {}
@@ -350,29 +290,6 @@ class ReducerSessions:
             return time_ns
         self.counters.times_clamped += 1
         return now_unix_ns
-
-    def _is_left_out(self, session: Session, time_ns: int, now_unix_ns: int) -> bool:
-        """Return whether the rows of a batch of that time are left out: another collector told them, or some."""
-        watch = self._watching.get(session.watches)
-        if watch is None:
-            return False
-        first = next(iter(watch.sessions))
-        if now_unix_ns - self._connected[first].heard_unix_ns > SILENCE_NS:
-            watch.sessions[first] = watch.sessions.pop(first)  # it hangs, and is the last from now on
-        watch.told_ns = min(watch.told_ns, now_unix_ns + MOST_AHEAD_NS)  # the clock may have been set back
-        # The batches of a poll have one time: they are left out all together.
-        if self.is_twin(session) or 0 < session.left_out_ns < watch.told_ns or session.left_out_ns == time_ns:
-            session.left_out_ns = time_ns
-            return True
-        session.left_out_ns, watch.told_ns = 0, max(watch.told_ns, time_ns)
-        return False
-
-    def _unwatch(self, session: Session) -> None:
-        watch = self._watching.get(session.watches)
-        if watch is not None:
-            watch.sessions.pop(session.id, None)
-            if not watch.sessions:
-                del self._watching[session.watches]
 
     def _forget_beyond_limit(self) -> None:
         while len(self) > self.most_sessions and self._disconnected:

@@ -31,7 +31,8 @@ from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.pipeline import Pipeline
 from reducer.series import FLOWS, LEVELS
-from reducer.sessions import ReducerSessions, RejectedError, Stream
+from reducer.session import Stream
+from reducer.sessions import ReducerSessions, RejectedError
 from tests.fuzz.messages import GREATEST_COUNT, SECOND_NS, Messages
 from tests.rows import tcp_rows
 

@@ -14,7 +14,8 @@ from intake.columns import empty_columns, unpack_rows
 from intake.compression import parse
 from intake.session import CollectorSession
 from intake.spool import Spool
-from reducer.sessions import ReducerSessions, RejectedError, Stream
+from reducer.session import Stream
+from reducer.sessions import ReducerSessions, RejectedError
 
 SESSION_ID = bytes(range(16))
 # A row is a bit of its own in one of these columns, so that a sum tells which rows are in it and how often.

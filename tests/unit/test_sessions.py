@@ -7,7 +7,8 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
 from intake.columns import empty_columns, pack_rows
-from reducer.sessions import ReducerSessions, RejectedError, Stream
+from reducer.session import Stream
+from reducer.sessions import ReducerSessions, RejectedError
 
 NOW = 1_700_000_000 * SECOND_NS
 ID = bytes(range(16))
@@ -296,7 +297,7 @@ def watching(sessions, number, watches):
 
 def test_of_collectors_that_watch_the_same_one_counts(sessions, pipeline):
     first, second, other, silent = (watching(sessions, *each) for each in ((1, "w"), (2, "w"), (3, "v"), (4, "")))
-    assert [sessions.is_twin(each.session) for each in (first, second, other, silent)] == [False, True, False, False]
+    assert [each.session in sessions.twins for each in (first, second, other, silent)] == [False, True, False, False]
     for stream in (first, second, other, silent):
         give(sessions, stream, batch=batch(1, rows=3))
     assert pipeline.of("take") == [(1, NOW, 3), (1, NOW, None), (1, NOW, 3), (1, NOW, 3)]
@@ -356,4 +357,4 @@ def test_collector_that_connects_again_before_its_connection_has_ended_goes_on_c
     first, _ = watching(sessions, 1, "w"), watching(sessions, 2, "w")
     again = watching(sessions, 1, "w")
     sessions.closed(first, NOW)
-    assert not sessions.is_twin(again.session)
+    assert again.session not in sessions.twins
