@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from daemon.export_outcome import Accepted
 from daemon.protobuf import FIXED64, attributes, field, head
+from daemon.threads import in_daemon_thread
 from reducer.internal_metrics import families
 from reducer.outputs.otlp import ENVELOPE_BYTES, MOST_REQUEST_BYTES, RESOURCE, SCOPE
 
@@ -52,7 +53,7 @@ class InternalMetrics:
         while True:
             await asyncio.sleep(interval_s)
             for body in await asyncio.to_thread(encode, self._snapshot(), self._start_ns):
-                outcome = await asyncio.to_thread(transport.send, body)
+                outcome = await in_daemon_thread(transport.send, body)
                 if not isinstance(outcome, Accepted):
                     _LOGGER.debug("the reducer's own metrics were not taken: %s", outcome.reason)
 

@@ -46,10 +46,12 @@ _LOGGER = logging.getLogger(__name__)
 # How often the loop looks for a window that is due; it is alive as long as it did so lately.
 _TICK_S = 0.5
 _MOST_SILENCE_S = 60.0
-# How long the end waits: for collectors to hear what is safe, and for receivers and disks to take what is left.
-# In all it is less than the 10 s after which `docker stop` kills, unless a receiver does not answer a request at all.
-_GRACE_AT_END_S = 1.0
+# How long the end may take until receivers and disks have what is left, and then for collectors to hear what is safe.
+# In all it is less than the 10 s after which `docker stop` kills, whether or not a receiver answers.
 _EXPORT_AT_END_S = 6.0
+_GRACE_AT_END_S = 1.0
+# However long it took to close the windows, what is left is tried once more.
+_LEAST_EXPORT_AT_END_S = 1.0
 # How full the queue of exports may be while the receiver takes them: what is open must still find room.
 _MOST_FILL = 0.25
 
@@ -160,21 +162,25 @@ class Reducer:
 
     async def _finish(self, exporting: asyncio.Task[None] | None, writing: list[asyncio.Task[None]]) -> None:
         """Close the windows that are open, and have all exported and acknowledged, as far as there is time."""
+        began_s = time.monotonic()
         windows = self.pipeline.finish(time.time_ns())
         while window := await asyncio.to_thread(next, windows, None):
             await self._publish(window)
         for writer in self._flow_writers:
             writer.finish()
-        until_s = time.monotonic() + _EXPORT_AT_END_S
+        until_s = max(began_s + _EXPORT_AT_END_S, time.monotonic() + _LEAST_EXPORT_AT_END_S)
         if self._exporter and exporting:
-            self._exporter.finish(_EXPORT_AT_END_S)
+            self._exporter.finish(until_s - time.monotonic())
             await exporting
         if writing:
             await asyncio.wait(writing, timeout=max(0.0, until_s - time.monotonic()))
+        for writer in self._flow_writers:
+            writer.close()
         left = self._store.statistics().requests
-        if left:
-            where = "wait in the data directory" if self._settings.data_directory else "are lost"
-            _LOGGER.warning("%d OTLP requests could not be sent and %s", left, where)
+        if left and self._settings.data_directory:
+            _LOGGER.warning(
+                "%d OTLP requests could not be sent: they wait in the data directory for the next start", left
+            )
         await self._intake.stop(_GRACE_AT_END_S)
 
     async def _publish(self, window: SealedWindow) -> None:

@@ -8,10 +8,11 @@ import math
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daemon.events import set_within
 from daemon.export_outcome import Accepted, Refused, Unavailable
+from daemon.threads import in_daemon_thread
 from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Exporter:
         self._woken.set()
 
     def finish(self, within_s: float) -> None:
-        """Make `run` return when the store is empty, or after *within_s* and the request that is then on its way."""
+        """Make `run` return when the store is empty, or after *within_s*, without the answer that is then awaited."""
         self._ends_at = asyncio.get_running_loop().time() + within_s
         self._finishing.set()
         self._woken.set()
@@ -105,13 +106,24 @@ class Exporter:
 
     async def _send(self, request: WaitingRequest) -> float:
         """Send a request once; return for how long to wait before the next."""
-        outcome = await asyncio.to_thread(self._transport.send, request.body, request.signal)
+        outcome = await self._outcome(request)
         if isinstance(outcome, Unavailable):
             self._note_down(request, outcome)
             return self._next_backoff(outcome)
         self._note_up(request, outcome)
         self._report(await asyncio.to_thread(self._store.done, request.id))
         return 0.0
+
+    async def _outcome(self, request: WaitingRequest) -> Outcome:
+        """Send a request, and wait for what becomes of it; at the end only as long as there is time."""
+        sending = in_daemon_thread(self._transport.send, request.body, request.signal)
+        finishing = asyncio.ensure_future(self._finishing.wait())
+        either: tuple[asyncio.Future[Any], ...] = (sending, finishing)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not sending.done():
+            await asyncio.wait((sending,), timeout=max(0.0, self._time_left()))
+        finishing.cancel()
+        return sending.result() if sending.done() else Unavailable("no answer before the end")
 
     def _note_down(self, request: WaitingRequest, outcome: Unavailable) -> None:
         self.statistics[request.signal].requests_failed += 1

@@ -21,6 +21,7 @@ import polars as pl
 
 from daemon.errors import StartupError
 from daemon.events import set_within
+from daemon.threads import in_daemon_thread
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -217,6 +218,7 @@ class FlowWriter:
         self.statistics = FlowFileStatistics()
         self._files = files
         self._waiting: deque[pl.DataFrame] = deque()
+        self._writing: pl.DataFrame | None = None
         self._failing = False
         self._woken = asyncio.Event()
         self._finishing = False
@@ -241,22 +243,32 @@ class FlowWriter:
             if self._finishing:
                 break
             await set_within(self._woken, RETRY_S if self._waiting else None)
+
+    def close(self) -> None:
+        """Count and log what is not written: nobody waits for it any longer."""
+        if self._writing is not None:
+            self._waiting.appendleft(self._writing)
         if self._waiting:
             count = len(self._waiting)
             _LOGGER.error("%d windows of flows could not be written to %s and are lost", count, self.name)
+        while self._waiting:
+            self._drop_oldest()
 
     async def _write(self, flows: pl.DataFrame) -> bool:
         """Write a window, or let it wait before the others; return whether it was written."""
+        self._writing = flows
         try:
-            await asyncio.to_thread(self._files.write, flows)
+            await in_daemon_thread(self._files.write, flows)
         except _ERRORS as error:
             if not self._failing:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 _LOGGER.error("cannot write flows to %s: %s; all else goes on", self.name, reason)  # noqa: TRY400
             self._failing = True
+            self._writing = None
             self._waiting.appendleft(flows)
             self._limit()
             return False
+        self._writing = None
         if self._failing:
             self._failing = False
             _LOGGER.warning("flows are written to %s again", self.name)
@@ -267,6 +279,10 @@ class FlowWriter:
 
     def _limit(self) -> None:
         while len(self._waiting) > MOST_WAITING_WINDOWS:
-            self.statistics.windows_dropped += 1
-            self.statistics.flows_dropped += len(self._waiting.popleft())
+            self._drop_oldest()
+        self.statistics.windows_waiting = len(self._waiting)
+
+    def _drop_oldest(self) -> None:
+        self.statistics.windows_dropped += 1
+        self.statistics.flows_dropped += len(self._waiting.popleft())
         self.statistics.windows_waiting = len(self._waiting)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -100,7 +100,7 @@ class Store(Protocol):
         """Return how full the queue is; this one does not wait for another."""
 
     def close(self) -> None:
-        """Let others have what the queue holds."""
+        """Let others have what the queue holds; what nobody can have is counted and logged as lost."""
 
 
 class MemoryStore:
@@ -151,7 +151,14 @@ class MemoryStore:
         return StoreStatistics(**vars(self._statistics))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Count and log what waits: it ends with the process."""
+        with self._lock:
+            lost = [waiting for _, waiting in self._windows if waiting]
+            if lost:
+                requests = [request for waiting in lost for request in waiting]
+                count_loss_at_end(self._statistics, len(lost), requests, "--data-dir keeps them")
+            self._windows.clear()
+            self._statistics.requests = self._statistics.bytes = 0
 
     def _remove(self, request: WaitingRequest) -> None:
         self._statistics.bytes -= len(request.body)
@@ -180,4 +187,21 @@ def count_drop(statistics: StoreStatistics, end_ns: int, points: int, most_bytes
         most_bytes,
         points,
         end_ns // SECOND_NS,
+    )
+
+
+def count_loss_at_end(
+    statistics: StoreStatistics, windows: int, requests: Sequence[Request | WaitingRequest], advice: str
+) -> None:
+    """Count and log that *requests* of as many *windows* are lost since the process ends."""
+    points = Counter[Signal]()
+    for request in requests:
+        points[request.signal] += request.points
+    statistics.windows_dropped += windows
+    statistics.points_dropped += points.total()
+    _LOGGER.error(
+        "%s of %d windows could not be sent before the end and are lost, but for what collectors send again; %s",
+        " and ".join(f"{count} {signal.unit}" for signal, count in points.items()),
+        windows,
+        advice,
     )

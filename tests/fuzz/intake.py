@@ -16,8 +16,9 @@ import re
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
@@ -35,6 +36,9 @@ from reducer.session import Stream
 from reducer.sessions import ReducerSessions, RejectedError
 from tests.fuzz.messages import GREATEST_COUNT, SECOND_NS, Messages
 from tests.rows import tcp_rows
+
+if TYPE_CHECKING:
+    from reducer.series import SealedWindow
 
 START_NS = 1_700_000_010 * SECOND_NS
 STEP_NS = 2_000_000  # of virtual time an input
@@ -83,8 +87,9 @@ class Fuzzer:
         self._pipeline._names._most_ends = MOST_ENDS
         self._sessions = ReducerSessions(self._pipeline, WINDOW_NS, SECOND_NS, most_sessions=4 * SESSIONS)
         self._streams: list[Stream] = []
-        self._outputs = (OtlpEncoder().encode, FlowLogEncoder().encode, FlowRecords().table)
         self._prometheus = PrometheusSeries()
+        self._outputs_of_flows = (FlowLogEncoder().encode, FlowRecords().table)
+        self._outputs_of_series = (OtlpEncoder().encode, self._prometheus.observe)
         self._honest = Stream(superseded=self._impossible)
         self._sessions.received(self._honest, _honest_hello(), self._now_ns)
         self._honest_number = 0
@@ -185,11 +190,13 @@ class Fuzzer:
         while window := self._pipeline.seal(self._now_ns):
             self._output(window)
 
-    def _output(self, window: object) -> None:
+    def _output(self, window: SealedWindow) -> None:
         self.outcome.windows += 1
-        for output in self._outputs:
+        for output in self._outputs_of_flows:
             output(window)
-        self._prometheus.observe(window)
+        of_series = replace(window, levels=[level for level in window.levels if level.name != FLOWS])
+        for output in self._outputs_of_series:
+            output(of_series)
         by_workload = window.levels[0]
         assert all(len(level.source) <= SERIES_LIMIT for level in window.levels)
         for row, end in enumerate(by_workload.source.tolist()):

@@ -125,6 +125,23 @@ def test_full_disk_holds_back_acknowledgements_until_it_has_room(
     store.close()
 
 
+def test_what_the_disk_did_not_take_until_the_end_is_counted_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = DiskStore(tmp_path)
+    store.put(window(30, b"1", acknowledge={A: 1}))
+    limit_pages(store, 1)
+    store.put(window(60, b"2" * 100_000, acknowledge={A: 2}))
+    store.close()
+    assert "100000 points of 1 windows could not be sent before the end and are lost" in caplog.text
+    assert f"see to the disk of {tmp_path}" in caplog.text
+    assert store.statistics().windows_dropped == 1
+    store = DiskStore(tmp_path)
+    assert store.acknowledged == {A: 1}
+    assert bodies(store) == [b"1"]
+    store.close()
+
+
 def test_windows_that_wait_for_the_disk_are_bounded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = DiskStore(tmp_path, most_memory_bytes=250_000)
     limit_pages(store, 1)

@@ -211,6 +211,38 @@ def test_finish_sends_what_is_left_without_waiting_out_the_pause(rig: Rig, sink:
     assert len(sink.requests) == 2
 
 
+def test_finish_does_not_wait_for_a_receiver_that_does_not_answer(rig: Rig, sink: OtlpSink) -> None:
+    sink.default = Answer(delay_s=4.0)
+
+    async def main() -> float:
+        rig.put(1, request(1))
+        running = asyncio.create_task(rig.exporter.run())
+        await until(lambda: sink.seen > 0)
+        started = time.monotonic()
+        rig.exporter.finish(0.5)
+        await running
+        return time.monotonic() - started
+
+    assert 0.4 < asyncio.run(main()) < 2.0
+    assert rig.safe == []
+    assert rig.store.statistics().requests == 1
+
+
+def test_finish_waits_for_an_answer_that_comes_in_time(rig: Rig, sink: OtlpSink) -> None:
+    sink.default = Answer(delay_s=0.3)
+
+    async def main() -> None:
+        rig.put(1, request(1))
+        running = asyncio.create_task(rig.exporter.run())
+        await until(lambda: sink.seen > 0)
+        rig.exporter.finish(5.0)
+        await running
+
+    asyncio.run(main())
+    assert rig.safe == [{SESSION: 1}]
+    assert len(sink.requests) == 1
+
+
 def test_finish_gives_up_in_time(rig: Rig, sink: OtlpSink) -> None:
     sink.default = UNAVAILABLE
 

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+import threading
 import time
 
 import polars as pl
@@ -232,13 +233,38 @@ def test_what_waits_is_bounded_and_the_oldest_goes(caplog):
             writer.put(flows(number))
             await asyncio.sleep(0.01)
         await until(lambda: writer.statistics.windows_waiting == MOST_WAITING_WINDOWS)
+        dropped = (writer.statistics.windows_dropped, writer.statistics.flows_dropped)
         writer.finish()
         await running
+        writer.close()
+        return dropped, writer.statistics
+
+    dropped, statistics = asyncio.run(main())
+    assert dropped == (3, 9)
+    assert (statistics.windows_dropped, statistics.windows_waiting) == (3 + MOST_WAITING_WINDOWS, 0)
+    assert "8 windows of flows could not be written to there and are lost" in caplog.text
+
+
+def test_a_window_that_is_still_being_written_at_the_end_is_told_of(caplog):
+    place = Place()
+    never = threading.Event()
+    place.write = lambda _: never.wait(5)
+
+    async def main():
+        writer = FlowWriter(place)
+        running = asyncio.create_task(writer.run())
+        writer.put(flows(0))
+        writer.finish()
+        await asyncio.wait((running,), timeout=0.1)
+        writer.close()
+        running.cancel()
         return writer.statistics
 
-    statistics = asyncio.run(main())
-    assert (statistics.windows_dropped, statistics.flows_dropped) == (3, 9)
-    assert "8 windows of flows could not be written to there and are lost" in caplog.text
+    started = time.monotonic()
+    assert asyncio.run(main()).windows_dropped == 1
+    never.set()
+    assert time.monotonic() - started < 4
+    assert "1 windows of flows could not be written to there and are lost" in caplog.text
 
 
 def test_a_directory_that_went_away_comes_back(tmp_path):

@@ -109,7 +109,7 @@ def test_a_directory_that_fails_costs_nothing_else(sink, tmp_path):
     page = asyncio.run(main())
     assert sink.total("tcp.bytes") == 1050
     assert len((tmp_path / "flows").read_text().splitlines()) == 2
-    assert f'ebpf_net_flow_files_windows_waiting{{place="{tmp_path / "parquet"}"}} 1\n' in page
+    assert f'ebpf_net_flow_files_windows_dropped_total{{place="{tmp_path / "parquet"}"}} 1\n' in page
 
 
 def test_flow_logs_need_a_receiver():

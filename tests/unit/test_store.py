@@ -97,3 +97,16 @@ def test_statistics_follow(store: Store) -> None:
     assert (store.statistics().requests, store.statistics().bytes) == (2, 3)
     deliver(store)
     assert (store.statistics().requests, store.statistics().bytes) == (1, 2)
+
+
+def test_what_ends_with_the_process_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    logs = Request(2, b"l", Signal.LOGS)
+    store.put(WindowExport(30, [Request(3, b"1"), logs], {A: 1}))
+    store.put(WindowExport(60, [Request(4, b"2"), logs], {A: 2}))
+    assert deliver(store)[0] == b"1"
+    store.close()
+    assert "4 log records and 4 points of 2 windows could not be sent before the end and are lost" in caplog.text
+    assert "--data-dir keeps them" in caplog.text
+    statistics = store.statistics()
+    assert (statistics.windows_dropped, statistics.points_dropped, statistics.requests) == (2, 8, 0)

@@ -1,0 +1,44 @@
+"""Calls that block, in threads that the end of the program does not wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    """Start *call* in a thread of its own, and return the future of what it returns or raises.
+
+    For what may wait for another machine: the threads of asyncio.to_thread are waited for at the end of the program,
+    for as long as they take.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():  # It was cancelled.
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call(*args, **kwargs)
+        except BaseException as raised:  # noqa: BLE001 - it is raised where the future is awaited
+            error = raised
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any longer.
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name=call.__qualname__, daemon=True).start()
+    return future
