@@ -40,5 +40,5 @@ def in_daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
         with contextlib.suppress(RuntimeError):  # The loop is closed: nobody waits any longer.
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=run, name=call.__qualname__, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     return future

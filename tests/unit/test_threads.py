@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from daemon.threads import in_daemon_thread
+
+ENDS_WHILE_A_CALL_BLOCKS = """
+import asyncio, time
+from daemon.threads import in_daemon_thread
+
+async def main():
+    in_daemon_thread(time.sleep, 60)
+
+asyncio.run(main())
+"""
+
+
+def test_what_a_call_returns_or_raises() -> None:
+    async def main() -> None:
+        assert await in_daemon_thread(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await in_daemon_thread(divmod, 7, 0)
+
+    asyncio.run(main())
+
+
+def test_a_call_of_which_nobody_wants_the_result_any_more() -> None:
+    blocked = threading.Event()
+
+    async def main() -> None:
+        waiting = in_daemon_thread(blocked.wait, 10)
+        waiting.cancel()
+        blocked.set()
+        await in_daemon_thread(time.sleep, 0.05)
+
+    asyncio.run(main())
+
+
+def test_the_end_does_not_wait() -> None:
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", ENDS_WHILE_A_CALL_BLOCKS], check=True, timeout=50)
+    assert time.monotonic() - started < 40
