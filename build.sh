@@ -152,7 +152,7 @@ docker_() {
   local image
   for image in "${images[@]}"; do
     say "docker build $image"
-    docker build --quiet --tag "$image" --file "docker/$image.Dockerfile" "$@" .
+    docker build --quiet --tag "$image" --build-arg DAEMON="$image" --file docker/Dockerfile "$@" .
   done
 }
 

@@ -128,7 +128,7 @@ def test_a_change_of_the_code_changes_one_small_layer(tmp_path: Path) -> None:
             file.write(f"# {time.time_ns()}\n")
     image = f"kernel-collector:{os.getpid()}"
     build = ("docker", "build", "--quiet", "--network", "host", "--tag", image)
-    run(*build, "--file", "docker/kernel-collector.Dockerfile", ".", cwd=source)
+    run(*build, "--build-arg", "DAEMON=kernel-collector", "--file", "docker/Dockerfile", ".", cwd=source)
     before, after = layers("kernel-collector"), layers(image)
     run("docker", "rmi", image)
     differing = [number for number, pair in enumerate(zip(before, after, strict=True)) if len(set(pair)) > 1]
