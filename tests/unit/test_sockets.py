@@ -6,35 +6,23 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import TCP_COLUMNS
 from kernel_collector import sockets
-from kernel_collector.records import TcpRecordKind
 from kernel_collector.sockets import SocketTable
 from kernel_collector.tcp_states import TcpState
-from tests.tcp_records import NAMESPACE, address, tcp_records
-
-START = 1_000_000
-LIVE, CONNECT, ESTABLISHED, LISTENING, CLOSED, RESET_SENT = TcpRecordKind
-SERVER = {"local_port": 80, "remote_port": 40_000}
-
-
-def rows_of(table, *records, processes=None, now=0):
-    """The rows of an update, as mappings without the columns that are 0."""
-    ids = np.array(processes or [0] * len(records), np.uint32)
-    columns = table.update(tcp_records(*records), ids, now)
-    return as_rows(columns)
-
-
-def as_rows(columns):
-    assert {name: column.dtype for name, column in columns.items()} == {c.name: c.dtype for c in TCP_COLUMNS}
-    return [
-        {name: column[i].item() for name, column in columns.items() if column[i].item() not in (0, bytes(16))}
-        for i in range(len(columns["socket"]))
-    ]
-
-
-def at(microseconds):
-    return START + 1 + microseconds * 1000
+from tests.socket_rows import (
+    CLOSED,
+    CONNECT,
+    ESTABLISHED,
+    LISTENING,
+    LIVE,
+    RESET_SENT,
+    SERVER,
+    START,
+    as_rows,
+    at,
+    rows_of,
+)
+from tests.tcp_records import NAMESPACE, address
 
 
 @pytest.fixture
@@ -85,45 +73,6 @@ def test_connection_of_a_client(table):
     assert len(table) == 0
 
 
-def test_accepted_between_two_polls_belongs_to_its_listener(table):
-    listening = {"kind": LISTENING, "cookie": 1, "time_ns": at(0), "local_port": 80}
-    closed = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "bytes_sent": 9}
-    (row,) = rows_of(table, listening, closed, processes=[3, 0])
-    assert (row["role"], row["process"]) == (intake_pb2.ROLE_ACCEPTOR, 3)
-    assert (row["opened"], row["closed"], row["bytes_sent"]) == (1, 1, 9)
-
-
-@pytest.mark.parametrize(
-    ("listens", "local", "found"),
-    [
-        ("10.0.0.1", "10.0.0.1", True),
-        ("0.0.0.0", "10.0.0.1", True),
-        ("::", "10.0.0.1", True),
-        ("::", "fd00::1", True),
-        ("10.0.0.9", "10.0.0.1", False),
-        ("0.0.0.0", "fd00::1", False),
-    ],
-)
-def test_listeners_on_any_address(table, listens, local, found):
-    rows_of(
-        table,
-        {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80, "local_address": address(listens)},
-        processes=[3],
-    )
-    accepted = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "local_address": address(local)}
-    (row,) = rows_of(table, accepted)
-    assert ("process" in row) == found
-    (row,) = rows_of(table, accepted | {"cookie": 3, "network_namespace": 9})
-    assert "process" not in row
-
-
-def test_the_more_special_listener_is_asked_first(table):
-    listener = {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80}
-    rows_of(table, listener | {"local_address": address("::")}, listener | {"cookie": 2}, processes=[3, 4])
-    (row,) = rows_of(table, SERVER | {"kind": CLOSED, "cookie": 5, "time_ns": at(5)})
-    assert row["process"] == 4
-
-
 def test_owners_of_sockets_that_are_open_or_were_of_late(table):
     listening = {"kind": LISTENING, "cookie": 1, "time_ns": at(0), "local_port": 80}
     closed = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "bytes_sent": 9}
@@ -144,15 +93,6 @@ def test_owners_of_more_ended_sockets_than_are_known(monkeypatch):
         live = SERVER | {"kind": LIVE, "cookie": cookie, "time_ns": at(4)}
         rows_of(table, live, closed | {"cookie": cookie}, processes=[cookie + 10, 0])
     assert table.owners(np.array([1, 2, 3], np.uint64))[0].tolist() == [0, 12, 13]
-
-
-def test_listeners_not_seen_any_more_are_forgotten(table):
-    rows_of(table, {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80}, processes=[3])
-    assert table.processes().tolist() == [3]
-    table.retire(np.empty(0, np.uint32), at(0), 0)
-    assert table.processes().tolist() == [3]
-    table.retire(np.empty(0, np.uint32), at(1), 0)
-    assert table.processes().tolist() == []
 
 
 def test_open_before_the_start(table):
@@ -226,59 +166,6 @@ def test_syn_timeouts_over_several_polls(table):
     established = {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(3), "total_retrans": 3}
     (row,) = rows_of(table, established, {"cookie": 7, "time_ns": at(4), "total_retrans": 7})
     assert (row["retransmits"], row["syn_timeouts"], row["opened"], row["connect_sum_us"]) == (6, 2, 1, 2)
-
-
-@pytest.mark.parametrize(
-    ("old_state", "error", "received"),
-    [
-        (TcpState.LAST_ACK, 0, 0),
-        (TcpState.FIN_WAIT2, 0, 0),
-        (TcpState.CLOSING, 0, 0),
-        (TcpState.ESTABLISHED, errno.ETIMEDOUT, 0),
-        (TcpState.ESTABLISHED, errno.ECONNRESET, 1),
-        (TcpState.CLOSE_WAIT, errno.EPIPE, 1),
-        (TcpState.ESTABLISHED, 0, 0),
-        (TcpState.FIN_WAIT2, errno.ECONNABORTED, 0),
-    ],
-)
-@pytest.mark.parametrize("sent_at", [None, 5, 15])
-def test_resets(table, old_state, error, received, sent_at):
-    """The event of a reset comes a moment before or after that of the end, and is the only sign of one sent."""
-    closed = {"kind": CLOSED, "cookie": 7, "time_ns": at(10), "old_state": old_state, "error": error}
-    sent = [{"kind": RESET_SENT, "cookie": 7, "time_ns": at(sent_at)}] if sent_at else []
-    (row,) = rows_of(table, closed, {"cookie": 8, "time_ns": at(11)}, *sent)[:1]
-    assert (row["opened"], row["closed"]) == (1, 1)
-    expected = {"resets_sent"} if sent else {"resets_received"} if received else set()
-    assert {name for name in row if name.startswith("resets")} == expected
-
-
-def test_a_reset_is_of_the_life_that_it_ends(table):
-    """A socket that connects three times, and resets the first and the last connection."""
-    ends = [
-        record
-        for start in (0, 100, 200)
-        for record in (
-            {"kind": CONNECT, "cookie": 7, "time_ns": at(start)},
-            {"kind": ESTABLISHED, "cookie": 7, "time_ns": at(start + 1)},
-            {"kind": CLOSED, "cookie": 7, "time_ns": at(start + 10), "bytes_sent": 1},
-        )
-    ]
-    resets = [{"kind": RESET_SENT, "cookie": 7, "time_ns": at(time)} for time in (11, 12, 209)]
-    rows = rows_of(table, *ends, *resets)
-    assert [row.get("resets_sent", 0) for row in rows] == [1, 0, 1]
-
-
-def test_a_reset_that_comes_an_update_before_the_end(table):
-    rows_of(table, {"cookie": 7, "time_ns": at(0)}, {"cookie": 8, "time_ns": at(0)})
-    assert rows_of(table, {"kind": RESET_SENT, "cookie": 7, "time_ns": at(1)}) == []
-    closed = [{"kind": CLOSED, "cookie": cookie, "time_ns": at(2)} for cookie in (7, 8)]
-    rows = rows_of(table, *closed)
-    assert [row.get("resets_sent", 0) for row in rows] == [1, 0]
-
-
-def test_resets_of_unknown_sockets_mean_nothing(table):
-    assert rows_of(table, {"kind": RESET_SENT, "cookie": 7, "time_ns": at(1)}) == []
-    assert len(table) == 0
 
 
 def test_child_that_was_never_established_gives_no_row(table):
@@ -376,14 +263,6 @@ def test_more_sockets_than_the_table_holds():
     rows_of(table, {"kind": CLOSED, "cookie": 1, "time_ns": at(10), "bytes_sent": 10})
     (row,) = rows_of(table, {"cookie": 4, "time_ns": at(11), "bytes_sent": 1})
     assert (row["socket"], len(table)) == (4, 2)
-
-
-def test_more_listeners_than_the_table_holds(monkeypatch):
-    monkeypatch.setattr(sockets, "MOST_LISTENERS", 1)
-    table = SocketTable(START)
-    listener = {"state": TcpState.LISTEN, "time_ns": at(0)}
-    rows_of(table, listener | {"local_port": 80}, listener | {"local_port": 81})
-    assert table.untracked == 1
 
 
 def test_rows_tell_how_long_ago_connections_opened_or_failed(table):
