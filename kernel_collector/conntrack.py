@@ -1,7 +1,8 @@
 """The kernel's connection tracking of a network namespace, by netlink: which connections are translated, and to what.
 
 New and ended connections come as events; all that there are come as a dump. A filter in the socket lets only those pass
-that are translated. The messages are read many at a time, and decoded in columns.
+that are translated. The messages are read many at a time, and decoded in columns. The socket can have the events of
+other namespaces as well: of all that have a number (nsid) in its own.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import secrets
 import socket
 import struct
 from pathlib import Path
@@ -18,39 +18,37 @@ from typing import Self
 
 import numpy as np
 
-from kernel_collector.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, decode
+from kernel_collector.conntrack_dumps import (
+    ATTRIBUTE_STATUS,
+    DESTINATION_TRANSLATED,
+    MESSAGE_HEADER_BYTES,
+    SOURCE_TRANSLATED,
+    ConntrackDumps,
+    opened,
+)
+from kernel_collector.conntrack_messages import CONNECTION, FRONT_BYTES, OWN_NAMESPACE, decode
 from kernel_collector.network_namespaces import entered
 from kernel_collector.structured import concatenated
 
 RECEIVE_BUFFER_BYTES = 8 << 20
 MESSAGES_AT_ONCE = 512
 _MOST_READS = 128  # of so many messages, before others have their turn
-_DUMP_READ_BYTES = 1 << 16
-_DUMP_TIMEOUT_S = 10
 
-# include/uapi/linux: netlink.h, netfilter/nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h
-_NETLINK_NETFILTER, _SOL_NETLINK, _ADD_MEMBERSHIP = 12, 270, 1
+# include/uapi/linux: netlink.h, netfilter/nfnetlink_compat.h
+_SOL_NETLINK, _ADD_MEMBERSHIP, _LISTEN_ALL_NSID = 270, 1, 8
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 _GROUP_NEW, _GROUP_DESTROY = 1, 3
-_REQUEST, _DUMP, _MULTI = 1, 0x300, 2
-_ERROR, _DONE = 2, 3
-_GET = 0x101
-_ATTRIBUTE_STATUS, _ATTRIBUTE_STATUS_MASK = 3, 26
-_SOURCE_TRANSLATED, _DESTINATION_TRANSLATED = 1 << 4, 1 << 5
-_NETLINK_HEADER = struct.Struct("<IHHII")
-_MESSAGE_HEADER_BYTES = 20  # with struct nfgenmsg
-_STATUS = struct.Struct(">I")
 
 # Classic BPF (include/uapi/linux/filter.h): jump offsets count from the next instruction.
 _FIND_ATTRIBUTE = 0xFFFFF000 + 12  # SKF_AD_OFF + SKF_AD_NLATTR
 _FILTER = (
-    (0x00, 0, 0, _MESSAGE_HEADER_BYTES),  # A = where attributes begin
-    (0x01, 0, 0, _ATTRIBUTE_STATUS),  # X = the one wanted
+    (0x00, 0, 0, MESSAGE_HEADER_BYTES),  # A = where attributes begin
+    (0x01, 0, 0, ATTRIBUTE_STATUS),  # X = the one wanted
     (0x20, 0, 0, _FIND_ATTRIBUTE),  # A = where it is, else 0
     (0x15, 3, 0, 0),  # it is not there: let the message pass
     (0x07, 0, 0, 0),  # X = A
     (0x40, 0, 0, 4),  # A = its value
-    (0x45, 0, 1, _SOURCE_TRANSLATED | _DESTINATION_TRANSLATED),
+    (0x45, 0, 1, SOURCE_TRANSLATED | DESTINATION_TRANSLATED),
     (0x06, 0, 0, 0xFFFFFFFF),
     (0x06, 0, 0, 0),
 )
@@ -70,6 +68,7 @@ _MSGHDR = np.dtype(
 )
 _MMSGHDR = np.dtype([("header", _MSGHDR), ("length", "u4")], align=True)
 _IOVEC = np.dtype([("base", "u8"), ("length", "u8")])
+_CONTROL = np.dtype([("length", "u8"), ("level", "i4"), ("type", "i4"), ("namespace_id", "i4"), ("padding", "u4")])
 _libc = ctypes.CDLL(None, use_errno=True)
 _recvmmsg = _libc.recvmmsg
 _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
@@ -81,28 +80,32 @@ class Conntrack:
     Args:
         namespace: a file descriptor of the network namespace; None: that of the calling thread.
         buffer_bytes: of the socket, for events that nobody has read yet.
+        everywhere: whether events of the other namespaces that have a number in this one are told as well.
 
     Attributes:
         inode: of the network namespace.
         overruns: how often there were more events than the buffer holds: some are lost, a dump tells what there is.
-        unread: messages whose form is not known.
 
     Raises:
-        OSError: CAP_NET_ADMIN is missing, or CAP_SYS_ADMIN for another namespace than the thread's, or the module.
+        OSError: CAP_NET_ADMIN is missing, or CAP_SYS_ADMIN for another namespace than the thread's,
+            or CAP_NET_BROADCAST for events from everywhere, or the module.
 
     """
 
-    def __init__(self, namespace: int | None = None, buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
-        self.overruns = self.unread = 0
+    def __init__(
+        self, namespace: int | None = None, buffer_bytes: int = RECEIVE_BUFFER_BYTES, *, everywhere: bool = False
+    ) -> None:
+        self.overruns = self._unread = 0
         with entered(namespace) if namespace is not None else contextlib.nullcontext():
             self.inode = Path("/proc/thread-self/ns/net").stat().st_ino
-            self._events, self._dumps = _open(), _open()
+            self._events, self._dumps = opened(), ConntrackDumps()
         try:
             _widen(self._events, buffer_bytes)
             _attach_filter(self._events)
             for group in (_GROUP_NEW, _GROUP_DESTROY):
                 self._events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-            self._dumps.settimeout(_DUMP_TIMEOUT_S)
+            if everywhere:
+                self._events.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
         except BaseException:
             self.close()
             raise
@@ -111,9 +114,11 @@ class Conntrack:
         self._vectors = np.zeros(MESSAGES_AT_ONCE, _IOVEC)
         self._vectors["base"] = _places(self._fronts)
         self._vectors["length"] = FRONT_BYTES
+        self._controls = np.zeros(MESSAGES_AT_ONCE, _CONTROL)
         self._headers = np.zeros(MESSAGES_AT_ONCE, _MMSGHDR)
         header = self._headers["header"]
         header["name"], header["vector"], header["vector_length"] = _places(self._senders), _places(self._vectors), 1
+        header["control"] = _places(self._controls)
 
     def __enter__(self) -> Self:
         return self
@@ -125,6 +130,11 @@ class Conntrack:
         """Stop listening."""
         self._events.close()
         self._dumps.close()
+
+    @property
+    def unread(self) -> int:
+        """How many messages had a form that is not known."""
+        return self._unread + self._dumps.unread
 
     def fileno(self) -> int:
         """Return a file descriptor that is readable while there are events."""
@@ -138,27 +148,27 @@ class Conntrack:
             if not count:
                 break
             from_kernel = np.flatnonzero(self._senders[:count, 1] == 0)  # nl_pid
-            connections, unread = decode(self._fronts[from_kernel], self._headers["length"][from_kernel])
-            self.unread += unread
+            connections, unread = decode(
+                *(column[from_kernel] for column in (self._fronts, self._headers["length"], self._namespace_ids()))
+            )
+            self._unread += unread
             found.append(connections)
         return concatenated(found)
 
     def dump(self) -> np.ndarray:
-        """Return all translated connections that there are, each once or twice, as an array of `CONNECTION`.
+        """Return all translated connections of the namespace: see `ConntrackDumps.read`."""
+        return self._dumps.read()
 
-        Raises:
-            OSError: connection tracking, or CAP_NET_ADMIN, is missing.
-
-        """
-        found = [np.empty(0, CONNECTION)]
-        # The kernel compares all bits of the mask (since Linux 5.18, else it passes over the filter): two dumps.
-        for status in (_SOURCE_TRANSLATED, _DESTINATION_TRANSLATED):
-            found += self._dump(status)
-        return concatenated(found)
+    def _namespace_ids(self) -> np.ndarray:
+        """Return which namespaces the messages read last came from."""
+        told = self._headers["header"]["control_length"] > 0
+        told &= (self._controls["level"] == _SOL_NETLINK) & (self._controls["type"] == _LISTEN_ALL_NSID)
+        return np.where(told, self._controls["namespace_id"], OWN_NAMESPACE)
 
     def _receive(self) -> int:
         """Read messages into `_fronts`; return how many."""
         self._headers["header"]["name_length"] = _ADDRESS_BYTES
+        self._headers["header"]["control_length"] = _CONTROL.itemsize
         count: int = _recvmmsg(
             self._events.fileno(), self._headers.ctypes.data, MESSAGES_AT_ONCE, socket.MSG_DONTWAIT, None
         )
@@ -171,54 +181,6 @@ class Conntrack:
         if number in (errno.EAGAIN, errno.EINTR):
             return 0
         raise OSError(number, os.strerror(number))
-
-    def _dump(self, status: int) -> list[np.ndarray]:
-        sequence = secrets.randbits(32)
-        attributes = b"".join(
-            struct.pack("<HH", 4 + _STATUS.size, kind) + _STATUS.pack(status)
-            for kind in (_ATTRIBUTE_STATUS, _ATTRIBUTE_STATUS_MASK)
-        )
-        length = _MESSAGE_HEADER_BYTES + len(attributes)
-        self._dumps.send(_NETLINK_HEADER.pack(length, _GET, _REQUEST | _DUMP, sequence, 0) + bytes(4) + attributes)
-        port = self._dumps.getsockname()[0]
-        buffer = np.zeros(_DUMP_READ_BYTES + FRONT_BYTES, np.uint8)
-        found = []
-        done = False
-        while not done:
-            size, _, _, sender = self._dumps.recvmsg_into([buffer.data[:_DUMP_READ_BYTES]])
-            if sender[0] == 0:
-                fronts, lengths, done = _messages(buffer, size, sequence, port)
-                connections, unread = decode(fronts, lengths)
-                self.unread += unread
-                found.append(connections)
-        return found
-
-
-def _messages(buffer: np.ndarray, size: int, sequence: int, port: int) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return the messages of an answer to a dump: their fronts, their lengths, and whether it was the last answer.
-
-    Sequence and port number of the request, 64 random bits, are found in the head of each message and nowhere else: so
-    they tell where the messages begin, without a walk from one to the next.
-
-    Raises:
-        OSError: the kernel refused.
-
-    """
-    words = buffer[: size // 4 * 4].view("<u4")
-    begins = np.flatnonzero((words[2:-2] == sequence) & (words[3:-1] == port))  # the shortest has five words
-    kinds = words[begins + 1] & 0xFFFF
-    for begin in begins[kinds == _ERROR]:
-        number = -int(words[begin + 4].view(np.int32))
-        raise OSError(number, f"the kernel tells no translated connections: {os.strerror(number)}")
-    these = begins[(kinds == MESSAGE_NEW) & (begins * 4 + words[begins] <= size)]
-    windows = np.lib.stride_tricks.sliding_window_view(buffer, FRONT_BYTES)
-    return windows[these * 4], words[these], bool((kinds == _DONE).any())
-
-
-def _open() -> socket.socket:
-    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-    opened.bind((0, 0))
-    return opened
 
 
 def _widen(events: socket.socket, buffer_bytes: int) -> None:

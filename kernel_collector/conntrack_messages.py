@@ -28,8 +28,11 @@ CONNECTION = np.dtype(
         ("translated", ENDPOINTS),  # the same end as the other one sees it: its address, and the other one's own
         ("protocol", "u1"),
         ("ended", "?"),
+        ("namespace_id", "i4"),  # of the network namespace, as the one that is told of it numbers others
     ]
 )
+OWN_NAMESPACE = -1
+"""The `namespace_id` of the namespace itself that is told."""
 
 _HEADER = np.dtype([("length", "<u4"), ("type", "<u2"), ("flags", "<u2"), ("sequence", "<u4"), ("port", "<u4")])
 _FAMILY_OFFSET, _ATTRIBUTES_OFFSET = 16, 20
@@ -112,12 +115,15 @@ class _Layout:
 _LAYOUTS = [_Layout(size, zoned) for size in (4, 16) for zoned in itertools.product((False, True), repeat=2)]
 
 
-def decode(fronts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, int]:
+def decode(
+    fronts: np.ndarray, lengths: np.ndarray, namespace_ids: np.ndarray | int = OWN_NAMESPACE
+) -> tuple[np.ndarray, int]:
     """Return the connections of TCP and UDP whose ends see different addresses or ports, and how many were not read.
 
     Args:
         fronts: (messages, FRONT_BYTES) uint8, contiguous: the begin of each; what is beyond its length means nothing.
         lengths: of the messages, in bytes.
+        namespace_ids: of the messages, int32.
 
     Returns:
         An array of `CONNECTION` in the order of the messages; and how many of the others have no form that is known.
@@ -136,7 +142,7 @@ def decode(fronts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, int]:
         if fits.any():
             opaque(found)[left[fits]] = opaque(_values(fronts[left[fits]], layout))
             left = left[~fits]
-    found["ended"] = ended
+    found["ended"], found["namespace_id"] = ended, namespace_ids
     translated = ~same(found["original"], found["translated"])
     unread = len(left) - int(np.count_nonzero(_of_other_protocols(fronts[left], lengths[left])))
     return found.compress(translated), unread

@@ -32,7 +32,7 @@ HOOKS = (
     (cgroup_probe.OBJECT, cgroup_probe.EVENTS, "cgroups made"),
 )
 # Bits of CapEff, include/uapi/linux/capability.h.
-_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19}
+_CAPABILITIES = {"CAP_BPF": 39, "CAP_PERFMON": 38, "CAP_SYS_ADMIN": 21, "CAP_SYS_PTRACE": 19, "CAP_NET_BROADCAST": 11}
 LEAST_OPEN_FILES = 256  # it has 110 open, for maps, programs and links mostly, and more for a moment
 _HOST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _NO_PROC = "mount procfs on /proc"
@@ -172,6 +172,7 @@ def _optional_capabilities(capabilities: frozenset[str] | None) -> Iterator[Chec
     uses = {
         "CAP_SYS_ADMIN": "without it, sockets that no process holds are told only when they close",
         "CAP_SYS_PTRACE": "without it, network namespaces of other users' processes are not found",
+        "CAP_NET_BROADCAST": "without it, what containers translate in their own network namespaces is not known",
     }
     for name, without in uses.items():
         if capabilities is None:

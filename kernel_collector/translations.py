@@ -5,6 +5,10 @@ A translated connection has two pairs: the *original*, as the end that began it 
 socket of this machine, the packets that leave it are translated, so its rows get the translated pair. Where it is on
 another machine, the packets that reach this one are not translated yet, so the rows of the other end, which is here,
 get the original pair. What the collectors of both ends tell is then one flow.
+
+A connection may be translated several times, in the network namespaces that it passes on the machine: from a pod to a
+service (by the machine), and to the port of a proxy (in the other pod). The translated pair of one is then the original
+pair of the next, and rows go from one to the next.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ MOST_TRANSLATIONS = 1 << 20
 # The kernel forgets a connection some seconds after its sockets are closed, at the earliest; their last rows come with
 # the next poll.
 KEPT_NS = 60 * SECOND_NS
+MOST_IN_A_ROW = 4
 _IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
 _TABLES = ("tcp", "udp", "dns", "http", "bins", "drops")
@@ -65,34 +70,35 @@ class Translations:
         """How often a connection, or a socket that keeps its endpoints, found no room."""
         return self._untracked + self._chosen.untracked
 
-    def update(self, connections: np.ndarray, network_namespace: int, now_ns: int) -> None:
+    def update(self, connections: np.ndarray, network_namespace: np.ndarray | int, now_ns: int) -> None:
         """Take events in their order.
 
         Args:
             connections: an array of `CONNECTION`.
-            network_namespace: inode number of that in which they are translated.
+            network_namespace: inode number of that in which they are translated; uint32 where they are several.
             now_ns: by any clock that does not go back.
 
         """
         if not len(connections):
             return
-        namespaces = np.full(len(connections), network_namespace, np.uint32)
+        namespaces = np.broadcast_to(np.asarray(network_namespace, np.uint32), len(connections))
         keys = self._keys(connections["original"], connections["protocol"], namespaces)
         keys, last = np.unique(keys[::-1], return_index=True)  # of several events the last one counts
-        connections = connections[::-1].take(last)
+        connections, namespaces = connections[::-1].take(last), namespaces[::-1].take(last)
         slots = self._by_original.find(keys)
         self._forget_answers(slots[slots >= 0])
         new = slots < 0
         slots[new] = self._by_original.insert(keys[new])
         kept = np.flatnonzero(slots >= 0)
         self._untracked += len(slots) - len(kept)
-        slots, connections = slots[kept], connections.take(kept)
+        slots, connections, namespaces = slots[kept], connections.take(kept), namespaces.take(kept)
         entries = np.zeros(len(kept), _TRANSLATION)
         for name in ("original", "translated", "protocol"):
             entries[name] = connections[name]
-        entries["network_namespace"] = network_namespace
+        entries["network_namespace"] = namespaces
         entries["ended_ns"][connections["ended"]] = now_ns
-        entries["dump"] = self._dumps.get(network_namespace, 0)
+        distinct, which = np.unique(namespaces, return_inverse=True)
+        entries["dump"] = np.array([self._dumps.get(inode, 0) for inode in distinct.tolist()], np.uint32)[which]
         self._table = _with_room(self._table, slots)
         opaque(self._table)[slots] = opaque(entries)
         self._remember_answers(slots)
@@ -136,48 +142,78 @@ class Translations:
         """Return the endpoints that rows get, and which of them are others than their own."""
         known, chosen = self._chosen.find(rows.sockets, rows.endpoints)
         known &= rows.protocols == _IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
+        matches = self._matches(rows)
+        self._note_first_ends(rows, matches)
+        endpoints = np.where(known, chosen, rows.endpoints)
+        changed = known.copy()
+        left, moved = np.arange(len(known)), ~known
+        for _ in range(MOST_IN_A_ROW):
+            given, further = self._moved(rows, matches)
+            moved &= further
+            left = left.compress(moved)
+            endpoints[left] = given.compress(moved)
+            changed[left] = True
+            if not len(left):
+                break
+            rows = rows.at(moved, endpoints[left])
+            matches, moved = self._matches(rows), np.ones(len(left), bool)
+        return endpoints, changed
+
+    def _matches(self, rows: _Rows) -> _Matches:
         turned = other_end(rows.endpoints)
         keys, turned_keys = (
             self._keys(each, rows.protocols, rows.network_namespaces) for each in (rows.endpoints, turned)
         )
-        # A row can be of the first end or of the other one, and have the original pair or the translated one.
-        first, by_first = self._found(self._by_original.find(keys), "original", rows.endpoints)
-        other, by_other = self._found(self._slots_of_answers(keys), "translated", turned)
-        slots = np.where(rows.of_packets, self._slots_of_answers(turned_keys), -1)
-        first_done, by_first_done = self._found(slots, "translated", rows.endpoints)
-        slots = np.where(rows.of_packets, self._by_original.find(turned_keys), -1)
-        other_undone, by_other_undone = self._found(slots, "original", turned)
+        return _Matches(
+            first=self._held(self._by_original.find(keys), "original", rows.endpoints),
+            other=self._held(self._slots_of_answers(keys), "translated", turned),
+            first_done=self._held(
+                np.where(rows.of_packets, self._slots_of_answers(turned_keys), -1), "translated", rows.endpoints
+            ),
+            other_undone=self._held(
+                np.where(rows.of_packets, self._by_original.find(turned_keys), -1), "original", turned
+            ),
+        )
 
-        for which, slots in ((first, by_first), (first_done, by_first_done)):
-            self._note_first_ends(slots[which & rows.of_sockets], rows.network_namespaces[which & rows.of_sockets])
+    def _moved(self, rows: _Rows, matches: _Matches) -> tuple[np.ndarray, np.ndarray]:
+        """Return the endpoints of rows after one translation, or before it, and which of them it changes."""
         here = self._table["first_end_here"]
-        endpoints = np.where(known, chosen, rows.endpoints)
-        changed = known.copy()
-        for which, slots, name, turn in (
-            (first & here[by_first], by_first, "translated", False),
-            (other & ~here[by_other], by_other, "original", True),
-            (first_done & ~here[by_first_done], by_first_done, "original", False),
-            (other_undone & here[by_other_undone], by_other_undone, "translated", True),
+        endpoints = rows.endpoints.copy()
+        changed = np.zeros(len(endpoints), bool)
+        for slots, onward, name, turn in (
+            (matches.first, True, "translated", False),
+            (matches.other, False, "original", True),
+            (matches.first_done, False, "original", False),
+            (matches.other_undone, True, "translated", True),
         ):
-            these = np.flatnonzero(which & ~changed)
+            these = np.flatnonzero((slots >= 0) & (here[slots] == onward) & ~changed)
             given = self._table[name][slots[these]]
             endpoints[these] = other_end(given) if turn else given
             changed[these] = True
         return endpoints, changed
 
-    def _note_first_ends(self, slots: np.ndarray, network_namespaces: np.ndarray) -> None:
-        """Note that rows of the first ends' sockets, in these namespaces, were seen.
+    def _note_first_ends(self, rows: _Rows, matches: _Matches) -> None:
+        """Note of which translations the first ends are here: of those that rows of sockets match, and of the next.
 
         A pair with a loopback address means nothing to a first end in another namespace, such as a pod that dials a
         service which a program of the node answers on 127.0.0.1: it is as if that end was on another machine.
         """
-        beyond_reach = in_loopback(self._table["translated"][slots])
-        beyond_reach &= self._table["network_namespace"][slots] != network_namespaces
-        self._table["first_end_here"][slots[~beyond_reach]] = True
+        for _ in range(MOST_IN_A_ROW):
+            for slots in (matches.first, matches.first_done):
+                these = np.flatnonzero((slots >= 0) & rows.of_sockets)
+                slots_here = slots[these]
+                beyond_reach = in_loopback(self._table["translated"][slots_here])
+                beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
+                self._table["first_end_here"][slots_here[~beyond_reach]] = True
+            onward = (matches.first >= 0) & rows.of_sockets & self._table["first_end_here"][matches.first]
+            if not onward.any():
+                return
+            rows = rows.at(onward, self._table["translated"][matches.first[onward]])
+            matches = self._matches(rows)
 
-    def _found(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return which *slots* hold a translation with these *endpoints* by *name*, and the slots."""
-        return (slots >= 0) & same(self._table[name][slots], endpoints), slots
+    def _held(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> np.ndarray:
+        """Return *slots*, -1 for those that hold no translation with these *endpoints* by *name*."""
+        return np.where(same(self._table[name][slots], endpoints), slots, -1)
 
     def _slots_of_answers(self, keys: np.ndarray) -> np.ndarray:
         answers = self._by_answer.find(keys)
@@ -203,6 +239,18 @@ class Translations:
         self._by_answer.remove(keys[own])
 
 
+class _Matches(NamedTuple):
+    """The slots of the translations of rows, -1 where there is none.
+
+    A row can be of the first end or of the other one, and have the original pair or the translated one.
+    """
+
+    first: np.ndarray
+    other: np.ndarray
+    first_done: np.ndarray
+    other_undone: np.ndarray
+
+
 class _Rows(NamedTuple):
     """What is asked of rows: of several tables, one after the other."""
 
@@ -214,6 +262,10 @@ class _Rows(NamedTuple):
     of_packets: np.ndarray  # addresses and ports were read from packets, before or after their translation
     lasting: np.ndarray  # more rows of the socket follow
     ending: np.ndarray  # the last row of the socket
+
+    def at(self, which: np.ndarray, endpoints: np.ndarray) -> _Rows:
+        """Return some of the rows, with other endpoints."""
+        return _Rows(*(column.compress(which) for column in self))._replace(endpoints=endpoints)
 
 
 def _rows_of(tables: Tables, names: list[str]) -> _Rows:

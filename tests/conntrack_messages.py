@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from kernel_collector.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW
+from kernel_collector.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, OWN_NAMESPACE
 from tests.tcp_records import address
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
@@ -62,6 +62,7 @@ def fronts(*messages: bytes) -> tuple[np.ndarray, np.ndarray]:
 def connections(*rows: tuple[Ends, Ends] | tuple[Ends, Ends, int] | tuple[Ends, Ends, int, bool]) -> np.ndarray:
     """An array of `CONNECTION`: original and translated, each as the first end sees it; protocol; whether it ended."""
     found = np.zeros(len(rows), CONNECTION)
+    found["namespace_id"] = OWN_NAMESPACE
     for entry, (original, translated, *rest) in zip(found, rows, strict=True):
         for name, ends in (("original", original), ("translated", translated)):
             entry[name] = (address(ends[0]), address(ends[2]), ends[1], ends[3])

@@ -82,13 +82,19 @@ class Lab:
         return self.start_reducer("--enable-otlp-grpc-metrics", *endpoint, *options)
 
     def start_collector(
-        self, on: Host, *watched: Host, connected: bool = True, options: Sequence[str] = (), within: Sequence[str] = ()
+        self,
+        on: Host,
+        *watched: Host,
+        everywhere: bool = False,
+        connected: bool = True,
+        options: Sequence[str] = (),
+        within: Sequence[str] = (),
     ) -> Program:
         """Start a collector on a host that sees the sockets of *watched* hosts, by default of its own.
 
-        *within* is a command that runs it.
+        Where it is *everywhere* it sees those of this whole machine. *within* is a command that runs it.
         """
-        namespaces = [f"--network-namespace={host.namespace}" for host in watched or (on,)]
+        namespaces = [f"--network-namespace={host.namespace}" for host in watched or (on,) if not everywhere]
         collector = self.programs.start(
             f"collector-{on.name}",
             *within,

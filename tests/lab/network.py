@@ -163,6 +163,11 @@ class Network:
         host.run("ip", "-6", "route", "add", "default", "via", f"{node.pods_ipv6}::1")
         return host
 
+    def remove(self, host: Host) -> None:
+        """Remove a host; what still runs in it keeps it, without a name, until it ends."""
+        self._hosts.remove(host)
+        run("ip", "netns", "delete", host.namespace.name)
+
     def close(self) -> None:
         """Remove all hosts; what still runs in one keeps it, without a name, until it ends."""
         while self._hosts:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGES = ("kernel-collector", "k8s-collector", "cloud-collector", "reducer")
-CAPABILITIES = [f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "SYS_ADMIN")]
+CAPABILITIES = [
+    f"--cap-add={name}" for name in ("BPF", "PERFMON", "NET_ADMIN", "NET_BROADCAST", "SYS_PTRACE", "SYS_ADMIN")
+]
 # The first of the tests waits for the images: some 200 MB of packages are fetched where nothing is built yet.
 pytestmark = pytest.mark.timeout(1800)
 

@@ -61,6 +61,7 @@ def test_capabilities_that_only_narrow_the_view_are_no_failure(proc, monkeypatch
     found = by_name(checks(proc))
     assert found["CAP_SYS_ADMIN"].result is Result.NO
     assert found["CAP_SYS_PTRACE"].result is Result.NO
+    assert found["CAP_NET_BROADCAST"].result is Result.NO
     assert required_failures(found.values()) == ""
 
 

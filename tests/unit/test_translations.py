@@ -198,6 +198,55 @@ def test_a_pod_whose_service_is_a_program_on_the_nodes_loopback_is_one_flow_with
     assert given == [pair(SERVICE, POD)], "also where its row comes later"
 
 
+PROXY, IN_PROXY = ("127.0.0.1", 15001), ("10.1.0.7", 15006)
+IN_POD = (pair(CLIENT, POD), pair(CLIENT, IN_PROXY))
+OUTWARD = (pair(NODE, POD), pair(NODE, IN_PROXY))
+
+
+def table_in_a_row(*namespaces, protocol=TCP):
+    """Translated by the machine, by one entry, and in the pod, by the other, which come in either order."""
+    table = Translations()
+    for entry, namespace in namespaces:
+        table.update(connections((*entry, protocol)), namespace, SECOND_NS)
+    return table
+
+
+@pytest.mark.parametrize("name", ["tcp", "udp"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_one_translated_by_the_machine_and_by_the_pod_goes_from_end_to_end(name, order):
+    protocol = TCP if name == "tcp" else UDP
+    for outer, inner in ((DNAT, IN_POD), (FULL, OUTWARD)):
+        table = table_in_a_row(*((outer, NAMESPACE), (inner, POD_NAMESPACE))[::order], protocol=protocol)
+        here, there = outer[0], pair(IN_PROXY, inner[1][:2])
+        namespaces = [POD_NAMESPACE, NAMESPACE][::order]
+        given = translated(table, *(there, here)[::order], name=name, network_namespace=namespaces)
+        assert given == [there, inner[1]][::order], "both ends are on this machine"
+        table = table_in_a_row((outer, NAMESPACE), (inner, POD_NAMESPACE), protocol=protocol)
+        assert translated(table, there, name=name) == [pair(outer[0][2:], CLIENT)], "the first end is elsewhere"
+
+
+def test_a_pods_redirect_to_its_own_proxy_is_one_flow():
+    table = Translations()
+    table.update(connections((pair(POD, SERVICE), pair(POD, PROXY))), POD_NAMESPACE, SECOND_NS)
+    given = translated(table, pair(POD, SERVICE), pair(PROXY, POD), network_namespace=[POD_NAMESPACE] * 2)
+    assert given == [pair(POD, PROXY), pair(PROXY, POD)]
+
+
+def test_translations_that_lead_back_to_where_they_began_end():
+    table = table_of(DNAT, DNAT[::-1])
+    assert translated(table, DNAT[0]) in ([DNAT[0]], [DNAT[1]])
+
+
+def test_events_of_several_namespaces_come_together():
+    elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
+    table = Translations()
+    namespaces = np.array([NAMESPACE, POD_NAMESPACE, NAMESPACE], np.uint32)
+    table.update(connections(DNAT, elsewhere, FULL), namespaces, SECOND_NS)
+    table.replace(connections(), POD_NAMESPACE, SECOND_NS)
+    table.forget(SECOND_NS + KEPT_NS)
+    assert translated(table, DNAT[0], elsewhere[0]) == [DNAT[1], elsewhere[0]]
+
+
 def test_a_dump_ends_what_it_does_not_tell_in_its_namespace():
     other = (pair(("10.0.0.2", 1), SERVICE), pair(("10.0.0.2", 1), POD))
     elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
