@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
@@ -29,13 +28,13 @@ from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
 from tests.fuzz.kernel_inputs import Mutator
 from tests.lab.network import Network
+from tests.lab.sockets import cookie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.lab.network import Host
 
-SO_COOKIE = 57
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REQUESTS = [
@@ -174,11 +173,6 @@ def carry(sender: socket.socket, receiver: socket.socket, data: bytes) -> None:
     left = len(data)
     while left:
         left -= len(receiver.recv(left))
-
-
-def cookie(sock: socket.socket) -> int:
-    number: int = struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
-    return number
 
 
 TARGETS = {"http": fuzz_http, "dns": fuzz_dns}

@@ -11,8 +11,8 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.columns import HTTP_STATUSES
 from kernel_collector.http_rows import http_rows
+from tests.lab.sockets import cookie
 
-SO_COOKIE = 57
 COUNTERS = ("events_lost", "sockets_untracked", "heads_unknown", "requests_untimed", "packets_cut")
 
 
@@ -63,10 +63,6 @@ def carry(sender, receiver, parts):
         read = 0
         while read < len(part):
             read += len(receiver.recv(len(part) - read))
-
-
-def cookie(sock):
-    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
 
 
 class Since:

@@ -1,10 +1,11 @@
-"""The kernel's own word on TCP sockets, by `ss`: what the collectors are compared with."""
+"""The kernel's own word on sockets, mostly by `ss`: what the collectors are compared with."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import socket
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from tests.lab.programs import Program, Programs
 
 NETLINK_SOCK_DIAG = "4"
+SO_COOKIE = 57
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Socket:
     @property
     def remote_port(self) -> int:
         return int(self.remote.rpartition(":")[2])
+
+
+def cookie(sock: socket.socket) -> int:
+    """Return the kernel's number of a socket."""
+    number: int = struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
+    return number
 
 
 def live_sockets(host: Host) -> list[Socket]:

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import random
 import socket
-import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from intake.clock import SECOND_NS
-from intake.columns import DNS_RESULTS
-from kernel_collector.dns import DnsProbe, constants
 from kernel_collector.dns_answers import read_answer
-from kernel_collector.network_namespaces import NetworkNamespace
-from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
+from tests.lab.dns_sockets import (
+    CLIENT,
+    LOOPBACK,
+    SERVER,
+    TIMEOUT_S,
+    A,
+    Udp,
+    counted,
+    open_socket,
+    opened_probe,
+)
 from tests.lab.network import Network
-from tests.lab.sockets import arrival
+from tests.lab.sockets import cookie
 from tests.rows import packed
 
-SO_COOKIE, UDP_SEGMENT = 57, 103
-TIMEOUT_S = 0.5
-LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
-CLIENT, SERVER = 1, 2
-A = ("a.example.", 60, "A", "192.0.2.1")
+UDP_SEGMENT = 103
 
 
 @pytest.fixture
@@ -41,69 +41,14 @@ def host():
 
 @pytest.fixture
 def probe(host):
-    timeout_ns = int(TIMEOUT_S * SECOND_NS)
-    with (
-        NetworkNamespace(host.namespace) as namespace,
-        Packets(Path("/proc"), ("dns",), frozenset([namespace.inode]), constants(timeout_ns)) as packets,
-        contextlib.closing(DnsProbe(packets, timeout_ns)) as opened,
-        arrival(host) as arrived,
-    ):
-        drain = opened.drain
-        opened.drain = lambda: (arrived(), drain())[1]
+    with opened_probe(host) as opened:
         yield opened
-
-
-def open_socket(host, address, port=0, kind=socket.SOCK_DGRAM):
-    with host.entered():
-        opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    opened.bind((address, port))
-    opened.settimeout(5)
-    return opened
-
-
-def cookie(sock):
-    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
-
-
-@dataclasses.dataclass
-class Udp:
-    """A client and a server, and what goes between them."""
-
-    client: socket.socket
-    server: socket.socket
-
-    def ask(self, message):
-        """Send a query; return it and its sender as the server got them."""
-        self.client.sendto(message, self.server.getsockname()[:2])
-        return self.server.recvfrom(65_536)
-
-    def exchange(self, message, *records, **options):
-        answer = response(message, *records, **options)  # which takes long where the machine is emulated
-        _, client = self.ask(message)
-        self.server.sendto(answer, client[:2])
-        return self.client.recv(65_536)
 
 
 @pytest.fixture
 def udp(host):
     with open_socket(host, "127.0.0.1") as client, open_socket(host, "127.0.0.1", 53) as server:
         yield Udp(client, server)
-
-
-def counted(traffic, sock, **wanted):
-    """Return the counters of a socket, all its peers together, that are not 0."""
-    mine = traffic.peers["cookie"] == cookie(sock)
-    for name, value in wanted.items():
-        mine &= traffic.peers[name] == value
-    counts = traffic.counts[mine]
-    found = {name: int(counts[name].sum()) for name in ("queries", "retransmits", "timeouts")}
-    results = np.ascontiguousarray(counts["results"]).view("<u4").reshape(-1, len(DNS_RESULTS)).sum(0)
-    found |= dict(zip(DNS_RESULTS, results.tolist(), strict=True))
-    assert counts["latency_count"].sum() == results.sum()
-    of_bins = np.isin(traffic.bins["entry"], counts["number"])
-    assert traffic.bin_counts[of_bins].sum() + counts["latency_bin_count"].sum() == results.sum()
-    return {name: value for name, value in found.items() if value}
 
 
 def test_many_sockets_are_told_in_parts_each_once_and_with_its_bins(host, probe, udp, monkeypatch):
@@ -321,125 +266,6 @@ def test_queries_that_the_kernel_cuts_into_datagrams(probe, udp):
         udp.server.recv(4096)
     traffic = probe.drain()
     assert counted(traffic, udp.client) == counted(traffic, udp.server) == {"queries": 40}
-
-
-class Tcp:
-    """A connection to port 53."""
-
-    def __init__(self, host, address="127.0.0.1"):
-        self._listener = open_socket(host, address, 53, socket.SOCK_STREAM)
-        self._listener.listen()
-        self.client = open_socket(host, address, 0, socket.SOCK_STREAM)
-        self.client.connect((address, 53))
-        self.server, _ = self._listener.accept()
-        for each in (self.client, self.server):
-            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for each in (self.client, self.server, self._listener):
-            each.close()
-
-
-def framed(message):
-    return struct.pack("!H", len(message)) + message
-
-
-def send(sock, other, data, *lengths):
-    """Send *data* in pieces of these lengths, and the rest, each in a packet of its own that has arrived."""
-    start = 0
-    for length in (*lengths, len(data)):
-        piece = data[start : start + length]
-        sock.sendall(piece)
-        read = 0
-        while read < len(piece):
-            read += len(other.recv(65_536))
-        start += length
-
-
-@pytest.mark.parametrize("address", LOOPBACK.values(), ids=LOOPBACK)
-def test_tcp_at_both_ends(host, probe, address):
-    with Tcp(host, address) as tcp:
-        for code, times in (("NOERROR", 2), ("NXDOMAIN", 3), ("SERVFAIL", 1)):
-            for _ in range(times):
-                message = query("a.example.")
-                send(tcp.client, tcp.server, framed(message))
-                send(tcp.server, tcp.client, framed(response(message, *([A] if code == "NOERROR" else []), rcode=code)))
-        traffic = probe.drain()
-        for sock, role in ((tcp.client, CLIENT), (tcp.server, SERVER)):
-            assert counted(traffic, sock, role=role) == {"queries": 6, "noerror": 2, "nxdomain": 3, "servfail": 1}
-        assert set(traffic.peers["transport"].tolist()) == {socket.IPPROTO_TCP}
-        assert {bytes(each) for each in traffic.peers["remote_address"]} == {packed(address)}
-        assert {read_answer(*each[:1]).name for each in probe.answers()} == {"a.example"}
-        assert probe.counter("dns_streams_lost") == probe.counter("dns_messages_malformed") == 0
-
-
-@pytest.mark.parametrize("lengths", [[1] * 200, [2], [1, 1], [2, 12], [40], [14, 1], [3] * 60], ids=str)
-def test_tcp_messages_in_pieces(host, probe, lengths):
-    with Tcp(host) as tcp:
-        messages = [query("a.example."), query("b.example.")]
-        send(tcp.client, tcp.server, b"".join(map(framed, messages)), *lengths)
-        answers = [response(messages[0], A), response(messages[1], rcode="NXDOMAIN")]
-        send(tcp.server, tcp.client, b"".join(map(framed, answers)), *lengths)
-        traffic = probe.drain()
-        for sock in (tcp.client, tcp.server):
-            assert counted(traffic, sock) == {"queries": 2, "noerror": 1, "nxdomain": 1}
-        (told,) = probe.answers()
-        assert read_answer(told.content, whole=told.whole).addresses == (packed("192.0.2.1"),)
-        assert probe.counter("dns_streams_lost") == probe.counter("dns_messages_malformed") == 0
-
-
-def test_tcp_many_messages_in_a_packet(host, probe):
-    with Tcp(host) as tcp:
-        messages = [query(f"{number}.example.", number=number) for number in range(100)]
-        answers = b"".join(framed(response(message, rcode="NXDOMAIN")) for message in messages)
-        send(tcp.client, tcp.server, b"".join(map(framed, messages)))
-        send(tcp.server, tcp.client, answers)
-        traffic = probe.drain()
-        for sock in (tcp.client, tcp.server):
-            assert counted(traffic, sock) == {"queries": 100, "nxdomain": 100}
-
-
-def test_tcp_messages_beyond_the_limit_of_a_packet_are_passed_over_and_the_next_packet_is_read(host, probe):
-    with Tcp(host) as tcp:
-        for count in (200, 1):
-            messages = [query(f"{number}.example.", number=number) for number in range(count)]
-            send(tcp.client, tcp.server, b"".join(map(framed, messages)))
-        assert counted(probe.drain(), tcp.client)["queries"] in (128, 129)  # one of them may be asked again
-        assert probe.counter("dns_streams_lost") == 2
-
-
-def test_tcp_a_message_of_many_packets(host, probe):
-    with Tcp(host) as tcp:
-        addresses = [f"192.0.{number // 256}.{number % 256}" for number in range(1500)]
-        first, second = query("a.example."), query("b.example.")
-        answers = response(first, ("a.example.", 60, "A", *addresses)), response(second, rcode="REFUSED")
-        send(tcp.client, tcp.server, framed(first) + framed(second))
-        assert len(answers[0]) > 24_000
-        send(tcp.server, tcp.client, b"".join(map(framed, answers)), *[1000] * 30)
-        traffic = probe.drain()
-        for sock in (tcp.client, tcp.server):
-            assert counted(traffic, sock) == {"queries": 2, "noerror": 1, "refused": 1}
-        (told,) = probe.answers()
-        assert len(read_answer(told.content, whole=told.whole).addresses) > 50
-
-
-def test_tcp_a_connection_from_before(host):
-    with Tcp(host) as tcp:
-        send(tcp.client, tcp.server, framed(query("a.example."))[:20])
-        with (
-            Packets(Path("/proc"), ("dns",), constants=constants()) as packets,
-            contextlib.closing(DnsProbe(packets)) as probe,
-        ):
-            send(tcp.client, tcp.server, framed(query("a.example."))[20:])
-            message = query("b.example.")
-            send(tcp.client, tcp.server, framed(message))
-            send(tcp.server, tcp.client, framed(response(message)))
-            traffic = probe.drain()
-            for sock in (tcp.client, tcp.server):
-                assert counted(traffic, sock) == {"queries": 1, "nodata": 1}
 
 
 def test_answers_are_told_again_only_where_their_addresses_differ(probe, udp):

@@ -17,6 +17,7 @@ from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.objects import OBJECTS
 from kernel_collector.options import Settings
 from tests.lab.network import Network
+from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until
 from tests.tcp_records import address
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 PORT, SENT, SIZE = 5300, 25, 700
 REASONS = reason_names()
-SO_COOKIE = 57
 UDP_SEGMENT = 103
 
 
@@ -122,13 +122,13 @@ def test_drops_of_what_a_host_sends_itself_tell_the_socket(hosts, open_probe):
     client.firewall("drops", output_rules=f"udp dport {PORT} counter drop")
     probe = open_probe(client)
     with socket_on(client, socket.SOCK_DGRAM, "ipv4") as one:
-        cookie = int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
+        number = cookie(one)
         for _ in range(SENT):
             with contextlib.suppress(PermissionError):
                 one.sendto(b"x", (server.ipv4, PORT))
     drops = probe.drain()
     assert added(told(drops, "NETFILTER_DROP")) == client.counted("drops") == (SENT, SENT * 29)
-    assert cookie in drops.counts["socket"]
+    assert number in drops.counts["socket"]
 
 
 def test_segments_that_are_joined_count_one_by_one(hosts, open_probe):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.lab.otelcol import otelcol
+from tests.lab.sockets import cookie
 from tests.packages import ROOT
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def of_socket(found: list[Record], event: str, end: socket.socket) -> list[Recor
         "network.peer.port": peer[1],
         "process.pid": os.getpid(),
         "process.executable.name": Path("/proc/self/comm").read_text().strip(),
-        "ebpf_net.socket.cookie": struct.unpack("Q", end.getsockopt(socket.SOL_SOCKET, 57, 8))[0],  # SO_COOKIE
+        "ebpf_net.socket.cookie": cookie(end),
     }
     assert rows
     for row in rows:

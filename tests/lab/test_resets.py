@@ -19,13 +19,13 @@ from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.sockets import SocketTable
 from kernel_collector.tcp import TcpProbe
 from tests.lab.network import Network
+from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.lab.network import Host
 
 NEVER_LINGER = struct.pack("ii", 1, 0)
-SO_COOKIE = 57
 TIMES = 3
 
 
@@ -69,10 +69,6 @@ def counter(host: Host, protocol: str, name: str) -> int:
 def watched():
     with contextlib.ExitStack() as stack:
         yield Watched(stack)
-
-
-def cookie(sock: socket.socket) -> int:
-    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
 
 
 def closes_with_unread_data(client, server):

@@ -23,10 +23,10 @@ from kernel_collector.records import TcpRecordKind
 from kernel_collector.tcp import TcpProbe
 from kernel_collector.tcp_states import TcpState
 from tests.lab.network import Network
+from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until
 
 SENT, ANSWERED = 100_000, 777
-SO_COOKIE = 57
 
 
 @pytest.fixture
@@ -62,10 +62,6 @@ def listener_of(host, address="127.0.0.1"):
 def connect(host, listener):
     with host.entered():
         return socket.create_connection(listener.getsockname()[:2])
-
-
-def cookie(sock):
-    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
 
 
 def read_exactly(sock, length):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,10 @@ from kernel_collector.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
 from kernel_collector.udp import UdpProbe
 from tests.lab.network import Network
-from tests.lab.sockets import arrival
+from tests.lab.sockets import arrival, cookie
 from tests.rows import packed
 
-SO_COOKIE, UDP_SEGMENT, UDP_GRO = 57, 103, 104
+UDP_SEGMENT, UDP_GRO = 103, 104
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 
 
@@ -50,10 +49,6 @@ def udp_socket(host, address):
     opened.bind((address, 0))
     opened.settimeout(5)
     return opened
-
-
-def cookie(sock):
-    return struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0]
 
 
 def own_cgroup():
