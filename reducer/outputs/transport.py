@@ -1,18 +1,15 @@
 """Sends one encoded OTLP request over gRPC or HTTP, once, and says what became of it.
 
-Channel, session, TLS, headers, compression and time limit are those of the OpenTelemetry exporters, which take them
-from OTEL_EXPORTER_OTLP_*; only what they send is ours. To send again is the caller's business: what may be sent again
-follows the OTLP specification, "Failures".
+Channel and session are those of the OpenTelemetry exporters, as OTEL_EXPORTER_OTLP_* ask for them; only what they send
+is ours. To send again is the caller's business: what may be sent again follows the OTLP specification, "Failures".
 """
 
 from __future__ import annotations
 
 import math
 import os
-import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlparse
 
 import grpc
 import requests
@@ -21,22 +18,24 @@ from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untype
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from opentelemetry.exporter.otlp.common import http as otlp_http
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter as GrpcLogExporter
-from opentelemetry.exporter.otlp.proto.grpc.exporter import InvalidCompressionValueException
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcMetricExporter
+from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter as HttpLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from daemon.errors import StartupError
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
+from reducer.outputs.otlp_environment import checked_url, http_endpoint, otlp_variables, without_secrets
 from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from opentelemetry.exporter.http.transport._base import BaseHTTPResult
+
+    from reducer.outputs.otlp_environment import OtlpVariables
 
 RETRYABLE_CODES = frozenset(
     {
@@ -76,15 +75,22 @@ class GrpcTransport:
     """
 
     def __init__(self, endpoint: str | None = None, signals: Iterable[Signal] = (Signal.METRICS,)) -> None:
-        _check_files()
         self._exporters: dict[Signal, _RawGrpcMetrics | _RawGrpcLogs] = {}
-        try:
-            for signal in signals:
-                own = signal is Signal.LOGS and os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
-                exporter = _RawGrpcLogs if signal is Signal.LOGS else _RawGrpcMetrics
-                self._exporters[signal] = exporter(own or endpoint, channel_options=CHANNEL_OPTIONS)  # type: ignore[arg-type]
-        except (ValueError, RuntimeError, InvalidCompressionValueException) as error:
-            raise StartupError(f"cannot export by OTLP over gRPC: {error}; see OTEL_EXPORTER_OTLP_*") from error
+        for signal in signals:
+            variables = otlp_variables(signal, "grpc", ("none", "gzip"))
+            own = signal is Signal.LOGS and os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+            exporter = _RawGrpcLogs if signal is Signal.LOGS else _RawGrpcMetrics
+            self._exporters[signal] = exporter(
+                own or endpoint,
+                insecure=variables.insecure,
+                credentials=_credentials(variables),
+                headers=tuple(variables.headers.items()),
+                timeout=variables.timeout_s,
+                compression=grpc.Compression.Gzip
+                if variables.compression == "gzip"
+                else grpc.Compression.NoCompression,
+                channel_options=CHANNEL_OPTIONS,  # type: ignore[arg-type]
+            )
         self.endpoint = self._exporters[Signal.METRICS].address
 
     def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
@@ -113,22 +119,22 @@ class HttpTransport:
     """
 
     def __init__(self, endpoint: str | None = None, signals: Iterable[Signal] = (Signal.METRICS,)) -> None:
-        _check_files()
         self._exporters: dict[Signal, _RawHttpMetrics | _RawHttpLogs] = {}
-        try:
-            for signal in signals:
-                session = _Session()
-                self._exporters[signal] = (
-                    _RawHttpLogs(session=session)
-                    if signal is Signal.LOGS
-                    else _RawHttpMetrics(endpoint, session=session)
-                )
-        except (ValueError, RuntimeError) as error:
-            raise StartupError(f"cannot export by OTLP over HTTP: {error}; see OTEL_EXPORTER_OTLP_*") from error
-        self.endpoint = self._exporters[Signal.METRICS].address
-        for exporter in self._exporters.values():
-            if urlparse(exporter.address).scheme not in {"http", "https"}:
-                raise StartupError(f"the OTLP endpoint {exporter.address!r} must begin with http:// or https://")
+        for signal in signals:
+            variables = otlp_variables(signal, "http/protobuf", ("none", "gzip", "deflate"))
+            exporter = _RawHttpLogs if signal is Signal.LOGS else _RawHttpMetrics
+            told = endpoint if signal is Signal.METRICS else None
+            self._exporters[signal] = exporter(
+                checked_url(told) if told else http_endpoint(signal),
+                certificate_file=variables.authorities,
+                client_certificate_file=variables.client_certificate,
+                client_key_file=variables.client_key,
+                headers=variables.headers,
+                timeout=variables.timeout_s,
+                compression=Compression(variables.compression),
+                session=_Session(),
+            )
+        self.endpoint = without_secrets(self._exporters[Signal.METRICS].address)
 
     def send(self, body: bytes, signal: Signal = Signal.METRICS) -> Outcome:
         """Send an encoded request of the signal's service once."""
@@ -194,43 +200,17 @@ class _RawHttpLogs(_RawHttp, HttpLogExporter):
     pass
 
 
+def _credentials(variables: OtlpVariables) -> grpc.ChannelCredentials:
+    files = (variables.authorities, variables.client_key, variables.client_certificate)
+    return grpc.ssl_channel_credentials(*(Path(file).read_bytes() if file else None for file in files))
+
+
 class _Session(requests.Session):
     """One whose authorities, where it was told of some, come before REQUESTS_CA_BUNDLE (psf/requests#3829)."""
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         told = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, told, cert)
-
-
-def _check_files() -> None:
-    for signal in ("", "METRICS_", "LOGS_"):
-        authorities, key, certificate = (
-            _readable(f"OTEL_EXPORTER_OTLP_{signal}{name}")
-            for name in ("CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
-        )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        try:
-            if authorities:
-                context.load_verify_locations(authorities)
-            if certificate:
-                context.load_cert_chain(certificate, key or None)
-        except ssl.SSLError as error:
-            files = ", ".join(filter(None, (authorities, certificate, key)))
-            raise StartupError(
-                f"OTEL_EXPORTER_OTLP_{signal}CERTIFICATE, _CLIENT_CERTIFICATE and _CLIENT_KEY name files of PEM, the "
-                f"last two a certificate and its key; {files}: {error.strerror or error}"
-            ) from error
-
-
-def _readable(variable: str) -> str:
-    """Return the path that a variable holds, empty if it has none."""
-    path = os.environ.get(variable, "")
-    try:
-        if path:
-            Path(path).read_bytes()
-    except OSError as error:
-        raise StartupError(f"cannot read {path}, which {variable} names: {error.strerror}") from error
-    return path
 
 
 def _accepted(response: bytes, signal: Signal) -> Outcome:

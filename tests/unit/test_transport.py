@@ -230,13 +230,35 @@ def test_certificate_without_its_key(
         protocol()
 
 
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
 @pytest.mark.parametrize(("variable", "value"), [("COMPRESSION", "lzma"), ("TIMEOUT", "soon")])
-def test_grpc_settings_that_mean_nothing(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_mean_nothing(
+    protocol: type[Transport], variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{variable}", value)
     with pytest.raises(StartupError, match="OTEL_EXPORTER_OTLP_"):
-        GrpcTransport("http://127.0.0.1:4317")
+        protocol()
+
+
+@pytest.mark.parametrize("compression", ["none", ""])
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+def test_no_compression_and_variables_that_are_empty(
+    sink: OtlpSink, protocol: type[Transport], compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("METRICS_TIMEOUT", "HEADERS", "CERTIFICATE", "INSECURE"):
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", "")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", compression)
+    monkeypatch.setenv(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", sink.grpc_endpoint if protocol is GrpcTransport else sink.http_endpoint
+    )
+    transport = protocol()
+    assert transport.send(request(1000)) == Accepted()
+    encodings = [value for name, value in sink.headers[-1].items() if name in {"content-encoding", "grpc-encoding"}]
+    assert ("gzip" in encodings) == (compression == "" and protocol is HttpTransport)
+    transport.close()
 
 
 def test_http_endpoint_without_scheme() -> None:
-    with pytest.raises(StartupError, match="must begin with http"):
+    with pytest.raises(StartupError, match="must be http://HOST:PORT"):
         HttpTransport("localhost:4318")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.errors import StartupError
+from reducer.outputs.otlp_environment import (
+    OtlpVariables,
+    checked_url,
+    http_endpoint,
+    otlp_variables,
+    without_secrets,
+)
+from reducer.outputs.request import Signal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def variables(monkeypatch: pytest.MonkeyPatch, **values: str) -> OtlpVariables:
+    for name, value in values.items():
+        monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{name}", value)
+    return otlp_variables(Signal.METRICS, "grpc", ("none", "gzip"))
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("OTEL_EXPORTER_OTLP_"):
+            monkeypatch.delenv(name)
+
+
+def test_defaults_are_those_of_the_specification(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert variables(monkeypatch) == OtlpVariables({}, 10.0, "none", None, None, None, None)
+    assert http_endpoint(Signal.LOGS) == "http://localhost:4318/v1/logs"
+
+
+def test_a_signals_own_variables_come_before_those_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = variables(
+        monkeypatch,
+        HEADERS="a=1,b=2",
+        METRICS_HEADERS="a=3",
+        TIMEOUT="5000",
+        METRICS_TIMEOUT="7000",
+        COMPRESSION="none",
+        METRICS_COMPRESSION="GZIP",
+        INSECURE="true",
+        METRICS_INSECURE="False",
+    )
+    assert found == OtlpVariables({"a": "3"}, 7.0, "gzip", False, None, None, None)  # noqa: FBT003
+    assert otlp_variables(Signal.LOGS, "grpc", ("none", "gzip")).headers == {"a": "1", "b": "2"}
+
+
+def test_what_is_empty_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("HEADERS", "TIMEOUT", "COMPRESSION", "INSECURE", "CERTIFICATE", "CLIENT_KEY", "CLIENT_CERTIFICATE")
+    found = variables(monkeypatch, **{f"METRICS_{name}": "" for name in names}, TIMEOUT=" ", HEADERS="a=1", ENDPOINT="")
+    assert found == OtlpVariables({"a": "1"}, 10.0, "none", None, None, None, None)
+    assert http_endpoint(Signal.METRICS) == "http://localhost:4318/v1/metrics"
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("api-key=sec%20ret, X-Two = b=c ,", {"api-key": "sec ret", "x-two": "b=c"}),
+        ("Authorization=Basic dXNlcjpwdw==", {"authorization": "Basic dXNlcjpwdw=="}),
+        ("Authorization=Bearer%20a%2Cb", {"authorization": "Bearer a,b"}),
+        ("empty=", {"empty": ""}),
+    ],
+)
+def test_headers(text: str, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert variables(monkeypatch, HEADERS=text).headers == headers
+
+
+@pytest.mark.parametrize("entry", ["s3cret", "=s3cret", "a b=s3cret", "a=s3cret%0aX: y", "a=s3crét", ":path=s3cret"])
+def test_what_is_no_header_is_an_error_that_does_not_show_it(
+    entry: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(StartupError, match=r"OTEL_EXPORTER_OTLP_HEADERS must be NAME=VALUE.*number 2 is not") as error:
+        variables(monkeypatch, HEADERS=f"ok=1,{entry}")
+    assert "s3cr" not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("10000", 10), ("500", 0.5), ("100", 0.1), ("15", 15), ("0.5", 0.5)])
+def test_times_are_milliseconds_unless_they_cannot_be(
+    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert variables(monkeypatch, TIMEOUT=text).timeout_s == seconds
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("TIMEOUT", value) for value in ("abc", "0", "-1", "inf", "nan")),
+        *(("COMPRESSION", "lzma"), ("METRICS_COMPRESSION", "deflate"), ("INSECURE", "maybe")),
+    ],
+)
+def test_values_that_cannot_be_used(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StartupError, match=f"OTEL_EXPORTER_OTLP_{name} is '{value}'"):
+        variables(monkeypatch, **{name: value})
+
+
+def test_a_key_without_its_certificate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("key")
+    with pytest.raises(StartupError, match="CLIENT_KEY names a key, but OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE no cer"):
+        variables(monkeypatch, CLIENT_KEY=str(tmp_path / "key.pem"))
+
+
+def test_another_protocol_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        variables(monkeypatch, PROTOCOL="http/json", METRICS_PROTOCOL="grpc")
+        assert not caplog.text
+        variables(monkeypatch, METRICS_PROTOCOL="http/json")
+    assert "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL is 'http/json', which does nothing here" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "endpoint"),
+    [
+        ({"ENDPOINT": "http://a:1/otlp/"}, "http://a:1/otlp/v1/metrics"),
+        ({"ENDPOINT": "http://a:1", "METRICS_ENDPOINT": "https://b/x?key=y"}, "https://b/x?key=y"),
+    ],
+)
+def test_endpoints(values: dict[str, str], endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    variables(monkeypatch, **values)
+    assert http_endpoint(Signal.METRICS) == endpoint
+
+
+@pytest.mark.parametrize("url", ["host:4318", "http://", "ftp://host", "http://[::1", "http://host:99999", "http://:1"])
+def test_endpoints_that_are_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StartupError, match="must be http://HOST:PORT"):
+        checked_url(url)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+    with pytest.raises(StartupError, match="must be http://HOST:PORT"):
+        http_endpoint(Signal.METRICS)
+
+
+def test_an_endpoint_is_shown_without_its_secrets() -> None:
+    assert without_secrets("https://me:s3cret@host:1/v1/metrics?key=s3cret") == "https://host:1/v1/metrics"
