@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from daemon.errors import StartupError
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     Page = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Check = Callable[[], str | None]
 
+_LOGGER = logging.getLogger(__name__)
+# What a client sends that is no request is answered, and is no error of ours: anybody could fill the log with it.
+_LOGGER.addFilter(lambda record: not isinstance((record.exc_info or (None, None))[1], HttpProcessingError))
 _ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([0-9]{1,5})")
 MOST_PORT = 65_535
 # Longer than the minute from one scrape to the next that is usual.
@@ -43,7 +48,7 @@ class HttpServer:
         self._idle = _Idle()
         application = web.Application(middlewares=[self._idle.note])
         application.add_routes([web.get(path, page) for path, page in pages.items()])
-        self._runner = web.AppRunner(application, access_log=None)
+        self._runner = web.AppRunner(application, access_log=None, logger=_LOGGER)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> int:

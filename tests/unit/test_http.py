@@ -233,3 +233,20 @@ def test_who_has_left_before_a_page_is_begun_gets_none_and_no_error():
         raise AssertionError("nobody is there to read it")
 
     asyncio.run(_Idle().note(SimpleNamespace(transport=None), page))
+
+
+def test_what_is_no_request_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        raise ZeroDivisionError
+
+    def client(url: str) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000 + b"\r\n\r\n")
+            assert b"400 Bad Request" in connection.recv(1000)
+        assert not caplog.text
+        with pytest.raises(HTTPError, match="500"):
+            get(f"{url}/broken")
+
+    with_server({"/broken": broken}, client)
+    assert "ZeroDivisionError" in caplog.text
