@@ -88,7 +88,9 @@ class ControlPlane:
             *(str(self._servers / "kube-controller-manager"), *kubeconfig, "--leader-elect=false", "--secure-port=0"),
             *(f"--service-account-private-key-file={self._key}", "--kube-api-qps=500", "--kube-api-burst=1000"),
         )
-        kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16")
+        # It renews leases until it can; a report of a node that the server was not there for it does not repeat, and
+        # the controllers take the node and its pods for lost.
+        kwok = ("--manage-all-nodes=true", "--cidr=10.244.0.0/16", "--node-lease-duration-seconds=40")
         self.kwok = programs.start("kwok", str(self._servers / "kwok"), *kubeconfig, *kwok)
 
     @property

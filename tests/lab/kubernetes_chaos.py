@@ -69,8 +69,12 @@ class Chaos:
         # No Deployment is deleted: its pods may outlive their ReplicaSet for minutes where the server was away; then
         # the collector knows an owner that the server does not know any more.
         self.happened: Counter[str] = Counter()
+        # A rollout does not wait for new pods to be ready: kwok's are never ready again once a node was lost.
+        strategy = {"rollingUpdate": {"maxUnavailable": "100%"}}
         for name in DEPLOYMENTS:
-            control_plane.create(workload("Deployment", name, REPLICAS))
+            control_plane.create(workload("Deployment", name, REPLICAS, strategy=strategy))
+        # Controllers whose server goes while they start end.
+        self._wait_until_running(60)
 
     def run(self, seconds: float) -> None:
         """Let it happen for so long, and longer until each step was taken once; the server is there afterwards."""
@@ -98,7 +102,10 @@ class Chaos:
                 self._delete(pod["metadata"]["name"], grace_s=0)
         for name in DEPLOYMENTS:
             self._control_plane.patch("Deployment", name, {"spec": {"replicas": REPLICAS}})
-        wait_until_running(self._control_plane, "default", REPLICAS * len(DEPLOYMENTS), timeout_s=SETTLED_WITHIN_S)
+        self._wait_until_running(SETTLED_WITHIN_S)
+
+    def _wait_until_running(self, timeout_s: float) -> None:
+        wait_until_running(self._control_plane, "default", REPLICAS * len(DEPLOYMENTS), timeout_s)
 
     def server_killed(self) -> None:
         self._control_plane.api_server.kill()
