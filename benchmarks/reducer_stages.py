@@ -21,7 +21,8 @@ from reducer.heap import keep_freed_memory
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.pipeline import Pipeline
-from reducer.sessions import ReducerSessions, Stream
+from reducer.session import Stream
+from reducer.sessions import ReducerSessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
