@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.long.receivers import outages, scrape, series_at_collector, series_at_victoria
+from tests.long.outages import outages
+from tests.long.receivers import scrape, series_at_collector, series_at_victoria
 
 if TYPE_CHECKING:
     from collections.abc import Callable
