@@ -87,7 +87,9 @@ run() {
 test_() {
   setup "${everything[@]}"
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
-  say "pytest"
+  # Tests of the lab wait for most of their time. Who gives arguments may want what needs a single process: -s, --pdb.
+  [ $# -gt 0 ] || set -- --numprocesses 3 --dist loadfile --no-loadscope-reorder
+  say "pytest $*"
   .venv/bin/python -m pytest "$@"
 }
 

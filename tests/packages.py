@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
+
+
+@contextlib.contextmanager
+def alone(made: Path) -> Iterator[None]:
+    """Let the processes that run tests make *made*, a part of the cache, one after another: the first for all."""
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with made.with_name(f"{made.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def debian_program(path: str, *packages: str, release: str | None = None) -> str:
@@ -26,7 +40,7 @@ def debian_program(path: str, *packages: str, release: str | None = None) -> str
         return installed
     for package in packages:
         unpacked = CACHE / "packages" / (f"{package}-{release}" if release else package)
-        with contextlib.suppress(subprocess.CalledProcessError, LookupError):
+        with contextlib.suppress(subprocess.CalledProcessError, LookupError), alone(unpacked):
             if not unpacked.exists():
                 _fetch(package, unpacked, release)
         if (unpacked / path).exists():
@@ -42,7 +56,7 @@ def debian_command(path: str, package: str) -> tuple[str, ...]:
     if installed := shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin"):
         return (installed,)
     unpacked = CACHE / "packages" / f"{package}-with-libraries"
-    with contextlib.suppress(subprocess.CalledProcessError):
+    with contextlib.suppress(subprocess.CalledProcessError), alone(unpacked):
         if not unpacked.exists():
             _fetch_all(package, unpacked)
     if not (unpacked / path).exists():

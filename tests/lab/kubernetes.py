@@ -22,7 +22,7 @@ import yaml
 
 from tests.lab.go import ENVIRONMENT, build, require_go
 from tests.lab.waiting import wait_until
-from tests.packages import CACHE
+from tests.packages import CACHE, alone
 from tests.ports import free_ports
 
 if TYPE_CHECKING:
@@ -235,23 +235,9 @@ class ControlPlane:
 def servers() -> Path:
     """Return the directory of the programs; the test is skipped where they cannot be had."""
     directory = CACHE / f"kubernetes-{VERSION}"
-    if not (directory / _PROGRAMS[-1].name).exists():
-        require_go("Kubernetes")
-        source = directory / "source"
-        shutil.rmtree(source, ignore_errors=True)
-        source.mkdir(parents=True)
-        _write_module(source)
-        stamp = "k8s.io/component-base/version"
-        major, minor, _ = VERSION.split(".")
-        flags = f"-s -w -X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
-        build(
-            "Kubernetes",
-            ["go", "build", "-ldflags", flags, "-o", "built/", *(program.package for program in _PROGRAMS)],
-            source,
-        )
-        for program in _PROGRAMS:  # the last one tells that all are there
-            (source / "built" / program.name).rename(directory / program.name)
-        shutil.rmtree(source)
+    with alone(directory):
+        if not (directory / _PROGRAMS[-1].name).exists():
+            _build(directory)
     return directory
 
 
@@ -270,6 +256,25 @@ _PROGRAMS = (
     _Program(f"{_KUBERNETES}/cmd/kube-controller-manager", f"{_KUBERNETES}/cmd/kube-controller-manager/app"),
     _Program(f"{_KWOK}/cmd/kwok", f"{_KWOK}/pkg/kwok/cmd"),
 )
+
+
+def _build(directory: Path) -> None:
+    require_go("Kubernetes")
+    source = directory / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    _write_module(source)
+    stamp = "k8s.io/component-base/version"
+    major, minor, _ = VERSION.split(".")
+    flags = f"-s -w -X {stamp}.gitVersion=v{VERSION} -X {stamp}.gitMajor={major} -X {stamp}.gitMinor={minor}"
+    build(
+        "Kubernetes",
+        ["go", "build", "-ldflags", flags, "-o", "built/", *(program.package for program in _PROGRAMS)],
+        source,
+    )
+    for program in _PROGRAMS:  # the last one tells that all are there
+        (source / "built" / program.name).rename(directory / program.name)
+    shutil.rmtree(source)
 
 
 def _write_module(source: Path) -> None:

@@ -6,8 +6,6 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.lab.daemons import INTAKE_PORT
 from tests.lab.transfer import Transfer
 from tests.otlp_sink import Answer
@@ -54,7 +52,6 @@ def test_a_reducer_that_is_killed_three_times(lab: Lab, tmp_path: Path) -> None:
     assert len(sink.requests) - len(set(sink.requests)) >= 3
 
 
-@pytest.mark.timeout(420)
 def test_outages_of_a_minute(new_lab: Callable[[], Lab]) -> None:
     """All at the same time, each in a lab of its own, to take a minute together."""
     stopped, receiver_down, cut_off = transfers = [begin(new_lab()) for _ in range(3)]
