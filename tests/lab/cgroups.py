@@ -41,7 +41,7 @@ def remove(cgroup: Path) -> None:
             cgroup.rmdir()
         return not cgroup.exists()
 
-    wait_until(gone, 10, f"{cgroup} to be empty")
+    wait_until(gone, 60, f"{cgroup} to be empty")
 
 
 def inside(cgroup: Path, *command: str) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ class Lab:
 
     def wait_until_ready(self, reducer: Program) -> None:
         """Wait until a reducer in the centre says that it is ready."""
-        wait_until(lambda: self._ready(reducer), 30, "the reducer to be ready")
+        wait_until(lambda: self._ready(reducer), 60, "the reducer to be ready")
 
     def start_reducer_with_sink(self, *options: str) -> Program:
         """Start the reducer, sending to the OTLP receiver of the tests."""

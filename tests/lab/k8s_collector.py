@@ -75,7 +75,7 @@ def told_pods(pods: dict[str, intake_pb2.Pod], namespace: str = "") -> dict[str,
     }
 
 
-def wait_until_equal(sink: EntitySink, control_plane: ControlPlane, timeout_s: float = 30, namespace: str = "") -> None:
+def wait_until_equal(sink: EntitySink, control_plane: ControlPlane, timeout_s: float = 60, namespace: str = "") -> None:
     """Wait until the collector has told what the server has, and the reducer names the addresses by it."""
 
     def equal() -> bool:

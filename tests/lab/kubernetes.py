@@ -215,7 +215,7 @@ class ControlPlane:
 
     def _etcd(self, method: str, body: Object) -> Object:
         url = f"http://127.0.0.1:{self._etcd_port}/v3/kv/{method}"
-        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=10) as answer:
+        with urllib.request.urlopen(url, json.dumps(body).encode(), timeout=60) as answer:
             return json.loads(answer.read())
 
     def _trust(self) -> ssl.SSLContext:

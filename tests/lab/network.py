@@ -80,7 +80,7 @@ class Host:
         with self.entered():
             return run(*command, **options)
 
-    def get(self, url: str, timeout_s: float = 5.0) -> str:
+    def get(self, url: str, timeout_s: float = 20.0) -> str:
         """Fetch a page as a program on this host would."""
         with self.entered(), urllib.request.urlopen(url, timeout=timeout_s) as response:
             return response.read().decode()
@@ -215,7 +215,7 @@ def forget_connections(host: Host) -> None:
 def wait_for_listener(host: Host, port: int, protocol: str = "tcp") -> None:
     """Wait until a program listens on a port, of TCP or UDP; nothing is sent that could be counted."""
     command = ("ss", f"--{protocol}", "-lnOH", f"sport = :{port}")
-    wait_until(lambda: bool(host.run(*command)), 20, f"a listener on {protocol} port {port} of {host}")
+    wait_until(lambda: bool(host.run(*command)), 60, f"a listener on {protocol} port {port} of {host}")
 
 
 def remove_leavings() -> None:

@@ -56,7 +56,7 @@ class Program:
         """Return all that it has written so far, to either of its outputs."""
         return self.log.read_text(errors="replace")
 
-    def wait_for(self, pattern: str, timeout_s: float = 20.0, *, after: int = 0) -> re.Match[str]:
+    def wait_for(self, pattern: str, timeout_s: float = 60.0, *, after: int = 0) -> re.Match[str]:
         """Return the first match of *pattern* in its output from character *after* on.
 
         Raises:

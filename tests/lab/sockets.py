@@ -78,7 +78,7 @@ class ClosedSockets:
 
     def __init__(self, programs: Programs, host: Host) -> None:
         self._program: Program = programs.start(f"ss-{host.name}", "stdbuf", "-oL", "ss", "-tinOE", host=host)
-        wait_until(self._listens, 10, "ss to join the groups")
+        wait_until(self._listens, 60, "ss to join the groups")
 
     def sockets(self, where: Callable[[Socket], bool]) -> list[Socket]:
         """Return those that were destroyed so far."""

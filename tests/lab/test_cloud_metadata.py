@@ -31,7 +31,7 @@ def test_a_machine_of_aws(lab: Lab) -> None:
             stack.enter_context(served(answer, (METADATA, 80)))
         reducer = lab.start_reducer_with_sink()
         collector = lab.start_collector(machine)
-        wait_until(lambda: any("ipv4-associations" in path for path in asked), 10, "the collector to ask")
+        wait_until(lambda: any("ipv4-associations" in path for path in asked), 60, "the collector to ask")
         lab.finish(reducer, collector)
     exported = Exported(lab.sink.points())
     own = {"source__process__name": "kernel-collector", "source__availability_zone": "us-east-1d"}

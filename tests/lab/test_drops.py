@@ -161,7 +161,7 @@ def test_flows_beyond_the_limit_are_told_together(hosts, open_probe):
         for _ in range(20):
             send(client, server.ipv4, count=2)
         sent += 40
-        wait_until(lambda expected=sent: server.counted("drops")[0] == expected, 10, "the drops")
+        wait_until(lambda expected=sent: server.counted("drops")[0] == expected, 60, "the drops")
         found = told(probe.drain(), "NETFILTER_DROP")
         others = found.pop((socket.IPPROTO_UDP, bytes(16), 0, bytes(16), 0))
         assert len(found) <= 3
@@ -210,7 +210,7 @@ def left_by_their_client(client: Host, server: Host, family: str) -> Iterator[so
                 accepted = listener.accept()[0]
             with accepted:
                 assert not accepted.recv(1)
-                wait_until(lambda: not client.run("ss", "-tnOH", "state", "fin-wait-1"), 5, "the client's end")
+                wait_until(lambda: not client.run("ss", "-tnOH", "state", "fin-wait-1"), 60, "the client's end")
                 yield accepted
 
 

@@ -91,7 +91,7 @@ def test_where_it_is_disabled_there_is_none(lab: Lab) -> None:
     collector = lab.start_collector(host, options=["--disable-http-metrics"])
     nginx = Nginx(lab.programs, lab.centre, lab.directory / "nginx")
     host.get(f"http://{lab.centre.ipv4}:{HTTP_PORT}/")
-    wait_until(lambda: nginx.logged() == 1, 10, "nginx to log the request")
+    wait_until(lambda: nginx.logged() == 1, 60, "nginx to log the request")
     lab.finish(reducer, collector)
     exported = Exported(lab.sink.points())
     assert exported.total("tcp.bytes", source__ip=host.ipv4) > 0

@@ -67,7 +67,7 @@ def test_both_images_run_as_the_readme_says(containers: list[str]) -> None:
             return False
         return bool(re.search(r'tcp_bytes_total{.*"kernel-collecto', page))
 
-    wait_until(shows_the_collectors_own_flow, 30, "a flow of the collector at the reducer")
+    wait_until(shows_the_collectors_own_flow, 60, "a flow of the collector at the reducer")
     for container, word in zip(reversed(containers), ("connected to the reducer", "listening for"), strict=True):
         run("docker", "stop", container)
         assert word in run("docker", "logs", container)
@@ -112,7 +112,7 @@ def test_the_reducer_keeps_its_state_in_a_volume_without_root(containers: list[s
     command = ("docker", "run", "--detach", "--read-only", "--network", "host", "--volume", f"{volume}:/data")
     containers.append(run(*command, "reducer", *ports, "--data-dir", "/data").strip())
     try:
-        wait_until(lambda: "listening for" in run("docker", "logs", containers[0]), 30, "the reducer")
+        wait_until(lambda: "listening for" in run("docker", "logs", containers[0]), 60, "the reducer")
         assert run("docker", "exec", containers[0], "sh", "-c", "stat --format %u /data/*").split()[0] == "65534"
     finally:
         run("docker", "rm", "--force", containers.pop())

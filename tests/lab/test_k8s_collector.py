@@ -127,9 +127,9 @@ def test_changes_of_workloads(
     assert owners(sink, namespace) == {("Deployment", "web"): 1}
 
     control_plane.delete("Deployment", "web", namespace)
-    wait_until(lambda: not told_pods(sink.view.pods, namespace), 30, "the pods to end with their owner")
+    wait_until(lambda: not told_pods(sink.view.pods, namespace), 60, "the pods to end with their owner")
     # Deleted pods are kept for flows that are told late, with the time of their end, and then retired.
-    wait_until(lambda: not first & set(sink.view.pods), 30, "the pods to be retired")
+    wait_until(lambda: not first & set(sink.view.pods), 60, "the pods to be retired")
 
 
 def test_a_deleted_namespace_ends_all_in_it(
@@ -151,7 +151,7 @@ def test_a_deleted_namespace_ends_all_in_it(
     assert services() == {"db": [80]}
     control_plane.delete("Namespace", "leaving")
     wait_until(lambda: not told_pods(sink.view.pods, "leaving"), 60, "the pods to end with their namespace")
-    wait_until(lambda: not services(), 30, "the service to be retired")
+    wait_until(lambda: not services(), 60, "the service to be retired")
 
 
 def test_nodes(control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path) -> None:
@@ -162,7 +162,7 @@ def test_nodes(control_plane: ControlPlane, sink: EntitySink, programs: Programs
         return {each.name: (each.zone, each.region, len(each.addresses)) for each in nodes}
 
     # kwok may give them their addresses after the collector has told of them.
-    wait_until(lambda: told() == dict.fromkeys(NODES, ("eu-1a", "eu-1", 1)), 30, "the nodes, with what they have")
+    wait_until(lambda: told() == dict.fromkeys(NODES, ("eu-1a", "eu-1", 1)), 60, "the nodes, with what they have")
 
 
 def test_only_what_was_chosen(
@@ -173,7 +173,7 @@ def test_only_what_was_chosen(
     control_plane.create(bare_pod("elsewhere", labels={"app": "web"}), "default")
     options = ("--namespace", namespace, "--namespace", "absent", "--label-selector", "app=web", "--pod-label", "app")
     start_collector(programs, sink, account, *options)
-    wait_until(lambda: len(told_pods(sink.view.pods)) == 1, 30, "the pod that was chosen")
+    wait_until(lambda: len(told_pods(sink.view.pods)) == 1, 60, "the pod that was chosen")
     time.sleep(0.5)  # for what should not come
     [told] = sink.view.pods.values()
     assert (told.namespace, told.owner_name, dict(told.labels)) == (namespace, "web", {"app": "web"})
@@ -230,7 +230,7 @@ def test_each_permission_is_needed_and_one_that_is_missing_degrades_only_its_own
     try:
         for resource in PERMISSIONS:
             take_away(control_plane, resource, "list")
-            wait_until(lambda: once(account).returncode == 1, 10, "the right to be gone")
+            wait_until(lambda: once(account).returncode == 1, 60, "the right to be gone")
             done = once(account, "--namespace", namespace)
             assert re.search(f"the permission to list {resource}[a-z.]*( in .*)? is missing", done.stderr), done.stderr
             assert done.stderr.count("error:") == 1
@@ -249,7 +249,7 @@ def test_each_permission_is_needed_and_one_that_is_missing_degrades_only_its_own
             assert collector.stop() == 0
     finally:
         control_plane.apply(yaml.safe_load_all(MANIFEST.read_text()))
-        wait_until(lambda: once(account).returncode == 0, 10, "the rights to be there again")
+        wait_until(lambda: once(account).returncode == 0, 60, "the rights to be there again")
 
 
 def test_clear_errors(control_plane: ControlPlane, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_health_and_metrics(
     assert page("/healthz") == "ok\n"
     pods = len(sink.view.pods)
     assert re.search(rf"^ebpf_net_collector_kubernetes_pods {pods}\.0$", page("/metrics"), re.MULTILINE)
-    wait_until(lambda: sink.statistics is not None and sink.statistics.kubernetes_pods == pods, 10, "statistics")
+    wait_until(lambda: sink.statistics is not None and sink.statistics.kubernetes_pods == pods, 60, "statistics")
 
 
 def test_the_reducer_takes_all_of_it(
@@ -344,5 +344,5 @@ def test_the_reducer_takes_all_of_it(
     def known() -> float:
         return sum(len(control_plane.list(kind)) for kind in ("Pod", "Service", "Node"))
 
-    wait_until(lambda: 0 < metric("pipeline_entities") == known(), 30, "the reducer to know what the server has")
+    wait_until(lambda: 0 < metric("pipeline_entities") == known(), 60, "the reducer to know what the server has")
     assert collector.stop() == 0

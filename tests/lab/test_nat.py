@@ -107,7 +107,7 @@ def test_tcp_in_every_form_of_translation(lab: Lab, family: str) -> None:
         before = [len(destroyed(host)) for host in ends]
         iperf = Iperf(lab.programs, dial.server, dial.client, dial.address, size=SIZE, bitrate="400M")
         moved = iperf.finish()
-        wait_until(lambda: [len(destroyed(host)) - n for host, n in zip(ends, before, strict=True)] == [2, 2], 10, "ss")  # noqa: B023
+        wait_until(lambda: [len(destroyed(host)) - n for host, n in zip(ends, before, strict=True)] == [2, 2], 60, "ss")  # noqa: B023
         there, back = (payload(destroyed(host)[n:]) for host, n in zip(ends, before, strict=True))
         assert there > moved + IPERF_COOKIE_BYTES
         expected[dial.flow] = there

@@ -100,7 +100,7 @@ service: {{pipelines: {{logs: {{exporters: [debug, file]}}}}}}
     lab.stop_sink()  # it has the port
     command = (otelcol(), "--config", str(configuration), "--config", str(addition))
     receiver = lab.programs.start("otelcol", *command, host=lab.centre)
-    receiver.wait_for("Everything is ready", timeout_s=30)
+    receiver.wait_for("Everything is ready", timeout_s=60)
     return receiver, path
 
 

@@ -132,9 +132,9 @@ def test_the_reducer_exports_them(lab: Lab) -> None:
     def told() -> str:
         return lab.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/metrics")
 
-    wait_until(lambda: _value(told(), "program_runs", 'program="tcp_state_changed"') > 0, 20, "runs of programs")
+    wait_until(lambda: _value(told(), "program_runs", 'program="tcp_state_changed"') > 0, 60, "runs of programs")
     assert _value(told(), "ring_size_bytes", 'ring="tcp"') >= 1 << 20
-    wait_until(lambda: _value(told(), "wire_bytes_sent") > 0, 10, "bytes on the wire")
+    wait_until(lambda: _value(told(), "wire_bytes_sent") > 0, 60, "bytes on the wire")
 
 
 def _value(page: str, name: str, label: str = "") -> float:

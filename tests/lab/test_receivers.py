@@ -64,7 +64,7 @@ def test_victoria_metrics_by_otlp_over_http(lab: Lab) -> None:
     lab.centre.get(f"http://127.0.0.1:{VICTORIA_PORT}/internal/force_flush")
     ends = f'source\\.ip="{transfer.client.ipv4}",dest\\.ip="{transfer.server.ipv4}"'
     query = f'sum(sum_over_time({{__name__="tcp.bytes",aggregation="id_id",{ends}}}[1h]))'
-    wait_until(lambda: promql(lab.centre, VICTORIA_PORT, query) == sent, 10, f"{sent} bytes at VictoriaMetrics")
+    wait_until(lambda: promql(lab.centre, VICTORIA_PORT, query) == sent, 60, f"{sent} bytes at VictoriaMetrics")
 
 
 def test_opentelemetry_collector_with_the_configuration_for_development(lab: Lab) -> None:
@@ -80,7 +80,7 @@ service: {{pipelines: {{metrics: {{exporters: [debug, prometheus, file]}}, logs:
     collector = lab.programs.start(
         "otelcol", otelcol(), "--config", str(configuration), "--config", str(addition), host=lab.centre
     )
-    collector.wait_for("Everything is ready", timeout_s=30)
+    collector.wait_for("Everything is ready", timeout_s=60)
     transfer = Transfer(lab)
     transfer.reducer = lab.start_reducer_with_sink("--enable-flow-logs")
     sent = run_transfer(transfer)
@@ -155,8 +155,8 @@ scrape_configs: [{{job_name: ebpf-net, static_configs: [{{targets: {targets}}}]}
     sent = run_transfer(transfer)
     ends = f'source_ip="{transfer.client.ipv4}",dest_ip="{transfer.server.ipv4}"'
     query = f'sum(tcp_bytes_total{{aggregation="id_id",source_process_name="iperf3",{ends}}})'
-    wait_until(lambda: promql(lab.centre, PROMETHEUS_UI_PORT, query) == sent, 20, f"{sent} bytes at Prometheus")
-    wait_until(lambda: promql(lab.centre, PROMETHEUS_UI_PORT, "sum(up)") == 2, 10, "both endpoints to be scraped")
+    wait_until(lambda: promql(lab.centre, PROMETHEUS_UI_PORT, query) == sent, 60, f"{sent} bytes at Prometheus")
+    wait_until(lambda: promql(lab.centre, PROMETHEUS_UI_PORT, "sum(up)") == 2, 60, "both endpoints to be scraped")
 
     # It stays the sum, however often it is asked, until something more is sent.
     for _ in range(3):

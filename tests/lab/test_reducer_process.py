@@ -104,7 +104,7 @@ def test_organisations_of_the_database_at_geoip_path(programs: Programs, tmp_pat
     def lines() -> list[str]:
         return re.findall("^tcp_bytes_total{.* 1000$", get(ports.prometheus, "/metrics")[1], re.MULTILINE)
 
-    wait_until(lambda: bool(lines()), 30, "the window")
+    wait_until(lambda: bool(lines()), 60, "the window")
     (line,) = lines()
     assert 'dest_workload_name="(internet)"' in line
     assert 'dest_availability_zone="GOOGLE"' in line

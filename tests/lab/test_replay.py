@@ -174,7 +174,7 @@ def test_a_collector_that_was_killed_is_played_until_then(lab: Lab, tmp_path: Pa
     lab.start_reducer()
     collector = lab.start_collector(host, options=("--record", str(recording)))
     begun = recording.stat().st_size
-    wait_until(lambda: recording.stat().st_size > begun, 10, "the first poll")
+    wait_until(lambda: recording.stat().st_size > begun, 60, "the first poll")
     collector.stop(signal.SIGKILL)
     whole = recording.read_bytes()
     recording.write_bytes(whole[:-5])

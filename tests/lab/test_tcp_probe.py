@@ -84,7 +84,7 @@ def events(probe, closed):
         batches.append(probe.drain())
         return sum(np.count_nonzero(batch["kind"] == TcpRecordKind.CLOSED) for batch in batches) >= closed
 
-    wait_until(complete, 10, f"{closed} sockets to be closed")
+    wait_until(complete, 60, f"{closed} sockets to be closed")
     return np.concatenate(batches)
 
 
@@ -261,7 +261,7 @@ def test_poll_tells_each_holder_of_a_socket(host, probe):
                 told.append(exec_probe.drain())
                 return any(child.pid in records["pid"][records["comm"] == b"sleep"] for records in told)
 
-            wait_until(executed, 5, "the exec")
+            wait_until(executed, 60, "the exec")
             held = probe.poll()
             held = held[held["cookie"] == cookie(client)]
             execs = np.concatenate(told)
@@ -282,7 +282,7 @@ def test_walk_finds_what_no_process_holds_and_nothing_else(host, probe, namespac
     home = namespace_of_this_thread()
     holder = subprocess.Popen(["nsenter", f"--net={host.namespace}", "sleep", "60"])
     try:
-        wait_until(lambda: holder.pid in processes_by_network_namespace().values(), 5, "a process in the namespace")
+        wait_until(lambda: holder.pid in processes_by_network_namespace().values(), 60, "a process in the namespace")
         with listener_of(host) as listener, connect(host, listener) as client:  # not accepted: no file descriptor
             client.sendall(b"unread")
             polled, walked = probe.poll(), probe.walk(namespace.fd)

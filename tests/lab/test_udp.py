@@ -63,10 +63,10 @@ def test_iperf3_with_a_collector_on_each_host(lab: Lab, family: str) -> None:
     sending = lab.programs.start(
         "iperf3-client", "iperf3", "--client", ips[server], "--udp", *block, "--json", host=client
     )
-    wait_until(lambda: _sent(client, family) > 100, 20, "iperf3 to send")
+    wait_until(lambda: _sent(client, family) > 100, 60, "iperf3 to send")
     # What the client says at its end on the control connection waits until the server has read all datagrams.
     server.firewall("hold", input_rules=f"tcp dport {IPERF_PORT} drop")
-    wait_until(lambda: _quiet(client, family), 30, "iperf3 to have sent all")
+    wait_until(lambda: _quiet(client, family), 60, "iperf3 to have sent all")
     server.firewall("hold")
     assert (sending.wait(), listening.wait()) == (0, 0), sending.tail()
     lab.finish(reducer, *collectors)

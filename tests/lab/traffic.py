@@ -110,7 +110,7 @@ class Iperf:
         data = ("--cport", f"{self.client_port}", "--bytes", f"{size}")
         command = ("iperf3", "--client", address, *data, "--bitrate", bitrate, "--json")
         self._client = programs.start("iperf3-client", *command, host=client)
-        wait_until(lambda: self._data_sent() > IPERF_COOKIE_BYTES, 20, "iperf3 to send")
+        wait_until(lambda: self._data_sent() > IPERF_COOKIE_BYTES, 60, "iperf3 to send")
         held = f"tcp dport {IPERF_PORT} tcp sport != {self.client_port}"
         server.firewall("hold", input_rules=f"{held} drop")
 

@@ -15,7 +15,7 @@ from tests.lab.waiting import wait_until
 
 
 def soon():
-    return time.monotonic() + 2
+    return time.monotonic() + 20
 
 
 def described(cloud):
@@ -84,7 +84,7 @@ def test_the_service_that_is_there_is_found_among_the_three(answer, provider):
     found = []
     with served(answer) as service:
         metadata = CloudMetadata(service)
-        wait_until(lambda: found.append(metadata.take()) or found[-1], 5, "an answer")
+        wait_until(lambda: found.append(metadata.take()) or found[-1], 60, "an answer")
     assert found[-1].provider == provider
     assert metadata.take() is None
 
@@ -137,11 +137,11 @@ def test_hostile_values_are_cut_and_addresses_checked():
 def test_what_is_late_is_left_out():
     def slow_after_identity(method, path, headers):
         if path.startswith("/latest/meta-data"):
-            time.sleep(1)
+            time.sleep(2)
         return aws_v2(method, path, headers)
 
     with served(slow_after_identity) as service:
-        found = aws(service, time.monotonic() + 0.3)
+        found = aws(service, time.monotonic() + 1)
     assert (found.zone, found.role) == ("us-east-1d", "")
 
 

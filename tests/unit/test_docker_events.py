@@ -59,7 +59,7 @@ class Events:
                 connection.sendall(data)
 
     def connected(self, number=1, head=HEAD):
-        wait_until(lambda: len(self.connections) >= number, 5, f"connection {number}")
+        wait_until(lambda: len(self.connections) >= number, 60, f"connection {number}")
         self.connections[number - 1].put(head)
         return self.connections[number - 1]
 
@@ -107,7 +107,7 @@ def names_of(events, count):
         names.extend(found.container_name for _, found in events.take())
         return len(names) >= count
 
-    wait_until(complete, 5, f"{count} creations")
+    wait_until(complete, 60, f"{count} creations")
     return names
 
 
@@ -186,7 +186,7 @@ def test_the_latest_are_kept_and_the_others_counted(engine, follow, monkeypatch)
     monkeypatch.setattr(module, "MOST_CREATED", 2)
     events = follow()
     engine.connected().put(chunk(b"".join(event(name=name) for name in "abcde")))
-    wait_until(lambda: events.lost == 3, 5, "three that are lost")
+    wait_until(lambda: events.lost == 3, 60, "three that are lost")
     assert names_of(events, 2) == ["d", "e"]
 
 
@@ -241,7 +241,7 @@ def test_endless_events_take_a_part_of_a_core_only(engine, follow):
     connection = engine.connected()
     for _ in range(40):
         connection.put(chunk(b"{}\n" * 10_000))
-    wait_until(lambda: events.lost > 0, 5, "a first event")
+    wait_until(lambda: events.lost > 0, 60, "a first event")
     time.sleep(0.5)
     assert events.lost < 400_000
 

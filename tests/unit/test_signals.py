@@ -17,7 +17,7 @@ asyncio.run(main())
 
 
 def run(*numbers, within=()):
-    command = [*within, sys.executable, "-c", PROGRAM, *numbers]
+    command = ["env", "--default-signal=HUP", *within, sys.executable, "-c", PROGRAM, *numbers]
     return subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL).stdout.strip()
 
 
