@@ -18,7 +18,7 @@ from kernel_collector.packets import Packets
 from tests.dns_messages import response
 from tests.lab.sockets import arrival, cookie
 
-TIMEOUT_S = 0.5
+TIMEOUT_S = 1.5
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 CLIENT, SERVER = 1, 2
 A = ("a.example.", 60, "A", "192.0.2.1")

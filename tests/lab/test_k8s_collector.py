@@ -50,6 +50,7 @@ def test_workloads_of_all_kinds(
 ) -> None:
     control_plane.create(workload("Deployment", "web", 3), namespace)
     collector = start_collector(programs, sink, account)
+    wait_until(lambda: bool(sink.sessions), 60, "it to tell")  # of a pod of a job that has ended it tells for 2 s only
     control_plane.create(workload("StatefulSet", "db", 2), namespace)
     control_plane.create(workload("DaemonSet", "agent"), namespace)
     control_plane.create(workload("Job", "once", 1), namespace)
