@@ -128,8 +128,8 @@ def test_a_pod_goes_when_its_last_program_does(lab: Lab) -> None:
         before = mesh.node.run("ip", "-o", "link")
         mesh.servers[1].stop()
         lab.network.remove(mesh.second)
-        wait_until(lambda: mesh.node.run("ip", "-o", "link") != before, 5, "the interfaces of the pod to go")
-        wait_until(lambda: ids.ended() == {number}, 5, "its number to be free")
+        wait_until(lambda: mesh.node.run("ip", "-o", "link") != before, 60, "the interfaces of the pod to go")
+        wait_until(lambda: ids.ended() == {number}, 60, "its number to be free")
 
 
 @pytest.mark.parametrize(
