@@ -94,7 +94,7 @@ def _headlines(settings: Settings) -> list[str]:
     elif settings.otlp_http:
         otlp = "HTTP, as OTEL_EXPORTER_OTLP_ENDPOINT says"
     else:
-        otlp = "off; --enable-otlp-grpc-metrics [--otlp-grpc-metrics-host HOST] [--otlp-grpc-metrics-port PORT]"
+        otlp = "off; --enable-otlp-grpc-metrics --otlp-grpc-metrics-host HOST sends there"
     return [f"Prometheus: {scrape}", f"OTLP: {otlp}", "Ctrl-C ends it."]
 
 

@@ -110,7 +110,7 @@ class PrometheusSeries:
         self._most_series = most_series
         self._ends = EncodedEnds(LabelSet, conventions)
         self._conventions = conventions
-        # By level and index in `AZ_EQUAL`.
+        # By level and index in the zones of the conventions.
         self._others: dict[tuple[str, int], LabelSet] = {}
         self._lock = threading.Lock()
         self._window = 0
