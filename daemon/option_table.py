@@ -206,7 +206,7 @@ def _check_value(where: str, option: Option, parameter: click.Parameter, value: 
     if isinstance(value, dict | list):
         raise StartupError(f"{where} must be one value, not a {type(value).__name__}")
     try:
-        parameter.type.convert(value, parameter, context)
+        parameter.type.convert(str(value), parameter, context)  # as text, so that half a port is none
     except click.UsageError as error:
         raise StartupError(f"{where}: {error.message}") from error
 

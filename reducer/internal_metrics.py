@@ -18,7 +18,7 @@ from daemon.version import VERSION
 from intake.statistics import CLOUDS, KUBERNETES, PROCESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PREFIX = "ebpf_net"
 NANOSECOND = 1e-9
@@ -279,15 +279,21 @@ class Snapshot:
     """The reducer's records of statistics by group, such as `intake`; a group that is not there has no metrics.
 
     A group may be a mapping from attributes to records. A field may be a mapping from reasons to values.
+    Metrics whose names are not `wanted` are left out.
     """
 
     groups: Mapping[str, object]
     collectors: Sequence[Collector]
     time_unix_ns: int = 0
+    wanted: Callable[[str], bool] = bool  # true of every name
 
 
 def families(snapshot: Snapshot) -> Iterator[Family]:
-    """Yield all metrics of *snapshot* that have points."""
+    """Yield the wanted metrics of *snapshot* that have points."""
+    return (family for family in _all_families(snapshot) if snapshot.wanted(family.metric.name))
+
+
+def _all_families(snapshot: Snapshot) -> Iterator[Family]:
     by_name = {(collector.host, collector.kind): collector for collector in snapshot.collectors}
     connected = list(by_name.values())[:MOST_COLLECTORS]
     own = _Own(connections=len(snapshot.collectors), collectors_omitted=len(snapshot.collectors) - len(connected))

@@ -83,7 +83,7 @@ def by_container(party: Party) -> dict[str, str] | None:
     cgroup = party.owner.cgroup if party.owner else None
     if cgroup is None or not cgroup.container_name:
         return None
-    return _container(cgroup, cgroup.container_name, image_version(cgroup.image))
+    return _container(cgroup, cgroup.container_name, image_version(cgroup.image), cgroup.kubernetes_namespace)
 
 
 def by_service(party: Party) -> dict[str, str] | None:
@@ -133,7 +133,7 @@ def identity_labels(party: Party, special: Special = Special.NONE) -> Labels:
     else:
         labels = {"workload.name": INTERNET if party.organisation else UNKNOWN, "resolution_type": "IP"}
         labels |= {"availability_zone": party.organisation or UNKNOWN, "environment": NO_COLLECTOR}
-    if special is Special.DNS:
+    if special is Special.DNS and labels.get("process.name") != KUBELET:
         labels["workload.name"] = DNS
     return tuple(sorted((name, value) for name, value in labels.items() if value))
 

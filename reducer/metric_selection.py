@@ -1,5 +1,7 @@
 """Which metrics are given: what --disable-metrics and --enable-metrics name, and the percentiles if asked for.
 
+The reducer's own, whose group is ebpf_net, are all given where the lists do not name them.
+
 The lists are the reference's: names or `GROUP.all` separated by commas, first those to disable, then those to enable.
 """
 
@@ -13,7 +15,7 @@ from reducer.metric import Quantile
 from reducer.metrics import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from reducer.metric import Metric
 
@@ -21,8 +23,8 @@ _LOGGER = logging.getLogger(__name__)
 
 ALL = "all"
 NONE = "none"
-# The reducer's own metrics: not the business of this table.
-_INTERNAL = "ebpf_net."
+# The reducer's own metrics: not in the table. Some of the reference's are not here, so none is named in vain.
+OWN = "ebpf_net"
 
 
 def chosen_metrics(
@@ -42,11 +44,24 @@ def chosen_metrics(
     }
     for option, names, value in (("--disable-metrics", disable, False), ("--enable-metrics", enable, True)):
         for item in _items(names):
+            if item.startswith(f"{OWN}."):
+                continue
             found = [metric.name for metric in metrics if item in (metric.name, f"{metric.group}.{ALL}")]
             enabled.update(dict.fromkeys(found, value))
-            if not found and not item.startswith(_INTERNAL):
+            if not found:
                 _LOGGER.warning("%s names %s, which is no metric%s", option, item, _suggestion(item, list(enabled)))
     return tuple(metric for metric in metrics if enabled[metric.name])
+
+
+def own_metrics_chosen(disable: str, enable: str) -> Callable[[str], bool]:
+    """Return what tells of a name whether the reducer's own metric is to be given, by the same lists."""
+    disabled, enabled = set(_items(disable)), set(_items(enable))
+
+    def chosen(name: str) -> bool:
+        named = {name, f"{OWN}.{ALL}"}
+        return not (named & disabled) or bool(named & enabled)
+
+    return chosen
 
 
 def _items(names: str) -> Iterator[str]:

@@ -315,7 +315,8 @@ OPTIONS = OptionTable(
         Option(
             "disable_metrics",
             ("--disable-metrics",),
-            "Metrics not to give, separated by commas: names, or GROUP.all; groups: tcp, udp, dns, http, drops, zone.",
+            "Metrics not to give, separated by commas: names, or GROUP.all; "
+            "groups: tcp, udp, dns, http, drops, zone, and ebpf_net, the reducer's own.",
             click.STRING,
             "",
             "LIST",
@@ -359,7 +360,7 @@ OPTIONS = OptionTable(
         _ignored(
             "scrape_metrics_tsdb_format",
             "--metrics-tsdb-format",
-            "Scrapers get the text format of Prometheus; the other format, lines of JSON, is not served.",
+            "Scrapers get the text format of Prometheus; the other, lines of JSON, is refused.",
             click.Choice(["prometheus"]),
             "prometheus",
         ),

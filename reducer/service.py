@@ -19,7 +19,7 @@ from reducer.conventions import CONVENTIONS
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
-from reducer.metric_selection import chosen_metrics
+from reducer.metric_selection import chosen_metrics, own_metrics_chosen
 from reducer.options import GRACE_NS
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.exporter import Exporter
@@ -93,6 +93,7 @@ class Reducer:
         most_series = 2 * settings.series_limit * len(settings.levels)
         self._prometheus = PrometheusSeries(metrics, most_series, conventions) if settings.prometheus else None
         self._own_metrics = InternalMetrics(self._statistics)
+        self._own_wanted = own_metrics_chosen(settings.disable_metrics, settings.enable_metrics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
@@ -253,7 +254,7 @@ class Reducer:
             groups["flow_files"] = {(("place", writer.name),): writer.statistics for writer in self._flow_writers}
         if self._prometheus:
             groups["prometheus"] = self._prometheus.statistics()
-        return Snapshot(groups, list(self._sessions.connected()), time.time_ns())
+        return Snapshot(groups, list(self._sessions.connected()), time.time_ns(), self._own_wanted)
 
 
 def pipeline(settings: Settings) -> Pipeline:

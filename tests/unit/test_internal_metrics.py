@@ -142,6 +142,15 @@ def test_values() -> None:
     assert not [name for name in found if name.startswith(("ebpf_net_pipeline", "ebpf_net_collector_"))]
 
 
+def test_metrics_that_are_not_wanted_are_left_out() -> None:
+    snapshot = Snapshot({}, [], NOW_NS, lambda name: name == "ebpf_net.connections")
+    assert list(samples(render(snapshot))) == ["ebpf_net_connections"]
+    (request,) = encode(snapshot, 1)
+    assert {point.metric for point in points_of(ExportMetricsServiceRequest.FromString(request))} == {
+        "ebpf_net.connections"
+    }
+
+
 @dataclass
 class ByReason:
     ends_unknown: dict[str, int]

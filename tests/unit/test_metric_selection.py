@@ -1,6 +1,6 @@
 import pytest
 
-from reducer.metric_selection import chosen_metrics
+from reducer.metric_selection import chosen_metrics, own_metrics_chosen
 from reducer.metrics import ENABLED_METRICS, METRICS
 
 DEFAULT = {metric.name for metric in ENABLED_METRICS}
@@ -36,6 +36,26 @@ def test_percentiles_are_given_where_asked_for_but_may_be_disabled() -> None:
 
 def test_order_is_the_tables() -> None:
     assert [m.name for m in chosen_metrics("", "http.responses,tcp.all", percentiles=True)] == [m.name for m in METRICS]
+
+
+@pytest.mark.parametrize(
+    ("disable", "enable", "given"),
+    [
+        ("", "", ("up", "connections")),
+        ("none", "", ("up", "connections")),
+        ("tcp.all,EBPF_net.up", "", ("connections",)),
+        (" ebpf_net.all ", "", ()),
+        ("ebpf_net.all", "ebpf_net.up", ("up",)),
+        ("ebpf_net.up,ebpf_net.connections", "ebpf_net.all", ("up", "connections")),
+    ],
+)
+def test_the_reducers_own_metrics_are_named_in_the_same_lists(
+    disable: str, enable: str, given: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = own_metrics_chosen(disable, enable)
+    assert tuple(name for name in ("up", "connections") if wanted(f"ebpf_net.{name}")) == given
+    chosen(disable, enable)
+    assert not caplog.messages
 
 
 def test_names_in_vain_are_logged(caplog: pytest.LogCaptureFixture) -> None:

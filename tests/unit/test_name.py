@@ -87,6 +87,7 @@ CASES = {
             "workload.name": "k8s_POD_web-0",
             "container.name": "POD",
             "image_version": "1.2",
+            "namespace.name": "front",
             "resolution_type": "CONTAINER",
         },
     ),
@@ -192,6 +193,11 @@ def test_dns_servers_are_named_by_their_port_whoever_they_are():
     assert dict(identity_labels(Party(None), Special.DNS)) == dict(identity_labels(Party(None))) | {
         "workload.name": "DNS"
     }
+
+
+def test_a_kubelet_at_the_port_of_the_dns_is_the_kubelet():
+    owner = Party(Owner(HOST, "kubelet"))
+    assert identity_labels(owner, Special.DNS) == identity_labels(owner)
 
 
 def test_the_instance_metadata_service_is_in_the_zone_of_who_asks_it():

@@ -80,6 +80,7 @@ def test_null_in_a_file_is_the_default(file):
         ("how_many: 4", "unknown key 'how_many'; did you mean 'number'?"),
         ("number: many", "number: 'many' is not a valid integer range"),
         ("number: 10", "number: 10 is not in the range 1<=x<=9"),
+        ("number: 4.5", "number: '4.5' is not a valid integer range"),
         ("number: true", "number must be a value, not True"),
         ("number: [1]", "number must be one value, not a list"),
         ("switch: 7", "switch must be true or false, not 7"),

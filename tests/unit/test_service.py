@@ -72,6 +72,12 @@ def test_flow_logs_are_sent_besides_metrics_without_series_of_nodes(sink):
     assert 'ebpf_net_otlp_grpc_metrics_sent_total{client_type="logs"} 2\n' in page
 
 
+def test_of_its_own_metrics_it_gives_those_that_are_not_disabled(sink):
+    page = asyncio.run(run(settings_for(sink, disable_metrics="ebpf_net.all", enable_metrics="ebpf_net.pipeline.rows")))
+    assert sink.total("tcp.bytes") == 1050
+    assert [line for line in page.splitlines() if line[0] != "#"] == ["ebpf_net_pipeline_rows_total 1"]
+
+
 def test_no_logs_are_sent_where_nobody_asked(sink):
     asyncio.run(run(settings_for(sink)))
     assert (len(sink.requests), sink.log_requests) == (1, [])
