@@ -15,7 +15,7 @@ import numpy as np
 from intake.clock import SECOND_NS
 from kernel_collector.concern import Concern
 from kernel_collector.conntrack import Conntrack
-from kernel_collector.conntrack_messages import CONNECTION, OWN_NAMESPACE
+from kernel_collector.conntrack_messages import OWN_NAMESPACE
 from kernel_collector.network_namespaces import NetworkNamespace, entered, named_network_namespaces
 from kernel_collector.other_namespaces import OtherNamespaces
 from kernel_collector.structured import concatenated
@@ -117,7 +117,7 @@ class NatConcern(Concern):
 
     def _read_events(self) -> None:
         for inode in self._others.ended() if self._others else ():
-            self._translations.replace(np.empty(0, CONNECTION), inode, time.monotonic_ns())
+            self._translations.end(inode, time.monotonic_ns())
         for conntrack in self._conntracks:
             try:
                 events = conntrack.drain()

@@ -19,6 +19,7 @@ import numpy as np
 
 from intake.clock import SECOND_NS
 from kernel_collector.chosen_endpoints import ChosenEndpoints
+from kernel_collector.conntrack_messages import CONNECTION
 from kernel_collector.endpoints import ENDPOINTS, EndpointKeys, in_loopback, other_end, same
 from kernel_collector.socket_index import SocketIndex
 from kernel_collector.structured import opaque
@@ -61,6 +62,7 @@ class Translations:
         self._by_answer = SocketIndex(most)  # by the pair of the other end
         self._of_answer = np.zeros(1024, np.intp)
         self._dumps: dict[int, int] = {}
+        self._namespaces: set[int] = set()  # some that have translated any
 
     def __len__(self) -> int:
         return len(self._by_original)
@@ -98,6 +100,8 @@ class Translations:
         entries["network_namespace"] = namespaces
         entries["ended_ns"][connections["ended"]] = now_ns
         distinct, which = np.unique(namespaces, return_inverse=True)
+        if len(self._namespaces) < MOST_IN_A_ROW:
+            self._namespaces.update(distinct.tolist())
         entries["dump"] = np.array([self._dumps.get(inode, 0) for inode in distinct.tolist()], np.uint32)[which]
         self._table = _with_room(self._table, slots)
         opaque(self._table)[slots] = opaque(entries)
@@ -111,6 +115,11 @@ class Translations:
         gone = self._table["network_namespace"][slots] == network_namespace
         gone &= (self._table["dump"][slots] < number) & (self._table["ended_ns"][slots] == 0)
         self._table["ended_ns"][slots[gone]] = now_ns
+
+    def end(self, network_namespace: int, now_ns: int) -> None:
+        """Take it that a namespace is gone, and all of its translations."""
+        self.replace(np.empty(0, CONNECTION), network_namespace, now_ns)
+        del self._dumps[network_namespace]
 
     def forget(self, now_ns: int) -> None:
         """Forget those that ended `KEPT_NS` ago."""
@@ -147,7 +156,10 @@ class Translations:
         endpoints = np.where(known, chosen, rows.endpoints)
         changed = known.copy()
         left, moved = np.arange(len(known)), ~known
-        for _ in range(MOST_IN_A_ROW):
+        for step in range(self._most_in_a_row):
+            if step:
+                rows = rows.at(moved, endpoints[left])
+                matches, moved = self._matches(rows), np.ones(len(left), bool)
             given, further = self._moved(rows, matches)
             moved &= further
             left = left.compress(moved)
@@ -155,9 +167,12 @@ class Translations:
             changed[left] = True
             if not len(left):
                 break
-            rows = rows.at(moved, endpoints[left])
-            matches, moved = self._matches(rows), np.ones(len(left), bool)
         return endpoints, changed
+
+    @property
+    def _most_in_a_row(self) -> int:
+        """How often a connection can be translated: in each namespace once."""
+        return min(max(len(self._namespaces), 1), MOST_IN_A_ROW)
 
     def _matches(self, rows: _Rows) -> _Matches:
         turned = other_end(rows.endpoints)
@@ -198,18 +213,19 @@ class Translations:
         A pair with a loopback address means nothing to a first end in another namespace, such as a pod that dials a
         service which a program of the node answers on 127.0.0.1: it is as if that end was on another machine.
         """
-        for _ in range(MOST_IN_A_ROW):
+        for step in range(self._most_in_a_row):
+            if step:
+                onward = (matches.first >= 0) & rows.of_sockets & self._table["first_end_here"][matches.first]
+                if not onward.any():
+                    return
+                rows = rows.at(onward, self._table["translated"][matches.first[onward]])
+                matches = self._matches(rows)
             for slots in (matches.first, matches.first_done):
                 these = np.flatnonzero((slots >= 0) & rows.of_sockets)
                 slots_here = slots[these]
                 beyond_reach = in_loopback(self._table["translated"][slots_here])
                 beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
                 self._table["first_end_here"][slots_here[~beyond_reach]] = True
-            onward = (matches.first >= 0) & rows.of_sockets & self._table["first_end_here"][matches.first]
-            if not onward.any():
-                return
-            rows = rows.at(onward, self._table["translated"][matches.first[onward]])
-            matches = self._matches(rows)
 
     def _held(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> np.ndarray:
         """Return *slots*, -1 for those that hold no translation with these *endpoints* by *name*."""

@@ -242,7 +242,7 @@ def test_events_of_several_namespaces_come_together():
     table = Translations()
     namespaces = np.array([NAMESPACE, POD_NAMESPACE, NAMESPACE], np.uint32)
     table.update(connections(DNAT, elsewhere, FULL), namespaces, SECOND_NS)
-    table.replace(connections(), POD_NAMESPACE, SECOND_NS)
+    table.end(POD_NAMESPACE, SECOND_NS)
     table.forget(SECOND_NS + KEPT_NS)
     assert translated(table, DNAT[0], elsewhere[0]) == [DNAT[1], elsewhere[0]]
 
