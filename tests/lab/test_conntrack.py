@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,53 @@ def test_the_collector_reads_all_again_where_events_were_lost(host, monkeypatch)
         concern.fill(statistics)
         assert statistics.translation_overruns > 0
         assert statistics.translations_tracked >= 500
+
+
+@pytest.fixture
+def host_directory(host, tmp_path):
+    """The root directory of a machine whose network namespace is the host's, and of whose processes this shows one."""
+    (tmp_path / "proc" / "1" / "ns").mkdir(parents=True)
+    (tmp_path / "proc" / "1" / "ns" / "net").symlink_to(host.namespace)
+    (tmp_path / "proc" / "stat").touch()
+    return tmp_path
+
+
+SENDER = f"""
+import socket
+one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+one.bind(("0.0.0.0", 40000))
+one.sendto(b"x", ("{SERVICE}", 53))
+input()
+"""
+
+
+def test_a_pod_that_is_gone_before_its_rows_come_is_known_from_its_first_event(host, host_directory):
+    with contextlib.closing(Network()) as network:
+        pod = network.behind(host, "pod")
+        pod.run("nft", "-f", "-", input=RULES)
+        settings = Settings(host_directory=host_directory)
+        with contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None, None))) as concern:
+
+            async def drain_when_woken():
+                woken = asyncio.Event()
+                asyncio.get_running_loop().add_reader(concern.wakeup_fd, woken.set)
+                await asyncio.wait_for(woken.wait(), 10)
+                concern.drain()
+
+            with pod.entered():
+                sender = subprocess.Popen(["python3", "-c", SENDER], stdin=subprocess.PIPE)
+            shown = host_directory / "proc" / f"{sender.pid}"
+            shown.symlink_to(f"/proc/{sender.pid}")
+            asyncio.run(drain_when_woken())
+            sender.communicate(b"\n")
+            shown.unlink()
+            rows = empty_columns(1, "udp")
+            rows["local_port"][0], rows["remote_port"][0] = 40000, 53
+            rows["local_address"][0], rows["remote_address"][0] = address(pod.ipv4), address(SERVICE)
+            rows["network_namespace"][0] = pod.namespace.stat().st_ino
+            given = concern.rewrite({"udp": rows})["udp"]
+            assert given["remote_address"].tolist() == [address("10.203.0.1")]
+            assert given["remote_port"].tolist() == [5353]
 
 
 def test_preflight_tells_how_many_there_are():
