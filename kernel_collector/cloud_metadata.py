@@ -120,17 +120,24 @@ def google(service: Service, deadline: float) -> intake_pb2.Cloud:
     def last(path: str) -> str:
         return body(path).decode(errors="replace").strip().rpartition("/")[2]  # of projects/NUMBER/zones/ZONE
 
-    accounts = _object(body("instance/service-accounts/?recursive=true"))
+    def part(read: Callable[[str], Any], path: str) -> Any:
+        try:
+            return read(path)
+        except (OSError, AnswerError):  # what there is none of is not found; what is late is left out
+            return None
+
+    def tree(path: str) -> Any:
+        return _json(body(f"{path}/?recursive=true"))
+
     found = _cloud(
         provider="gcp",
         zone=last("instance/zone"),
         instance_id=last("instance/id"),
-        instance_type=last("instance/machine-type"),
-        account=last("project/project-id"),
-        role=_at(accounts, "default", "email"),
+        instance_type=part(last, "instance/machine-type"),
+        account=part(last, "project/project-id"),
+        role=_at(part(tree, "instance/service-accounts"), "default", "email"),
     )
-    interfaces = _json(body("instance/network-interfaces/?recursive=true"))
-    for interface in _list(interfaces)[:MOST_INTERFACES]:
+    for interface in _list(part(tree, "instance/network-interfaces"))[:MOST_INTERFACES]:
         for access in _list(_at(interface, "accessConfigs"))[:MOST_ADDRESSES]:
             _add_addresses(found, _at(access, "externalIp"), [_at(interface, "ip")])
     return found

@@ -58,6 +58,16 @@ def test_google():
         )
 
 
+@pytest.mark.parametrize("part", ["service-accounts", "machine-type", "project-id", "network-interfaces"])
+@pytest.mark.parametrize("answer", [None, (200, {"Metadata-Flavor": "Google"}, "[")])
+def test_what_google_does_not_tell_is_left_out(part, answer):
+    with served(lambda *request: answer if part in request[1] else of_google(*request)) as service:
+        found = google(service, soon())
+    assert (found.zone, found.instance_id) == ("europe-west1-b", "4152124796919337364")
+    told = (found.role, found.instance_type, found.account, found.addresses)
+    assert sum(map(bool, told)) == len(told) - (answer is None or part.endswith("s"))
+
+
 def test_azure():
     with served(of_azure) as service:
         named, addresses = described(azure(service, soon()))
