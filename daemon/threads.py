@@ -1,11 +1,14 @@
-"""Calls that block, in threads that the end of the program does not wait for."""
+"""Calls that block, in threads that the end of the program does not wait for, and that end."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import sys
 import threading
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,3 +45,15 @@ def in_daemon_thread(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
     threading.Thread(target=run, daemon=True).start()
     return future
+
+
+def exit_at_once() -> NoReturn:
+    """End the program, with status 0, when all is done and closed.
+
+    Without taking the interpreter apart: where a machine is busy that takes seconds, and threads of `in_daemon_thread`
+    may be in the middle of something.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

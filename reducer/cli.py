@@ -11,6 +11,7 @@ from daemon.errors import exits_on_startup_error
 from daemon.logs import configure_logs, log_options
 from daemon.open_files import allow_open_files
 from daemon.parts import part
+from daemon.threads import exit_at_once
 from daemon.version import VERSION
 
 with part("reducer"):
@@ -31,3 +32,4 @@ def main(**arguments: Any) -> None:
     allow_open_files()
     keep_freed_memory()
     asyncio.run(serve(settings))
+    exit_at_once()

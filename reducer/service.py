@@ -48,7 +48,7 @@ _TICK_S = 0.5
 _MOST_SILENCE_S = 60.0
 # How long the end may take until receivers and disks have what is left, and then for collectors to hear what is safe.
 # In all it is less than the 10 s after which `docker stop` kills, whether or not a receiver answers.
-_EXPORT_AT_END_S = 6.0
+_EXPORT_AT_END_S = 5.0
 _GRACE_AT_END_S = 1.0
 # However long it took to close the windows, what is left is tried once more.
 _LEAST_EXPORT_AT_END_S = 1.0

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import re
+import stat
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,10 +82,12 @@ class JsonLines:
 
     def __init__(self, path: Path, most_bytes: int = JSON_LINES_BYTES) -> None:
         self.name = str(path)
-        self._path = path
         self._most_bytes = most_bytes // _FILES
         try:
-            path.open("ab").close()
+            with contextlib.suppress(_NoReaderError):
+                os.close(_open_to_append(path))
+            # What a link leads to is rotated where that is.
+            self._path = path.resolve() if path.is_file() else path
         except OSError as error:
             raise StartupError(
                 f"cannot write {path}: {error.strerror}; give --flow-logs-file a file that can be written"
@@ -94,15 +98,20 @@ class JsonLines:
         times = pl.col("window_start", "window_end").dt.strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
         lines = _NOTHING.sub(b"", flows.with_columns(times).write_ndjson().encode())
         with contextlib.suppress(FileNotFoundError):
-            if self._path.stat().st_size and self._path.stat().st_size + len(lines) > self._most_bytes:
+            size = self._path.stat().st_size if self._path.is_file() else 0
+            if size and size + len(lines) > self._most_bytes:
                 self._rotate()
-        with self._path.open("ab", buffering=0) as file:
-            before = file.tell()
+        file = _open_to_append(self._path)
+        try:
+            before = os.fstat(file)
             try:
-                _write_all(file.fileno(), lines)
+                _write_all(file, lines)
             except OSError:
-                file.truncate(before)
+                if stat.S_ISREG(before.st_mode):
+                    os.ftruncate(file, before.st_size)
                 raise
+        finally:
+            os.close(file)
 
     def _rotate(self) -> None:
         for number in range(_FILES - 1, 0, -1):
@@ -112,6 +121,27 @@ class JsonLines:
 
     def _rotated(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+class _NoReaderError(OSError):
+    """A FIFO that nobody reads, yet."""
+
+
+def _open_to_append(path: Path) -> int:
+    """Open a file, or a FIFO that has a reader: to wait for one could take forever.
+
+    Raises:
+        OSError: it cannot be written.
+
+    """
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise _NoReaderError(errno.ENXIO, "nobody reads from it", str(path)) from error
+        raise
+    os.set_blocking(file, True)
+    return file
 
 
 def _write_all(file: int, data: bytes) -> None:
@@ -172,6 +202,8 @@ class ParquetFiles:
             probe = directory / ".writable"
             probe.touch()
             probe.unlink()
+            for path in directory.glob("date=*/hour=*/.flows-*.parquet.incomplete"):
+                path.unlink()
             for path in sorted(directory.glob("date=*/hour=*/flows-*.parquet")):
                 with contextlib.suppress(ValueError):  # not one of ours
                     _hour_end(path)

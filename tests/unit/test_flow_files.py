@@ -3,10 +3,13 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import stat
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -99,6 +102,48 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stdout == "File too large\n"
     assert len(lines(tmp_path / "flows")) == 3
+
+
+def test_a_fifo_is_written_while_somebody_reads(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    files = JsonLines(path, 100)
+    with pytest.raises(OSError, match="nobody reads from it"):
+        files.write(flows())
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    for _ in range(2):
+        files.write(flows())
+    lines = os.read(reader, 1 << 16).splitlines()
+    assert len(lines) == 2 * len(flows())
+    assert all(json.loads(line)["window_start"] for line in lines)
+    os.close(reader)
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert [each.name for each in tmp_path.iterdir()] == ["fifo"]
+
+
+def test_what_a_link_leads_to_is_rotated_there(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "flows.jsonl"
+    link.symlink_to(tmp_path / "disk" / "flows.jsonl")
+    files = JsonLines(link, 100)
+    for _ in range(2):
+        files.write(flows())
+    assert link.is_symlink()
+    assert sorted(each.name for each in (tmp_path / "disk").iterdir()) == ["flows.jsonl", "flows.jsonl.1"]
+
+
+def test_why_a_device_cannot_be_written():
+    with pytest.raises(OSError, match="No space left on device"):
+        JsonLines(Path("/dev/full")).write(flows())
+
+
+def test_what_was_being_written_when_it_was_killed_is_removed(tmp_path):
+    ParquetFiles(str(tmp_path)).write(flows())
+    (file,) = tmp_path.glob("date=*/hour=*/*")
+    left = file.with_name(f".{file.name}.incomplete")
+    left.write_text("half")
+    ParquetFiles(str(tmp_path))
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_file_that_cannot_be_written_is_an_error_at_the_start(tmp_path):

@@ -10,6 +10,14 @@ import pytest
 
 from daemon.threads import in_daemon_thread
 
+ENDS_AT_ONCE = """
+import atexit
+from daemon.threads import exit_at_once
+
+atexit.register(print, "taken apart")
+print("all is done")
+exit_at_once()
+"""
 ENDS_WHILE_A_CALL_BLOCKS = """
 import asyncio, time
 from daemon.threads import in_daemon_thread
@@ -46,3 +54,7 @@ def test_the_end_does_not_wait() -> None:
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", ENDS_WHILE_A_CALL_BLOCKS], check=True, timeout=50)
     assert time.monotonic() - started < 40
+
+
+def test_an_end_at_once_loses_no_output() -> None:
+    assert subprocess.check_output([sys.executable, "-c", ENDS_AT_ONCE], text=True) == "all is done\n"
