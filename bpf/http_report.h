@@ -80,7 +80,7 @@ static __always_inline void report_http(struct sock *sk, struct seq_file *seq)
 	record.latency_sum_ns = __sync_lock_test_and_set(&http->latency_sum_ns, 0);
 	if (changed & STATUSES_CHANGED) {
 		for (i = 0; i < MOST_STATUSES; i++)
-			take_out(&http->code_counts[i], HTTP_PAIR_STATUS, http->codes[i], &record, seq);
+			take_out(&http->statuses[i].count, HTTP_PAIR_STATUS, http->statuses[i].code, &record, seq);
 		for (i = 0; i < CLASSES; i++)
 			take_out(&http->untold[i], HTTP_PAIR_CLASS, i + 1, &record, seq);
 	}

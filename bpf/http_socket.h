@@ -11,17 +11,26 @@ enum http_mode {
 /* One direction. */
 struct http_stream {
 	u64 skip;     /* bytes of a body */
-	u64 first_ns; /* when its first bytes were seen, of a head that began with less than HTTP_FIRST */
 	u32 position; /* sequence number up to which it has been followed */
 	u32 newline;  /* sequence number of the last one in a head, or in a chunked body */
 	u32 before;   /* and of the one before it */
-	u32 carried;  /* bytes in line */
-	u64 line[LINE_WORDS]; /* of a head: how the line began that the next packet ends */
-	u32 first[3]; /* the bytes of such a head */
+	u32 carried;  /* bytes in the piece's line */
 	u8 mode;
-	u8 first_length;
+	u8 first_length; /* bytes in the piece's first */
 	u8 fields; /* of the head, 0 once the body began: HTTP_HAS_LENGTH, HTTP_HAS_CODING */
 	u8 bodyless;
+};
+
+/* What is kept of a head in one direction that came in several packets. */
+struct http_piece {
+	u64 first_ns; /* when its first bytes were seen, where they were less than HTTP_FIRST */
+	u64 line[LINE_WORDS]; /* how the line began that the next packet ends */
+	u32 first[3]; /* those first bytes */
+};
+
+struct http_status {
+	u32 code; /* 0: none yet */
+	u32 count;
 };
 
 #define PIPELINED 16
@@ -35,23 +44,26 @@ struct http_stream {
 #define STATUSES_CHANGED (1U << 29)
 #define CLASSES 5
 
+/* A request and its response are seen on two processors, which then fetch what the other one wrote, cache line by cache
+ * line. The kernel has 8 bytes of its own in front: so what all packets need is in the first line, and what responses
+ * need besides in the second. */
 struct http_socket {
-	struct http_stream asks;
-	struct http_stream answers;
-	u64 times[PIPELINED]; /* of the unanswered requests, in ns, less two bits: ASKED_HEAD, ASKED_CONNECT; 0: not known */
 	u32 asked;
 	u32 answered;
 	bool client;
 	bool pipelines; /* a request came before the one before was answered */
 	bool over; /* it speaks something else from here on */
-	/* From here on what the reader takes out. */
-	u32 changed;
+	u32 changed; /* this and all that is counted the reader takes out */
 	u32 requests;
+	struct http_stream asks;
+	struct http_stream answers;
 	u64 latency_sum_ns;
+	struct http_status statuses[MOST_STATUSES];
+	u64 times[PIPELINED]; /* of the unanswered requests, in ns, less two bits: ASKED_HEAD, ASKED_CONNECT; 0: not known */
 	u32 untold[CLASSES]; /* responses of a status that found no room, by its class */
-	u32 codes[MOST_STATUSES];
-	u32 code_counts[MOST_STATUSES];
-	u32 bins[OCTAVES * BINS_OF_OCTAVE];
+	struct http_piece asks_piece;
+	struct http_piece answers_piece;
+	u32 bins[OCTAVES * BINS_OF_OCTAVE]; /* behind the pieces, whose lines the verifier takes for longer than they are */
 };
 
 enum {
@@ -75,13 +87,15 @@ static __always_inline void mark_changed(struct http_socket *http, u32 what)
 
 static __always_inline void count_status(struct http_socket *http, u32 code)
 {
+	struct http_status *status;
 	u32 i, class;
 
 	for (i = 0; i < MOST_STATUSES; i++) {
-		if (!http->codes[i])
-			__sync_val_compare_and_swap(&http->codes[i], 0, code);
-		if (http->codes[i] == code) {
-			__sync_fetch_and_add(&http->code_counts[i], 1);
+		status = &http->statuses[i];
+		if (!status->code)
+			__sync_val_compare_and_swap(&status->code, 0, code);
+		if (status->code == code) {
+			__sync_fetch_and_add(&status->count, 1);
 			mark_changed(http, STATUSES_CHANGED);
 			return;
 		}

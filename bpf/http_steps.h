@@ -31,6 +31,11 @@ static __always_inline u64 time_of_packet(struct __sk_buff *skb, struct http_pac
 	return departs ? departs : bpf_ktime_get_ns();
 }
 
+static __always_inline struct http_piece *piece_of(struct http_socket *http, struct http_packet *packet)
+{
+	return packet->asks ? &http->asks_piece : &http->answers_piece;
+}
+
 static __always_inline void expect(struct http_stream *stream, u32 position)
 {
 	stream->position = position;
@@ -104,11 +109,11 @@ static __always_inline u32 read_first(struct __sk_buff *skb, struct http_packet 
 	return search->loaded < HTTP_FIRST ? search->loaded : HTTP_FIRST;
 }
 
-/* Adds the bytes at `offset` to those of a head that began in a packet before; returns how many there are then. */
-static __always_inline u32 read_more(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
-				     struct http_first *first)
+/* Adds the bytes at `offset` to the *have* ones of a head that began in a packet before; returns how many there are then. */
+static __always_inline u32 read_more(struct __sk_buff *skb, u32 have, struct http_piece *piece,
+				     struct http_packet *packet, struct http_first *first)
 {
-	u32 have = stream->first_length, more;
+	u32 more;
 	u64 low, high;
 
 	if (have >= HTTP_FIRST)
@@ -117,8 +122,8 @@ static __always_inline u32 read_more(struct __sk_buff *skb, struct http_stream *
 	packet->offset += more;
 	low = first->low;
 	high = first->high;
-	first->low = stream->first[0] | (u64)stream->first[1] << 32;
-	first->high = stream->first[2];
+	first->low = piece->first[0] | (u64)piece->first[1] << 32;
+	first->high = piece->first[2];
 	if (have >= 8) {
 		first->high |= low << (have - 8) * 8;
 	} else {
@@ -133,6 +138,7 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 				     struct http_packet *packet, struct http_search *search)
 {
 	u32 left = packet->end - packet->offset, length, what;
+	struct http_piece *piece = piece_of(http, packet);
 	struct http_first first;
 	u64 now;
 
@@ -145,7 +151,8 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 		stream->position = packet->base + packet->offset;
 		return packet->offset < packet->end;
 	}
-	length = stream->first_length ? read_more(skb, stream, packet, &first) : read_first(skb, packet, &first, search);
+	length = stream->first_length ? read_more(skb, stream->first_length, piece, packet, &first) :
+					read_first(skb, packet, &first, search);
 	what = packet->asks ? request_of(&first, length) : response_of(&first, length);
 	if (!what) {
 		__sync_fetch_and_add(&http_heads_unknown, 1);
@@ -158,13 +165,13 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 			http->over = 1;
 		return 0;
 	}
-	now = stream->first_length ? stream->first_ns : time_of_packet(skb, packet);
+	now = stream->first_length ? piece->first_ns : time_of_packet(skb, packet);
 	if (length < HTTP_FIRST) {
-		stream->first[0] = first.low;
-		stream->first[1] = first.low >> 32;
-		stream->first[2] = first.high;
+		piece->first[0] = first.low;
+		piece->first[1] = first.low >> 32;
+		piece->first[2] = first.high;
 		stream->first_length = length;
-		stream->first_ns = now;
+		piece->first_ns = now;
 		stream->position = packet->base + packet->end;
 		return 0;
 	}
@@ -189,21 +196,21 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 }
 
 /* Keeps how the last line of a packet begins, if it may be a field that counts. */
-static __always_inline void carry_line(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
-				       struct http_search *search)
+static __always_inline void carry_line(struct __sk_buff *skb, struct http_stream *stream, struct http_piece *piece,
+				       struct http_packet *packet, struct http_search *search)
 {
 	u32 length = packet->end - search->newline - 1, carried = search->carried, more = length - carried;
 
 	if (length > LONGEST_FIELD || carried > LONGEST_FIELD || more > LONGEST_FIELD)
 		return;
-	if (more && bpf_skb_load_bytes(skb, packet->end - more, (u8 *)stream->line + carried,
+	if (more && bpf_skb_load_bytes(skb, packet->end - more, (u8 *)piece->line + carried,
 				       from_one_to(MOST_CARRIED, more)))
 		return;
 	stream->carried = length;
 }
 
 /* Searches for the next blank line; returns whether it was found. */
-static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_stream *stream,
+static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_stream *stream, struct http_piece *piece,
 					    struct http_packet *packet, struct http_search *search)
 {
 	u32 i;
@@ -214,7 +221,7 @@ static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_s
 	search->before = stream->before - packet->base;
 	search->carried = stream->carried;
 	if (search->carried)
-		__builtin_memcpy(search->line, stream->line, sizeof(search->line));
+		__builtin_memcpy(search->line, piece->line, sizeof(search->line));
 	search->length = stream->skip;
 	search->fields = stream->fields;
 	search->wants_fields = stream->mode == HTTP_INSIDE && !stream->bodyless;
@@ -227,7 +234,7 @@ static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_s
 	stream->before = search->before + packet->base;
 	stream->carried = 0;
 	if (!search->found && search->wants_fields)
-		carry_line(skb, stream, packet, search);
+		carry_line(skb, stream, piece, packet, search);
 	stream->skip = search->length;
 	stream->fields = search->fields;
 	packet->offset = search->offset;
@@ -241,10 +248,10 @@ static __always_inline bool find_blank_line(struct __sk_buff *skb, struct http_s
 }
 
 /* Goes on in a head. */
-static __always_inline int step_inside(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
-				       struct http_search *search)
+static __always_inline int step_inside(struct __sk_buff *skb, struct http_stream *stream, struct http_piece *piece,
+					struct http_packet *packet, struct http_search *search)
 {
-	if (!find_blank_line(skb, stream, packet, search))
+	if (!find_blank_line(skb, stream, piece, packet, search))
 		return 0;
 	if (stream->bodyless) {
 		stream->mode = HTTP_HEAD;
@@ -260,10 +267,10 @@ static __always_inline int step_inside(struct __sk_buff *skb, struct http_stream
 	return packet->offset < packet->end && stream->mode != HTTP_UNKNOWN;
 }
 
-static __always_inline int step_chunked(struct __sk_buff *skb, struct http_stream *stream, struct http_packet *packet,
-					struct http_search *search)
+static __always_inline int step_chunked(struct __sk_buff *skb, struct http_stream *stream, struct http_piece *piece,
+					struct http_packet *packet, struct http_search *search)
 {
-	if (!find_blank_line(skb, stream, packet, search))
+	if (!find_blank_line(skb, stream, piece, packet, search))
 		return 0;
 	if (is_last_chunk(skb, packet->begin, search)) {
 		stream->mode = HTTP_HEAD;
@@ -284,8 +291,8 @@ __attribute__((noinline)) int http_step(struct __sk_buff *skb, struct http_socke
 	if (stream->mode == HTTP_HEAD && !step_head(skb, http, stream, packet, &search))
 		return 0;
 	if (stream->mode == HTTP_INSIDE)
-		return step_inside(skb, stream, packet, &search);
+		return step_inside(skb, stream, piece_of(http, packet), packet, &search);
 	if (stream->mode == HTTP_CHUNKED)
-		return step_chunked(skb, stream, packet, &search);
+		return step_chunked(skb, stream, piece_of(http, packet), packet, &search);
 	return stream->mode == HTTP_HEAD;
 }
