@@ -109,7 +109,7 @@ static __always_inline u32 read_first(struct __sk_buff *skb, struct http_packet 
 	return search->loaded < HTTP_FIRST ? search->loaded : HTTP_FIRST;
 }
 
-/* Adds the bytes at `offset` to the *have* ones of a head that began in a packet before; returns how many there are then. */
+/* Adds bytes to the *have* ones of a head that began in a packet before; returns how many there are then. */
 static __always_inline u32 read_more(struct __sk_buff *skb, u32 have, struct http_piece *piece,
 				     struct http_packet *packet, struct http_first *first)
 {
