@@ -133,6 +133,17 @@ static __always_inline u32 read_more(struct __sk_buff *skb, u32 have, struct htt
 	return have + more;
 }
 
+/* Skips an empty line before a request (RFC 9112, 2.2); returns whether there is one. */
+static __always_inline bool skip_empty_line(struct http_stream *stream, struct http_packet *packet,
+					    struct http_first *first, u32 length)
+{
+	if (length < 2 || (u16)first->low != ('\r' | '\n' << 8))
+		return 0;
+	packet->offset += 2;
+	stream->position = packet->base + packet->offset;
+	return 1;
+}
+
 /* Goes on where a head is expected; returns whether there is more to do in this packet. */
 static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *http, struct http_stream *stream,
 				     struct http_packet *packet, struct http_search *search)
@@ -154,6 +165,8 @@ static __always_inline int step_head(struct __sk_buff *skb, struct http_socket *
 	length = stream->first_length ? read_more(skb, stream->first_length, piece, packet, &first) :
 					read_first(skb, packet, &first, search);
 	what = packet->asks ? request_of(&first, length) : response_of(&first, length);
+	if (!what && packet->asks && !stream->first_length && skip_empty_line(stream, packet, &first, length))
+		return packet->offset < packet->end;
 	if (!what) {
 		__sync_fetch_and_add(&http_heads_unknown, 1);
 		stream->mode = HTTP_UNKNOWN;

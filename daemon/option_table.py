@@ -6,10 +6,8 @@ default.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +17,12 @@ import yaml
 
 from daemon.config_file import read_config_file
 from daemon.errors import StartupError
+from daemon.variables import check_variables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 FILE = click.Path(path_type=Path)
-# Kubernetes tells each container of services by SERVICE_SERVICE_HOST, SERVICE_PORT_8000_TCP and so on.
-_OF_SERVICES = re.compile(r"(SERVICE_(HOST|PORT)|PORT)(_|$)")
-_NEARLY = 0.9
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
@@ -145,19 +141,12 @@ class OptionTable:
     def check_variables(self, names: Iterable[str]) -> None:
         """Look for variables whose names are nearly an option's.
 
-        Others that begin alike are no business of this daemon: Kubernetes makes some of the names of services.
-
         Raises:
             StartupError: there is one; the message says which option may have been meant.
 
         """
         known = [variable for option in self for variable in option.variables(self._prefix)]
-        for name in sorted(names):
-            if name in known or not name.startswith(self._prefix) or _OF_SERVICES.match(name, len(self._prefix)):
-                continue
-            close = difflib.get_close_matches(name, known, 1, _NEARLY)
-            if close:
-                raise StartupError(f"the variable {name} is no option's: is {close[0]} meant?")
+        check_variables(names, known, self._prefix)
 
     def _keys_by_flag(self) -> dict[str, str]:
         """Return the keys by what the options are called on the command line, as one would write that in a file."""

@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from daemon.errors import exits_on_startup_error
-from daemon.logs import configure_logs, log_options
+from daemon.logs import LOG_FILE_VARIABLE, configure_logs, log_options
+from daemon.variables import check_variables, variables_of
 from daemon.version import VERSION
+from intake.labels import LABEL_VARIABLES
 from kernel_collector import preflight
 from kernel_collector.collector import collect
 from kernel_collector.options import collector_options, settings_from
@@ -26,6 +28,8 @@ def main(context: click.Context, /, **arguments: Any) -> None:
     """Read the kernel's sockets and send what they do to the reducer."""
     if context.invoked_subcommand:
         return
+    known = [*variables_of(context.command), *LABEL_VARIABLES.values(), LOG_FILE_VARIABLE]
+    check_variables(os.environ, known, "EBPF_NET_")
     settings, log_arguments = settings_from(arguments, os.environ)
     configure_logs(**log_arguments)
     asyncio.run(collect(settings))

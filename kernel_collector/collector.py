@@ -82,6 +82,9 @@ async def collect(settings: Settings) -> None:
             tcp = stack.enter_context(TcpProbe(inodes))
         except (LibbpfError, BtfError) as error:
             raise StartupError(preflight.required_failures(preflight.checks()) or str(error)) from error
+        processes = preflight.host_pid_namespace(settings.proc)
+        if processes.result is preflight.Result.NO:
+            _LOGGER.warning("%s; %s", processes.detail, processes.remedy)
         packets = stack.enter_context(Packets(settings.proc, watched_on_packets(settings), inodes, dns.constants()))
         tape = None
         if settings.record:

@@ -85,7 +85,7 @@ class CollectorCore:
         if least > wanted and not self._told_slow:
             self._told_slow = True
             _LOGGER.warning(
-                "a poll takes %.3f s of CPU: to stay below 2%% of a core, it comes each %.1f s instead of %.1f s",
+                "a poll takes %.3f s of CPU: to stay below 2%% of a core, it comes each %.2f s instead of %.2f s",
                 *(ns / SECOND_NS for ns in (self._poll_cost_ns, least, wanted)),
             )
         return max(least, wanted)

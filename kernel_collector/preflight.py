@@ -81,7 +81,7 @@ def checks(proc: Path = Path("/proc"), objects: Path = OBJECTS) -> list[Check]:
         *(_hook(objects / file, program, name, hindrance) for file, program, name in HOOKS),
         *(_concern(kind, proc, objects, hindrance) for kind in KINDS),
         *_optional_capabilities(capabilities),
-        _host_pid_namespace(proc),
+        host_pid_namespace(proc),
         _cgroup_v2(proc),
     ]
 
@@ -206,7 +206,8 @@ def _concern(kind: Kind, proc: Path, objects: Path, hindrance: Check | None) -> 
     return Check(kind.name, Result.YES, detail, required=False)
 
 
-def _host_pid_namespace(proc: Path) -> Check:
+def host_pid_namespace(proc: Path) -> Check:
+    """Return whether the collector sees the processes of the whole machine."""
     name = "pid namespace of the host"
     try:
         inode = (proc / "self" / "ns" / "pid").stat().st_ino
@@ -217,7 +218,7 @@ def _host_pid_namespace(proc: Path) -> Check:
     return Check(
         name,
         Result.NO,
-        f"pid:[{inode}] is another: processes outside of it are not polled and have no names",
+        f"processes outside of pid:[{inode}] have no names, and their sockets are told only when they close",
         "start the container with --pid host (hostPID: true)",
         required=False,
     )

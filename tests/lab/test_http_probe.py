@@ -257,6 +257,17 @@ def test_methods_that_are_not_common(probe, connection):
     assert both(probe, connection) == Told(8, {200: 8}, 8)
 
 
+def test_empty_lines_before_requests(probe, connection):
+    """RFC 9112, 2.2: some clients send one behind the body of a request; whether in its packet or the next."""
+    post = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"
+    for parts in ((post,), (b"\r\n" + GET,), (post, b"\r\n"), (b"\r\n" + post + b"\r\n",), (GET,)):
+        connection.ask(*parts)
+        connection.answer(OK)
+    connection.ask(post + b"\r\n" + GET)
+    connection.answer(OK + OK)
+    assert both(probe, connection) == Told(7, {200: 7}, 7)
+
+
 def test_long_heads(probe, connection):
     long = b"GET /%s HTTP/1.1\r\nHost: a\r\nCookie: %s\r\n\r\n" % (b"x" * 3000, b"y" * 5000)
     for parts in ((long,), (long[:1000], long[1000:]), (long + GET,)):

@@ -96,6 +96,9 @@ def test_it_disagrees_where_sockets_are_hidden(lab: Lab) -> None:
             os.kill(int(child), signal.SIGTERM)  # unshare itself lets signals pass by
             assert collector.wait(20) == 0
         assert ratios(sink)["tcp.segments_sent"] < 0.2
+        assert "have no names, and their sockets are told only when they close; start the container with" in (
+            collector.output()
+        )
 
 
 def test_rings_maps_and_programs(lab: Lab) -> None:

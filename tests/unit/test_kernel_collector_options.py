@@ -149,6 +149,25 @@ def test_version():
     assert VERSION in CliRunner().invoke(cli.main, ["--version"]).output
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("EBPF_NET_DISABLE_HTTP_METRIC", "EBPF_NET_DISABLE_HTTP_METRICS"),
+        ("EBPF_NET_INTAKE_HOSTS", "EBPF_NET_INTAKE_HOST"),
+        ("EBPF_NET_AGENT_ZONES", "EBPF_NET_AGENT_ZONE"),
+        ("EBPF_NET_LOGFILE_PATH", "EBPF_NET_LOG_FILE_PATH"),
+    ],
+)
+def test_variables_that_are_nearly_an_options_are_refused(asked, name, meant):
+    assert f"the variable {name} is no option's: is {meant} meant?" in asked(exit_code=1, **{name: "x"})
+
+
+def test_variables_of_the_reference_and_of_other_daemons_are_not(asked):
+    reference = "DATA_DIR", "INSTALL_DIR", "DEBUG_MODE", "RUN_UNDER_GDB", "RUN_LOCAL", "KERNEL_HEADERS_AUTO_FETCH"
+    others = "CLUSTER_NAME", "REDUCER_PORT", "AGENT_ENVIRONMENT", "INTAKE_PORT_8000_TCP", "INTAKE_SERVICE_HOST"
+    asked(**{f"EBPF_NET_{name}": "x" for name in (*reference, *others)})
+
+
 def test_preflight_does_not_start_the_daemon(asked):
     result = CliRunner().invoke(cli.main, ["preflight"], env=VARIABLES)
     assert "libbpf" in result.output
