@@ -115,7 +115,7 @@ METRICS = (
     gauge(
         "tcp.active",
         "{socket}",
-        "Connections that opened, moved data or ended in the window.",
+        "Connections that opened, failed to, moved data or ended in the window.",
         "active",
         _CONNECTIONS,
     ),

@@ -255,7 +255,8 @@ class Parties:
 
     def _count(self, flows: Flows, who: np.ndarray, entity: np.ndarray, reason: np.ndarray) -> None:
         named = (flows.special != Special.NONE) | (entity != NO_ENTITY) | (who & _OF_SYSTEM != 0)
-        reason = np.where(who == UNKNOWN_OWNER, reason, ~self._owners.named[flows.owner] * np.uint8(Reason.NO_PROCESS))
+        owned = self._owners.named[flows.owner] | self._labelled[self._owners.session[flows.owner]]
+        reason = np.where(who == UNKNOWN_OWNER, reason, ~owned * np.uint8(Reason.NO_PROCESS))
         self._unknown += np.bincount(reason[~named], minlength=len(Reason))
 
     def _numbered(self, who: np.ndarray, entity: np.ndarray) -> np.ndarray:
@@ -319,6 +320,8 @@ class Parties:
     def _note_hosts(self) -> None:
         hosts = self._owners.hosts
         self._environment = environments(hosts)
+        # By session: the operator told what its ends are where nothing better is known.
+        self._labelled = np.array([host is not None and host.service != "" for host in hosts])
         addresses = b"".join(address for host in hosts if host for address in host.addresses)
         self._hosts = PlaceFilter(place_of(np.frombuffer(addresses, np.uint64).reshape(-1, 2)))
 

@@ -223,6 +223,14 @@ def test_a_process_that_its_collector_does_not_know():
 CLUSTERS = {"a": [pod("a", POD)], "b": [pod("b", POD)]}
 
 
+def test_an_end_that_its_host_names_is_known():
+    case = Case()
+    case.client(service="billing")
+    case.dials(POD, process=99)
+    case.seal()
+    assert case.unknown() == {"no_collector": 1}
+
+
 @pytest.mark.parametrize(("environment", "workload"), [("a", "a-app"), ("b", "b-app"), ("c", "(unknown)")])
 def test_an_address_of_two_clusters_is_that_of_the_observers_own(environment, workload):
     case = Case()
