@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 NAMESPACES = Path("/run/netns")
 PREFIX = "ebpfnet"
 CLONE_NEWNET = 0x40000000
+# Where a collector sees the whole machine, the pods of another test run must have other addresses.
+PODS = 104 + os.getpid() % 96
 
 _numbers = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -50,12 +52,12 @@ class Host:
     @property
     def pods_ipv4(self) -> str:
         """The first three bytes of the addresses behind it."""
-        return f"10.204.{self.ipv4.rpartition('.')[2]}"
+        return f"10.{PODS}.{self.ipv4.rpartition('.')[2]}"
 
     @property
     def pods_ipv6(self) -> str:
         """The first 64 bits of the addresses behind it."""
-        return f"fd00:204:{self.ipv6.rpartition(':')[2]}"
+        return f"fd00:{PODS}:{self.ipv6.rpartition(':')[2]}"
 
     def __repr__(self) -> str:
         return f"Host({self.name}, {self.ipv4})"

@@ -127,7 +127,8 @@ def test_ebpf_net_run_shows_loopback_flows_within_seconds_and_ends_with_ctrl_c(l
     traffic = ("--client", "127.0.0.1", "--time", "60", "--bitrate", "10M")
     lab.programs.start("iperf3-client", "iperf3", *traffic, host=host)
     console = lab.programs.start("ebpf-net", script("ebpf-net"), "run", host=host)
-    # Within 5 s where nothing else runs; a window of the reducer's own length would take 30.
+    console.wait_for("Ctrl-C ends it")
+    # In all within 5 s where nothing else runs; a window of the reducer's own length would take 30.
     line = console.wait_for(r".*iperf3.*iperf3.*", timeout_s=20)
     assert re.search(r"bytes/s \d.*rtt \d.* ms, retransmits \d+, connections \d", line[0])
     assert f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics" in console.output()
