@@ -70,13 +70,16 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
     """Return the settings that the arguments of a command ask for, and the rest, which is for `configure_logs`.
 
     Raises:
-        StartupError: the configuration file, a label, a file of credentials or the name of a role cannot be used.
+        StartupError: the configuration file, a label, a file of credentials or the name of a role cannot be used, or
+            nothing is to be read.
 
     """
     for role in arguments["aws_assume_role"]:
         if not _ROLE.fullmatch(role):
             example = "arn:aws:iam::123456789012:role/NAME"
             raise StartupError(f"--aws-assume-role {role!r} is no ARN of a role, such as {example}")
+    if arguments["aws_assumed_only"] and not arguments["aws_assume_role"]:
+        raise StartupError("--aws-assumed-only leaves nothing to read: give --aws-assume-role")
     intake = intake_settings(arguments, environ)
     settings = Settings(
         intake=intake,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from cloud_collector.provider import ProviderError, Scope
+from cloud_collector.provider import Cause, ProviderError, Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cloud_collector.inventory import Inventory
     from cloud_collector.provider import Provider, Scopes
 
 _LOGGER = logging.getLogger(__name__)
 MOST_THREADS = 8
+_LONGEST_TEXT = 500
+_Answer = TypeVar("_Answer")
 
 
 class Reader:
@@ -47,9 +50,24 @@ class Reader:
         """Start nothing more; what is under way ends by its time-out."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
+        """Return a provider's answer.
+
+        What its library raises beside its own errors, of answers that are none or of files that it cannot read, is a
+        failure like those: it must not keep the others from being read.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, question)
+        except ProviderError:
+            raise
+        except Exception as error:
+            _LOGGER.debug("a provider's library failed", exc_info=True)
+            text = " ".join(str(error).split())
+            raise ProviderError(Cause.OTHER, f"{type(error).__name__}: {text[:_LONGEST_TEXT]}") from error
+
     async def _read_provider(self, provider: Provider) -> None:
         try:
-            scopes = await asyncio.get_running_loop().run_in_executor(self._threads, provider.scopes)
+            scopes = await self._ask(provider.scopes)
         except ProviderError as error:
             self._note_failure(Scope(provider.name, "", ""), error)
             return
@@ -74,7 +92,7 @@ class Reader:
 
     async def _read_scope(self, provider: Provider, scope: Scope) -> None:
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._threads, provider.read, scope)
+            found = await self._ask(partial(provider.read, scope))
         except ProviderError as error:
             self._note_failure(scope, error)
             return

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
@@ -71,7 +74,7 @@ async def load(access: Access) -> Configuration:
     try:
         if not access.kubeconfig:
             load_incluster_config(configuration)
-            return configuration
+            return _with_proxy(configuration, os.environ)
         _check_files(access.kubeconfig)
         _check_context(access)
         with _errors_logged() as errors:
@@ -80,17 +83,44 @@ async def load(access: Access) -> Configuration:
             )
     except ConfigException as error:
         raise StartupError(f"{access} cannot be used: {' '.join(str(error).split())}") from error
-    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (TypeError, AttributeError, KeyError) as error:
+        raise StartupError(f"{access} is none: something is missing in it, or is not as it should be") from error
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise StartupError(f"{access} cannot be read: {' '.join(str(error).split())}") from error
     if errors and not configuration.api_key and not configuration.cert_file:
         raise StartupError(f"{access} cannot be used: no credentials for its user: {'; '.join(errors)}")
+    _check_values(access, configuration)
+    return _with_proxy(configuration, os.environ)
+
+
+def _with_proxy(configuration: Configuration, environ: Mapping[str, str]) -> Configuration:
+    """Have no proxy be used where NO_PROXY has the server's network, or its address with the port.
+
+    Hosts and domains in it are dealt with by the client's library; clusters mostly name networks there, as Go's
+    golang.org/x/net/http/httpproxy takes them.
+    """
+    server = urlsplit(configuration.host)
+    for entry in re.split(r"[,\s]+", environ.get("no_proxy") or environ.get("NO_PROXY") or ""):
+        with contextlib.suppress(ValueError):  # one of them is a name, or the port is none
+            is_named = entry == server.netloc
+            if is_named or ipaddress.ip_address(server.hostname or "") in ipaddress.ip_network(entry, strict=False):
+                configuration.client_session_kwargs = {"trust_env": False}
     return configuration
 
 
+def _check_values(access: Access, configuration: Configuration) -> None:
+    """Raise a `StartupError` for what no request can be made with."""
+    if not configuration.host.startswith(("https://", "http://")):
+        raise StartupError(f"{access} has a server that is no URL, such as https://HOST:6443: {configuration.host}")
+    if not configuration.api_key.get("BearerToken", "").strip().isprintable():
+        raise StartupError(f"{access} cannot be used: its token has control characters")
+
+
 def _check_files(kubeconfig: str) -> None:
-    for path in filter(None, kubeconfig.split(os.pathsep)):
-        if not Path(path).expanduser().is_file():
-            raise StartupError(f"kubeconfig {path} does not exist: see to --kubeconfig or KUBECONFIG")
+    """Raise a `StartupError` where none of the files exists; as to kubectl, some may be missing."""
+    paths = [path for path in kubeconfig.split(os.pathsep) if path]
+    if not any(Path(path).expanduser().is_file() for path in paths):
+        raise StartupError(f"kubeconfig {kubeconfig} does not exist: see to --kubeconfig or KUBECONFIG")
 
 
 def _check_context(access: Access) -> None:

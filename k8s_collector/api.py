@@ -26,6 +26,8 @@ _CONNECT_S = 10.0
 _ANSWER_S = 60.0
 # A watch gives a bookmark each minute; of what has not changed since the server began, many servers give none.
 _SILENCE_S = 150.0
+# After so long a silence the other end is asked for a sign of life: what was cut off is found out within 45 s.
+_KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 30, 5, 3
 # What a stream tells within so long is taken together; of more than so much the reading begins before that.
 GATHER_S = 0.25
 GATHERED_BYTES = 256 << 10
@@ -126,6 +128,7 @@ class Api:
         limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
         with self._errors():
             async with self._response(_Request("GET", path, query, accept, limits=limits)) as response:
+                _keep_alive(response)
                 yield self._objects(response, decode)
 
     async def _objects(self, response: aiohttp.ClientResponse, decode: Decoder) -> AsyncIterator[Object]:
@@ -177,12 +180,11 @@ class Api:
 
     @contextlib.asynccontextmanager
     async def _response(self, request: _Request) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Give the response if it is a good one; where the credentials are not taken any more, ask with fresh ones."""
+        """Give the response if it is a good one; where one end does not trust the other, read the files again."""
         async with contextlib.AsyncExitStack() as stack:
             client = await stack.enter_async_context(self._using())
-            response = await self._begin(client, request)
-            if response.status == UNAUTHORIZED:
-                response.release()
+            response = await self._begin_trusted(client, request)
+            if response is None:
                 await self._renew(client)
                 client = await stack.enter_async_context(self._using())
                 response = await self._begin(client, request)
@@ -190,6 +192,17 @@ class Api:
             if response.status >= 300:  # noqa: PLR2004 - the API does not redirect
                 raise await self._error(response)
             yield response
+
+    async def _begin_trusted(self, client: ApiClient, request: _Request) -> aiohttp.ClientResponse | None:
+        """Return a response; None where the server does not take the credentials, or is not who is trusted."""
+        try:
+            response = await self._begin(client, request)
+        except aiohttp.ClientConnectorCertificateError:  # its authority may have been replaced
+            return None
+        if response.status != UNAUTHORIZED:
+            return response
+        response.release()
+        return None
 
     async def _begin(self, client: ApiClient, request: _Request) -> aiohttp.ClientResponse:
         method, url, headers, body, _ = await client.param_serialize(
@@ -200,6 +213,7 @@ class Api:
             body=request.body,
             auth_settings=["BearerToken"],
         )
+        headers = {name: value.strip() for name, value in headers.items()}  # files of tokens may end with a newline
         answer = await client.call_api(method, url, headers, body, _request_timeout=request.limits)
         response: aiohttp.ClientResponse = answer.response
         return response
@@ -245,13 +259,31 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
             yield chunk
 
 
-async def _gather(response: aiohttp.ClientResponse) -> None:
-    """Let what comes gather in the socket for a while: to be woken for a line costs more than to take it."""
+def _socket_of(response: aiohttp.ClientResponse) -> socket.socket | None:
+    """Return the socket that a response comes by; None: it has ended."""
     connection = response.connection
     transport = connection.transport if connection else None
-    if transport is None:  # the stream has ended
+    peer: socket.socket | None = transport.get_extra_info("socket") if transport else None
+    return peer
+
+
+def _keep_alive(response: aiohttp.ClientResponse) -> None:
+    """Have the kernel find out where nothing reaches the other end any more, without a word of it."""
+    peer = _socket_of(response)
+    if peer is None:
         return
-    peer = transport.get_extra_info("socket")
+    with contextlib.suppress(OSError):  # the other end may have closed it meanwhile
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_S)
+        peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
+
+
+async def _gather(response: aiohttp.ClientResponse) -> None:
+    """Let what comes gather in the socket for a while: to be woken for a line costs more than to take it."""
+    peer = _socket_of(response)
+    if peer is None:
+        return
     _wake_at(peer, GATHERED_BYTES)
     try:
         await asyncio.sleep(GATHER_S)

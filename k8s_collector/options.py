@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from daemon.command import options
+from daemon.errors import StartupError
 from daemon.logs import log_arguments
 from intake.clock import SECOND_NS
 from intake.health import internal_prometheus_option
@@ -16,10 +18,12 @@ from intake.options import IntakeSettings, intake_options, intake_settings
 from k8s_collector.cluster import DELETE_CAPACITY, DELETE_TTL_NS, Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 DEFAULT_INTERNAL_PROMETHEUS = "0.0.0.0:7002"  # probes and scrapers of a cluster come from outside
 DEFAULT_LEASE = "k8s-collector"
+# RFC 1123 subdomains: they become parts of paths.
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,11 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
     An option comes before its variable, that before the configuration file, and that before the default.
 
     Raises:
-        StartupError: the configuration file, a label or a file of credentials cannot be used.
+        StartupError: the configuration file, a label, a file of credentials or a name cannot be used.
 
     """
+    for option in ("namespace", "lease_name", "lease_namespace"):
+        _check_names(option, arguments[option])
     intake = intake_settings(arguments, environ)
     settings = Settings(
         intake=intake,
@@ -86,6 +92,14 @@ def settings_from(arguments: dict[str, Any], environ: Mapping[str, str]) -> tupl
         once=arguments["once"],
     )
     return settings, log_arguments(arguments)
+
+
+def _check_names(option: str, names: str | Iterable[str]) -> None:
+    """Raise a `StartupError` for what cannot be the name of an object; an empty one stands for the default."""
+    for name in (names,) if isinstance(names, str) else names:
+        if name and not _NAME.fullmatch(name):
+            text = "is no name of Kubernetes: those have lower-case letters, digits, dots and hyphens"
+            raise StartupError(f"--{option.replace('_', '-')} {name!r} {text}")
 
 
 collector_options = options(

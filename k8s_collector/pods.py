@@ -135,13 +135,19 @@ def _containers(spec: PodSpec, status: PodStatus) -> Iterator[intake_pb2.PodCont
             )
 
 
+def _statuses(status: PodStatus) -> Iterator[ContainerStatus]:
+    """Yield those of containers of all kinds."""
+    for _, name, _ in _CONTAINERS:
+        yield from status.get(name) or ()
+
+
 def _start_ns(metadata: Metadata, status: PodStatus) -> int:
     """Return since when the addresses are the pod's: never later than it sent something, nor much sooner.
 
     A pod has its addresses before its first container starts. When that was is not told any more once a container has
     started again: then it is when the kubelet took the pod on, which is sooner.
     """
-    states = [each for _, name, _ in _CONTAINERS for each in status.get(name) or ()]
+    states = list(_statuses(status))
     if states and not any(each.get("restartCount") for each in states):
         now = [each.get("state") or {} for each in states]
         starts = [unix_ns((each.get("running") or each.get("terminated") or {}).get("startedAt")) for each in now]
@@ -153,11 +159,11 @@ def _start_ns(metadata: Metadata, status: PodStatus) -> int:
 def _end_ns(metadata: Metadata, status: PodStatus) -> int:
     """Return until when the addresses were those of a pod whose containers have ended for good; 0: they are still its.
 
-    That is when its last container ended; where none tells, when its conditions changed last.
+    That is when its last container ended, which may be a sidecar (an init container that goes on); where none tells,
+    when its conditions changed last.
     """
     ends = [
-        unix_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt"))
-        for each in status.get("containerStatuses") or ()
+        unix_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")) for each in _statuses(status)
     ]
     deleted = bool(metadata.get("deletionTimestamp") and ends and all(ends))
     if not deleted and status.get("phase") not in _ENDED:

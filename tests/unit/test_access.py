@@ -77,3 +77,42 @@ def test_a_command_that_gives_none_is_told_of_with_its_reason(written, words, sa
     path = written(command(*words))
     assert f"kubeconfig {path} cannot be used: no credentials for its user: " in error_of(Access(path))
     assert said in error_of(Access(path))
+
+
+def test_of_several_files_some_may_be_missing(written, tmp_path):
+    path = written({"token": "t"})
+    absent = tmp_path / "absent"
+    assert asyncio.run(load(Access(f"{absent}:{path}"))).api_key == {"BearerToken": "Bearer t"}
+    assert error_of(Access(f"{absent}")) == f"kubeconfig {absent} does not exist: see to --kubeconfig or KUBECONFIG"
+
+
+@pytest.mark.parametrize("content", ["", "- a list", "contexts: 1"])
+def test_a_file_that_is_no_kubeconfig(tmp_path, content):
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    assert error_of(Access(f"{path}")).startswith(f"kubeconfig {path} is none: ")
+
+
+def test_a_token_that_is_none(written):
+    assert error_of(Access(written({"token": "a\nb"}))).endswith("cannot be used: its token has control characters")
+
+
+def test_a_server_that_is_no_url(written):
+    path = written({"token": "t"}, clusters=[{"name": "c", "cluster": {"server": "192.0.2.1:6443"}}])
+    assert "has a server that is no URL, such as https://HOST:6443: 192.0.2.1:6443" in error_of(Access(path, "blue"))
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [
+        ("10.0.0.0/8, 192.0.2.0/24", True),
+        ("192.0.2.1:6443", True),
+        ("192.0.2.1:443,10.0.0.0/8,2001:db8::/32,*.example", False),
+        ("", False),
+    ],
+)
+def test_no_proxy_may_name_networks(written, monkeypatch, no_proxy, direct):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    options = asyncio.run(load(Access(written({"token": "t"})))).client_session_kwargs
+    assert options == ({"trust_env": False} if direct else None)

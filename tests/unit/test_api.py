@@ -1,9 +1,12 @@
-"""Credentials that are replaced while requests are under way."""
+"""Credentials that are replaced while requests are under way, and connections."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -205,5 +208,82 @@ def test_what_a_stream_tells_shortly_after_another_is_read_together(monkeypatch)
             go_on.set()
             assert [event["number"] async for event in events] == list(range(1, 41))
         assert len(wakes) <= 3 + (time.monotonic() - begin) / module.GATHER_S
+
+    asyncio.run(scenario())
+
+
+def certificate(directory):
+    """Make one for loopback that is its own authority; return its file and that of its key."""
+    made, key = directory / "ca.crt", directory / "server.key"
+    extensions = ("subjectAltName=IP:127.0.0.1", "keyUsage=critical,digitalSignature,keyCertSign")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1"]
+        + ["-out", made, "-keyout", key]
+        + [word for each in extensions for word in ("-addext", each)],
+        check=True,
+        capture_output=True,
+    )
+    return made, key
+
+
+def test_an_authority_that_is_replaced_is_read_again(tmp_path):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    async def scenario():
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(*certificate(tmp_path))
+        async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
+            port = server.sockets[0].getsockname()[1]
+            path = tmp_path / "kubeconfig"
+            cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": f"{tmp_path / 'ca.crt'}"}
+            content = yaml.safe_load(kubeconfig(ApiProxy(), "token"))
+            path.write_text(yaml.safe_dump(content | {"clusters": [{"name": "test", "cluster": cluster}]}))
+            api = await Api.open(Access(str(path)))
+            assert await api.get("/api", []) == {}
+            context.load_cert_chain(*certificate(tmp_path))
+            assert await api.get("/api", []) == {}
+            await api.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_token_may_end_with_a_newline(tmp_path):
+    async def scenario():
+        async with cluster(tmp_path) as (server, api, issue):
+            server.fault_for = lambda _: Fault(200)
+            issue("second")
+            token = tmp_path / "token"
+            token.write_text("second\n")
+            path = tmp_path / "kubeconfig"
+            content = yaml.safe_load(path.read_text())
+            path.write_text(yaml.safe_dump(content | {"users": [{"name": "test", "user": {"tokenFile": str(token)}}]}))
+            assert await api.get("/api", []) == {}
+            assert server.shown[-1] == "second"
+
+    asyncio.run(scenario())
+
+
+def test_what_is_cut_off_silently_is_found_out_by_the_kernel(tmp_path, monkeypatch):
+    """A firewall that swallows all leaves a connection that looks as if nothing happened in the cluster."""
+    kept = []
+    made = module._keep_alive
+    monkeypatch.setattr(
+        module, "_keep_alive", lambda response: (made(response), kept.append(module._socket_of(response)))
+    )
+
+    async def scenario():
+        async with cluster(tmp_path) as (server, api, _):
+            rest = threading.Event()
+            server.fault_for = lambda _: Fault(200, body=b"{}\n" * 2, until=rest)
+            async with api.stream("/watch", [], "application/json", WHOLE) as events:
+                await anext(events)
+                assert kept[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                wanted = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+                assert [kept[0].getsockopt(socket.IPPROTO_TCP, each) for each in wanted] == [30, 5, 3]
+                rest.set()
 
     asyncio.run(scenario())

@@ -41,3 +41,8 @@ def test_what_is_no_role_is_refused(asked):
     assert (
         said == "error: --aws-assume-role 'reader' is no ARN of a role, such as arn:aws:iam::123456789012:role/NAME\n"
     )
+
+
+def test_nothing_to_read_is_refused(asked):
+    said = asked("--aws-assumed-only", exit_code=1)
+    assert "--aws-assumed-only leaves nothing to read: give --aws-assume-role" in said

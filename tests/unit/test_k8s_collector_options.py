@@ -109,3 +109,15 @@ def test_a_kubeconfig_that_is_none(tmp_path, content, message):
     assert str(path) in result.output
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--namespace", "../../nodes"), ("--namespace", "Shop"), ("--lease-name", "a/b")], ids=" ".join
+)
+def test_what_is_no_name_is_refused(asked, arguments):
+    option, value = arguments
+    assert f"{option} '{value}' is no name of Kubernetes" in asked(*arguments, exit_code=1)
+
+
+def test_an_empty_namespace_stands_for_all(asked):
+    assert asked("--namespace", "").namespaces == ("",)

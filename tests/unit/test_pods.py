@@ -106,3 +106,16 @@ def test_deleted_it_ends_when_all_of_its_containers_have():
     assert message(pod("u1", metadata=deleted, containerStatuses=[ended])).end_time_unix_ns == START_NS + 9 * SECOND_NS
     assert message(pod("u1", metadata=deleted, containerStatuses=[ended, running])).end_time_unix_ns == 0
     assert message(pod("u1", containerStatuses=[ended])).end_time_unix_ns == 0
+
+
+SIDECAR = {"initContainerStatuses": [status("proxy", terminated={"startedAt": at(1), "finishedAt": at(12)})]}
+GOING_ON = {"initContainerStatuses": [status("proxy", running={"startedAt": at(1)})]}
+
+
+def test_a_sidecar_has_the_addresses_until_its_own_end():
+    ended = [status("main", terminated={"finishedAt": at(8)})]
+    value = pod("u1", phase="Succeeded", containerStatuses=ended, **SIDECAR)
+    assert message(value).end_time_unix_ns == START_NS + 13 * SECOND_NS
+    deleted = {"deletionTimestamp": at(9)}
+    value = pod("u1", metadata=deleted, containerStatuses=ended, **GOING_ON)
+    assert message(value).end_time_unix_ns == 0

@@ -31,7 +31,7 @@ class Twin:
 
     def read(self, scope):
         found = (self.accounts[scope.account] if scope.account else self.regions)[scope.region]
-        if isinstance(found, ProviderError):
+        if isinstance(found, Exception):
             raise found
         names, lacking = found if isinstance(found, tuple) else (found, ())
         return Found([intake_pb2.CloudInterface(id=name) for name in names], lacking)
@@ -138,3 +138,15 @@ def test_what_lacks_names_is_told_all_the_same(caplog):
     read(reader, inventory)
     assert caplog.text.count("ec2:DescribeInstances is missing") == 1
     assert reader.lacking[Scope("aws", "", "east")] == (lack,)
+
+
+def test_what_a_library_raises_beside_its_own_errors_is_a_failure_of_one_region():
+    """Such as of a gateway's page of HTML, where an answer was to be."""
+    twin, inventory, reader = setup(east=["a"], west=["b"])
+    assert read(reader, inventory) == {"a", "b"}
+    twin.regions |= {"east": ValueError("no\nXML"), "west": ["c"]}
+    assert read(reader, inventory) == {"a", "c"}
+    assert {f"{scope}: {error}" for scope, error in reader.failures.items()} == {"aws east: ValueError: no XML"}
+    twin.refusal = OSError("a file that cannot be read")
+    assert read(reader, inventory) == {"a", "c"}
+    assert "OSError: a file that cannot be read" in map(str, reader.failures.values())
