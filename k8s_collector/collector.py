@@ -182,7 +182,7 @@ class K8sCollector:
                 _LOGGER.info("this replica leads: it tells the reducer")
             self._telling = asyncio.create_task(self._client.run())
         elif self._telling is not None and not leads:
-            _LOGGER.warning("this replica does not lead any more: another one tells the reducer")
+            _LOGGER.warning("this replica does not hold the lease any more: it stops telling the reducer")
             await self._stop_telling()
         elif self._telling is not None and self._telling.done():
             self._telling.result()

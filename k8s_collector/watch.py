@@ -30,6 +30,8 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 10.0
 # What is not allowed now may be allowed later; meanwhile, where only watching is not, listing tells of changes.
 DENIED_RETRY_S = 30.0
+# A server that has just started refuses what it permits before it has read the rules: the fourth refusal is believed.
+_DENIALS_DOUBTED = 3
 # After so many attempts it begins anew: the server may not know the version any more, without saying so.
 _ATTEMPTS_A_VERSION = 8
 # A watch that lasted so long ends the growth of the backoff.
@@ -84,6 +86,7 @@ class Watch:
         self.known: set[str] = set()
         self._version = ""
         self._attempts = 0
+        self._denials = 0
         self.failure = ""
         self.failing_since = 0.0
         self.tried = asyncio.Event()
@@ -176,6 +179,7 @@ class Watch:
         if self.failure:
             _LOGGER.info("following %s again", self._what)
         self.failure = ""
+        self._denials = 0
 
     def _failed(self, error: ApiError) -> float:
         """Note why it does not work, and return the seconds until the next attempt."""
@@ -191,7 +195,8 @@ class Watch:
         self.failure = str(error)
         if error.status == FORBIDDEN:
             self._version = ""
-            return DENIED_RETRY_S
+            self._denials += 1
+            return pause_s if self._denials <= _DENIALS_DOUBTED else DENIED_RETRY_S
         if self._attempts % _ATTEMPTS_A_VERSION == 0:
             self._version = ""
         return error.retry_after_s + pause_s

@@ -310,7 +310,7 @@ def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> P
     if isinstance(error, ClientError):
         # A role is assumed when its credentials are needed first, whatever for.
         assuming = error.operation_name == "AssumeRole"
-        return _refusal(error.response["Error"], "sts:AssumeRole" if assuming else permission, where)
+        return _refusal(error.response, "sts:AssumeRole" if assuming else permission, where)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return ProviderError(
             Cause.CREDENTIALS,
@@ -321,8 +321,10 @@ def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> P
     return ProviderError(Cause.OTHER, f"AWS {where}: {' '.join(str(error).split())}")
 
 
-def _refusal(error: Mapping[str, str], permission: str, where: str) -> ProviderError:
-    code, message = error["Code"], error.get("Message", "")
+def _refusal(response: Mapping[str, Any], permission: str, where: str) -> ProviderError:
+    error = response.get("Error", {})  # what stands between may answer with a page of its own
+    code = error.get("Code") or f"HTTP {response.get('ResponseMetadata', {}).get('HTTPStatusCode', 'without a status')}"
+    message = error.get("Message", "")
     if code in _PERMISSION:
         return ProviderError(Cause.PERMISSION, f"permission {permission} is missing {where}: {message}")
     if code in _CREDENTIALS:

@@ -341,3 +341,25 @@ def test_what_stays_throttled_is_told(throttling, monkeypatch):
     with pytest.raises(ProviderError, match="throttles ec2:DescribeNetworkInterfaces in eu-west-1") as error:
         read()
     assert error.value.cause is Cause.THROTTLED
+
+
+class SignIn(BaseHTTPRequestHandler):
+    """What stands between, and has a page of its own for all questions."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b"<html>Sign in</html>")
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_a_page_of_what_stands_between_is_a_failure_like_others(monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), SignIn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ProviderError, match=r"ec2:DescribeNetworkInterfaces failed in eu-west-1 \(HTTP 403\)"):
+            read()
+        server.shutdown()

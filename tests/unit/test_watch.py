@@ -221,3 +221,16 @@ def test_what_is_no_api_server_is_said_to_be_none(monkeypatch):
                 await watch.list()
 
     asyncio.run(scenario())
+
+
+def test_what_a_server_refuses_while_it_starts_is_soon_asked_for_again(monkeypatch):
+    async def scenario():
+        monkeypatch.setattr(module, "DENIED_RETRY_S", 1_000)
+        async with following(monkeypatch) as (server, _, watch):
+            denied = Fault(403, body=b'{"message": "pods is forbidden"}')
+            server.faults += [denied, denied, denied, page("a")]
+            await run_until(watch, lambda: watch.known == {"a"})
+            monkeypatch.setattr(module, "DENIED_RETRY_S", 0.02)
+            assert [watch._failed(ApiError(403, "")) for _ in range(4)][-1] == 0.02
+
+    asyncio.run(scenario())
