@@ -8,25 +8,28 @@ import os
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / ".cache"
 
 
-@contextlib.contextmanager
-def alone(made: Path) -> Iterator[None]:
-    """Let the processes that run tests make *made*, a part of the cache, one after another: the first for all."""
+def once(made: Path, make: Callable[[], object]) -> None:
+    """Have *make* make *made*, a part of the cache, unless it is there: one for all processes that run tests."""
+    if made.exists():
+        return
     made.parent.mkdir(parents=True, exist_ok=True)
     with made.with_name(f"{made.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        if not made.exists():
+            make()
 
 
 def debian_program(path: str, *packages: str, release: str | None = None) -> str:
@@ -40,9 +43,8 @@ def debian_program(path: str, *packages: str, release: str | None = None) -> str
         return installed
     for package in packages:
         unpacked = CACHE / "packages" / (f"{package}-{release}" if release else package)
-        with contextlib.suppress(subprocess.CalledProcessError, LookupError), alone(unpacked):
-            if not unpacked.exists():
-                _fetch(package, unpacked, release)
+        with contextlib.suppress(subprocess.CalledProcessError, LookupError, PermissionError):
+            once(unpacked, partial(_fetch, package, unpacked, release))
         if (unpacked / path).exists():
             return str(unpacked / path)
     pytest.skip(f"{path} cannot be had: no package {' or '.join(packages)} can be fetched that has it")
@@ -56,9 +58,8 @@ def debian_command(path: str, package: str) -> tuple[str, ...]:
     if installed := shutil.which(Path(path).name, path=f"{os.environ['PATH']}:/usr/sbin"):
         return (installed,)
     unpacked = CACHE / "packages" / f"{package}-with-libraries"
-    with contextlib.suppress(subprocess.CalledProcessError), alone(unpacked):
-        if not unpacked.exists():
-            _fetch_all(package, unpacked)
+    with contextlib.suppress(subprocess.CalledProcessError):
+        once(unpacked, partial(_fetch_all, package, unpacked))
     if not (unpacked / path).exists():
         pytest.skip(f"{path} cannot be had: the package {package} cannot be fetched")
     libraries = ":".join(map(str, (unpacked / "usr/lib").glob("*-linux-gnu*")))

@@ -22,7 +22,7 @@ import yaml
 
 from tests.lab.go import ENVIRONMENT, build, require_go
 from tests.lab.waiting import wait_until
-from tests.packages import CACHE, alone
+from tests.packages import CACHE, once
 from tests.ports import free_ports
 
 if TYPE_CHECKING:
@@ -235,9 +235,7 @@ class ControlPlane:
 def servers() -> Path:
     """Return the directory of the programs; the test is skipped where they cannot be had."""
     directory = CACHE / f"kubernetes-{VERSION}"
-    with alone(directory):
-        if not (directory / _PROGRAMS[-1].name).exists():
-            _build(directory)
+    once(directory / _PROGRAMS[-1].name, lambda: _build(directory))
     return directory
 
 

@@ -7,7 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from tests.lab.go import build, require_go
-from tests.packages import CACHE, alone
+from tests.packages import CACHE, once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,15 +32,12 @@ def otelcol() -> str:
     """Return the program; the test is skipped where there is no Go to build it with."""
     directory = CACHE / f"otelcol-{VERSION}"
     program = directory / "otelcol"
-    with alone(directory):
-        if not program.exists():
-            _build(directory, program)
+    once(program, lambda: _build(directory, program))
     return str(program)
 
 
 def _build(directory: Path, program: Path) -> None:
     require_go(WHAT)
-    directory.mkdir(parents=True, exist_ok=True)
     (directory / "builder.yaml").write_text(BUILDER)
     build(WHAT, ["go", "install", f"{CORE}/cmd/builder@v{VERSION}"], directory, {"GOBIN": str(directory)})
     # Its last step fails where modules that only others' tests need cannot be fetched: what it generated is enough.
