@@ -36,6 +36,8 @@ MOST_WAITING_WINDOWS = 8
 RETRY_S = 10.0
 # Errors of what is written to: a disk, or an object store by way of polars.
 _ERRORS = (OSError, pl.exceptions.PolarsError)
+# What polars writes to by URL, with a bucket or container.
+_STORE = re.compile(r"(s3a?|gs|gcs|az|azure|adl|abfss?)://[^/]")
 # Inside of a string quotes are escaped, so these are keys.
 _NOTHING = re.compile(rb',"\w+":(?:null|0)(?=[,}])')
 
@@ -83,9 +85,11 @@ class JsonLines:
     def __init__(self, path: Path, most_bytes: int = JSON_LINES_BYTES) -> None:
         self.name = str(path)
         self._most_bytes = most_bytes // _FILES
+        # What is no file stays open: who reads a FIFO takes it for ended when it is closed.
+        self._pipe: int | None = None
         try:
             with contextlib.suppress(_NoReaderError):
-                os.close(_open_to_append(path))
+                self._keep(_open_to_append(path))
             # What a link leads to is rotated where that is.
             self._path = path.resolve() if path.is_file() else path
         except OSError as error:
@@ -101,17 +105,29 @@ class JsonLines:
             size = self._path.stat().st_size if self._path.is_file() else 0
             if size and size + len(lines) > self._most_bytes:
                 self._rotate()
-        file = _open_to_append(self._path)
+        if self._pipe is None:
+            self._append(_open_to_append(self._path), lines)
+        else:
+            self._append(self._pipe, lines)
+
+    def _append(self, file: int, lines: bytes) -> None:
+        before = os.fstat(file)
         try:
-            before = os.fstat(file)
-            try:
-                _write_all(file, lines)
-            except OSError:
-                if stat.S_ISREG(before.st_mode):
-                    os.ftruncate(file, before.st_size)
-                raise
-        finally:
+            _write_all(file, lines)
+        except OSError:
+            if stat.S_ISREG(before.st_mode):
+                os.ftruncate(file, before.st_size)
             os.close(file)
+            self._pipe = None
+            raise
+        self._keep(file)
+
+    def _keep(self, file: int) -> None:
+        """Close a file; what is none stays open."""
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+        else:
+            self._pipe = file
 
     def _rotate(self) -> None:
         for number in range(_FILES - 1, 0, -1):
@@ -157,13 +173,17 @@ class ParquetFiles:
     there nothing is removed.
 
     Raises:
-        StartupError: the directory cannot be written.
+        StartupError: the directory cannot be written, or the URL is of no object store.
 
     """
 
     def __init__(self, directory: str, most_bytes: int = PARQUET_BYTES, most_hours: float = PARQUET_HOURS) -> None:
         self.name = directory
         self._directory = None if "://" in directory else Path(directory)
+        if self._directory is None and not _STORE.match(directory):
+            raise StartupError(
+                f"there is no object store {directory}: give --parquet-dir a directory, or a URL such as s3://BUCKET/PREFIX"
+            )
         self._most_bytes = most_bytes
         self._most_hours = most_hours
         # Oldest first, with the size of each.

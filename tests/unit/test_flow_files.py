@@ -113,10 +113,15 @@ def test_a_fifo_is_written_while_somebody_reads(tmp_path):
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     for _ in range(2):
         files.write(flows())
-    lines = os.read(reader, 1 << 16).splitlines()
-    assert len(lines) == 2 * len(flows())
-    assert all(json.loads(line)["window_start"] for line in lines)
+        lines = os.read(reader, 1 << 16).splitlines()
+        assert [json.loads(line)["bytes"] for line in lines] == flows()["bytes"].to_list()
+        with pytest.raises(BlockingIOError):  # it is not at its end
+            os.read(reader, 1)
     os.close(reader)
+    with pytest.raises(BrokenPipeError):
+        files.write(flows())
+    with pytest.raises(OSError, match="nobody reads from it"):
+        files.write(flows())
     assert stat.S_ISFIFO(path.stat().st_mode)
     assert [each.name for each in tmp_path.iterdir()] == ["fifo"]
 
@@ -205,6 +210,12 @@ def test_the_oldest_parquet_goes_after_its_time(tmp_path):
     for number in range(6):
         files.write(flows(number * HOUR))
     assert [path.split("/")[1] for path in parquet(tmp_path)] == ["hour=01", "hour=02", "hour=03"]
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "http://host/flows", "bogus://bucket/prefix"])
+def test_a_url_of_no_object_store_is_an_error_at_the_start(url):
+    with pytest.raises(StartupError, match=r"there is no object store .* s3://BUCKET/PREFIX"):
+        ParquetFiles(url)
 
 
 def test_a_parquet_directory_that_cannot_be_written_is_an_error_at_the_start(tmp_path):
