@@ -1,5 +1,8 @@
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,8 +26,29 @@ def test_a_missing_library_is_told_in_one_line(package):
     assert done.stderr == told
 
 
+IMPORTS_FOR_LONG = """
+import time
+from daemon.parts import part
+
+with part("reducer"):
+    print("importing", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_an_interrupted_import_ends_without_a_word(capsys):
     with pytest.raises(SystemExit) as ended, part("reducer"):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace of its own needs root")
+def test_the_first_process_of_a_container_ends_while_it_imports():
+    command = ("unshare", "--pid", "--fork", "--kill-child", sys.executable, "-c", IMPORTS_FOR_LONG)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as container:
+        assert container.stdout
+        assert container.stdout.readline() == "importing\n"
+        (first,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
+        os.kill(int(first), signal.SIGTERM)
+        assert container.wait(20) == 128 + signal.SIGTERM
