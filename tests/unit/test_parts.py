@@ -51,4 +51,7 @@ def test_the_first_process_of_a_container_ends_while_it_imports():
         assert container.stdout.readline() == "importing\n"
         (first,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
         os.kill(int(first), signal.SIGTERM)
-        assert container.wait(20) == 128 + signal.SIGTERM
+        try:
+            assert container.wait(10) == 128 + signal.SIGTERM
+        finally:
+            container.kill()
