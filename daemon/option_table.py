@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import click
 import yaml
 
 from daemon.config_file import read_config_file
-from daemon.errors import StartupError
+from daemon.errors import StartupError, exits_on_startup_error
 from daemon.variables import check_variables
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class OptionTable:
         @functools.wraps(command)
         def wrapper(*, print_config: bool, **arguments: Any) -> None:
             if print_config:
+                exits_on_startup_error(self.check_variables)(os.environ)
                 click.echo(self.config_text(arguments), nl=False)
             else:
                 command(**arguments)

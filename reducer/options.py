@@ -18,6 +18,7 @@ from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credent
 from reducer.budget import MOST_SERIES
 from reducer.conventions import CONVENTIONS
 from reducer.outputs.flow_files import JSON_LINES_BYTES, PARQUET_BYTES, PARQUET_HOURS
+from reducer.outputs.otlp_environment import host_of_url
 from reducer.series import FLOWS, LEVELS
 
 if TYPE_CHECKING:
@@ -186,8 +187,7 @@ def _otlp_grpc_endpoint(arguments: dict[str, Any]) -> str | None:
     from_variable = next((os.environ[name] for name in variables if os.environ.get(name)), None)
     if from_variable and host is None and port is None:
         return from_variable
-    host = host or "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port or 4317}"
+    return f"http://{host_of_url(host or 'localhost')}:{port or 4317}"
 
 
 _PORT = click.IntRange(1, 65535)

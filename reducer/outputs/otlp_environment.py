@@ -7,12 +7,14 @@ log, secret as it may be. So they are given what is read here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import re
 import ssl
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _PREFIX = "OTEL_EXPORTER_OTLP_"
+_HOST = re.compile(r"[\w.-]+")
+_HOST_AND_PORT = re.compile(r"[\w.-]+:\d+")
 _DEFAULT_TIMEOUT_S = 10.0
 # By the specification milliseconds; to OpenTelemetry's exporters in Python seconds. Nobody gives a receiver less than a
 # tenth of a second, or more than a minute and a half.
@@ -110,6 +114,33 @@ def checked_url(url: str) -> str:
     raise StartupError(
         f"the OTLP endpoint {url!r} must be http://HOST:PORT or https://HOST:PORT, with or without a path"
     )
+
+
+def host_of_url(host: str) -> str:
+    """Return a name or an address as URLs have it.
+
+    Raises:
+        StartupError: it is neither.
+
+    """
+    with contextlib.suppress(ValueError):
+        return f"[{IPv6Address(host.removeprefix('[').removesuffix(']'))}]"
+    if not _HOST.fullmatch(host):
+        raise StartupError(
+            f"--otlp-grpc-metrics-host {host!r} is no name or address; the port is --otlp-grpc-metrics-port, and "
+            "a URL is for OTEL_EXPORTER_OTLP_ENDPOINT"
+        )
+    return host
+
+
+def checked_target(url: str) -> str:
+    """Return where OTLP over gRPC goes: a URL of HTTP, or HOST:PORT.
+
+    Raises:
+        StartupError: it is neither.
+
+    """
+    return url if _HOST_AND_PORT.fullmatch(url) else checked_url(url)
 
 
 def without_secrets(url: str) -> str:

@@ -27,7 +27,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
-from reducer.outputs.otlp_environment import checked_url, http_endpoint, otlp_variables, without_secrets
+from reducer.outputs.otlp_environment import (
+    checked_target,
+    checked_url,
+    http_endpoint,
+    otlp_variables,
+    without_secrets,
+)
 from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
@@ -79,9 +85,10 @@ class GrpcTransport:
         for signal in signals:
             variables = otlp_variables(signal, "grpc", ("none", "gzip"))
             own = signal is Signal.LOGS and os.environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
+            target = own or endpoint
             exporter = _RawGrpcLogs if signal is Signal.LOGS else _RawGrpcMetrics
             self._exporters[signal] = exporter(
-                own or endpoint,
+                checked_target(target) if target else None,
                 insecure=variables.insecure,
                 credentials=_credentials(variables),
                 headers=tuple(variables.headers.items()),

@@ -194,6 +194,27 @@ def test_mistyped_option_and_format(asked):
     assert "prometheus" in asked("--metrics-tsdb-format", "json", exit_code=2)
 
 
+@pytest.mark.parametrize(
+    ("host", "endpoint"),
+    [("a_b.svc", "http://a_b.svc:4317"), ("fd00::1", "http://[fd00::1]:4317"), ("[fd00::1]", "http://[fd00::1]:4317")],
+)
+def test_receiver_by_name_or_address(asked, host, endpoint):
+    settings = asked("--enable-otlp-grpc-metrics", "--otlp-grpc-metrics-host", host)
+    assert settings.otlp_grpc_endpoint == endpoint
+
+
+@pytest.mark.parametrize("host", ["http://there:4317", "there:4317", "there/", "the re"])
+def test_receiver_that_is_no_host(asked, host):
+    output = asked("--enable-otlp-grpc-metrics", "--otlp-grpc-metrics-host", host, exit_code=1)
+    assert f"--otlp-grpc-metrics-host '{host}' is no name or address" in output
+
+
+@pytest.mark.parametrize("show", [[], ["--print-config"]])
+def test_mistyped_variable(asked, show):
+    output = asked(*show, EBPF_NET_REDUCER_ENABLE_IDID="true", exit_code=1)
+    assert "is EBPF_NET_REDUCER_ENABLE_ID_ID meant?" in output
+
+
 async def _start_and_end(settings):
     reducer = Reducer(settings)
     try:

@@ -259,6 +259,18 @@ def test_no_compression_and_variables_that_are_empty(
     transport.close()
 
 
+@pytest.mark.parametrize("endpoint", ["http://[there:4317", "ftp://there:4317", "there", "the re:4317"])
+def test_grpc_endpoint_that_is_none(endpoint: str) -> None:
+    with pytest.raises(StartupError, match="must be http://HOST:PORT"):
+        GrpcTransport(endpoint)
+
+
+def test_grpc_endpoint_without_scheme() -> None:
+    transport = GrpcTransport("localhost:4317")
+    assert transport.endpoint == "localhost:4317"
+    transport.close()
+
+
 def test_http_endpoint_without_scheme() -> None:
     with pytest.raises(StartupError, match="must be http://HOST:PORT"):
         HttpTransport("localhost:4318")
