@@ -14,6 +14,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+class _Loader(yaml.SafeLoader):
+    """A safe one to which a key that is there twice is an error, as YAML's specification has it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """Return the mapping of *node*."""
+        keys = [key.value for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_config_file(path: Path, known: Collection[str], meant: Mapping[str, str] = {}) -> dict[str, Any]:
     """Return the file's mapping; *meant* are keys that are known by what else they may be called.
 
@@ -28,7 +40,7 @@ def read_config_file(path: Path, known: Collection[str], meant: Mapping[str, str
     except UnicodeDecodeError as error:
         raise StartupError(f"the configuration file {path} is no text: {error}") from error
     try:
-        content = yaml.safe_load(text) or {}
+        content = yaml.load(text, _Loader) or {}  # noqa: S506 - it is a safe one
     except yaml.YAMLError as error:
         raise StartupError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -65,7 +65,9 @@ class HttpServer:
             await self._runner.cleanup()
             in_use = error.errno == errno.EADDRINUSE
             # What asyncio says of it repeats the address.
-            reason = "it is in use" if in_use else os.strerror(error.errno).lower() if error.errno else str(error)
+            # Errors of names have numbers of their own, below 0.
+            said = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror or str(error)
+            reason = "it is in use" if in_use else said
             raise StartupError(
                 f"cannot listen at {self._address}: {reason}; give {self._option} another ADDR:PORT"
             ) from error

@@ -85,6 +85,7 @@ def test_null_in_a_file_is_the_default(file):
         ("number: [1]", "number must be one value, not a list"),
         ("switch: 7", "switch must be true or false, not 7"),
         ("- number", "must hold a mapping"),
+        ("number: 1\nnumber: 2", "key 'number' is there twice"),
         ("number: [", "is not YAML"),
     ],
 )
