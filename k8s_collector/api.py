@@ -231,7 +231,7 @@ class Api:
             after_s = float(response.headers.get("Retry-After", 0))
         except ValueError:  # a date: nobody sends that here
             after_s = 0.0
-        return ApiError(response.status, text, min(after_s, LONGEST_RETRY_AFTER_S))
+        return ApiError(response.status, text, max(0.0, min(after_s, LONGEST_RETRY_AFTER_S)))  # it may be nan
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

@@ -126,10 +126,11 @@ class Watch:
             with self._verb("list"):
                 accept, decode = self._accept("List"), self._decoders.page
                 page = await self._api.get(self._path, [*query, *continued], accept, decode)
-            seen.update(filter(None, map(self._tell, page.get("items") or ())))
-            metadata = page.get("metadata") or {}
-            if not metadata.get("continue"):
-                break
+            with self._sensible():
+                seen.update(filter(None, map(self._tell, page.get("items") or ())))
+                metadata = page.get("metadata") or {}
+                if not metadata.get("continue"):
+                    break
             continued = [("continue", metadata["continue"])]
         for uid in self.known - seen:
             self._sink.deleted(self.resource, uid)
@@ -151,7 +152,8 @@ class Watch:
             async with self._api.stream(self._path, query, self._accept(""), self._decoders.event) as events:
                 self._succeeded()
                 async for event in events:
-                    self._take(event)
+                    with self._sensible():
+                        self._take(event)
 
     def _take(self, event: Object) -> None:
         value = event.get("object") or {}
@@ -200,6 +202,15 @@ class Watch:
         if self._attempts % _ATTEMPTS_A_VERSION == 0:
             self._version = ""
         return error.retry_after_s + pause_s
+
+    @contextlib.contextmanager
+    def _sensible(self) -> Iterator[None]:
+        """Make an `ApiError` of JSON that is not what the API has."""
+        try:
+            yield
+        except (AttributeError, TypeError, ValueError) as error:
+            text = f"{self._api.server} does not answer as a Kubernetes API server does: {error}"
+            raise ApiError(0, text) from error
 
     @contextlib.contextmanager
     def _verb(self, verb: str) -> Iterator[None]:

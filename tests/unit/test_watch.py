@@ -234,3 +234,42 @@ def test_what_a_server_refuses_while_it_starts_is_soon_asked_for_again(monkeypat
             assert [watch._failed(ApiError(403, "")) for _ in range(4)][-1] == 0.02
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"items": ["text"]}',
+        b'{"items": [{"metadata": "text"}]}',
+        b'{"items": {"a": 1}}',
+        b'{"items": 1}',
+        b'{"metadata": [1]}',
+    ],
+)
+def test_a_listing_that_is_none_is_a_failure(monkeypatch, answer):
+    async def scenario():
+        async with following(monkeypatch) as (server, _, watch):
+            server.faults.append(Fault(200, body=answer))
+            with pytest.raises(ApiError, match="does not answer as a Kubernetes API server does"):
+                await watch.list()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type": "ADDED", "object": [1]}',
+        b'{"type": "ADDED", "object": {"metadata": "text"}}',
+        b'{"type": "ERROR", "object": {"code": "text"}}',
+        b'{"type": "ERROR", "object": {"code": [1]}}',
+    ],
+)
+def test_an_event_that_is_none_ends_the_watch_alone(monkeypatch, line):
+    async def scenario():
+        async with following(monkeypatch) as (server, _, watch):
+            server.faults += [page("a"), Fault(200, body=line + b"\n"), events(("ADDED", pod("b")))]
+            await run_until(watch, lambda: watch.known == {"a", "b"})
+            assert watch.failures == 1
+
+    asyncio.run(scenario())
