@@ -40,6 +40,8 @@ SCOPE_NAME = "ebpf-net"
 MOST_REQUEST_BYTES = 3_500_000
 # Lengths of the messages around the points: of the request, the resource, the scope, the metric and its data.
 ENVELOPE_BYTES = 64
+# So many points are laid out in memory that is there already; those of a metric mostly fill a request.
+POINTS_AT_ONCE = 8_192
 
 _VALUE_TAG = {"int": bytes([6 << 3 | FIXED64]), "double": bytes([4 << 3 | FIXED64])}
 _VALUE_BYTES = 8
@@ -161,9 +163,11 @@ class OtlpEncoder:
                 these = ended[before.existed[number][ended]]
                 source = np.concatenate((source, before.source[these]))
                 dest = np.concatenate((dest, before.dest[these]))
-            if len(source):
-                laid_out = self._lay_out(source, dest, _tail(window, level, layout[0][1].attributes))
-                self._encode_layout(packer, layout, laid_out, Rows(level.values, rows))
+            tail = _tail(window, level, layout[0][1].attributes)
+            for begin in range(0, len(source), POINTS_AT_ONCE):
+                some = slice(begin, begin + POINTS_AT_ONCE)
+                laid_out = self._lay_out(source[some], dest[some], tail)
+                self._encode_layout(packer, layout, laid_out, Rows(level.values, rows[some]))
         self._before[level.name] = _Before(level.source, level.dest, existing)
 
     def _encode_layout(
@@ -261,6 +265,14 @@ def _metric_header(metric: Metric) -> bytes:
     return b"".join(field(number, text.encode()) for number, text in enumerate(texts, 1))
 
 
+class _Packed(NamedTuple):
+    """The points of a metric in a request, in pieces."""
+
+    metric: Metric
+    header: bytes
+    points: list[bytes]
+
+
 class _Packer:
     """Fills requests up to a size and a number with the points of one metric after the other."""
 
@@ -273,7 +285,7 @@ class _Packer:
         self._most_bytes = most_bytes
         self._most_points = most_points or sys.maxsize
         self._requests: list[Request] = []
-        self._metrics: list[bytes] = []
+        self._metrics: list[_Packed] = []
         self._size = 0
         self._points = 0
 
@@ -299,17 +311,23 @@ class _Packer:
         return self._requests
 
     def _append(self, metric: Metric, header: bytes, points: bytes) -> None:
-        number, settings = _DATA[metric.instrument], self._settings[metric.instrument]
-        data_head = head(number, len(points) + len(settings))
-        metric_head = head(2, len(header) + len(data_head) + len(points) + len(settings))
-        parts = (metric_head, header, data_head, points, settings)
-        self._metrics += parts
-        self._size += sum(map(len, parts))
+        if not self._metrics or self._metrics[-1].metric is not metric:
+            self._metrics.append(_Packed(metric, header, []))
+            self._size += len(header) + ENVELOPE_BYTES
+        self._metrics[-1].points.append(points)
+        self._size += len(points)
 
     def _close(self) -> None:
         # The points are many: each is copied but once more.
-        scope_head = head(2, len(self._scope) + self._size)
-        request_head = head(1, len(RESOURCE) + len(scope_head) + len(self._scope) + self._size)
-        body = b"".join((request_head, RESOURCE, scope_head, self._scope, *self._metrics))
+        parts: list[bytes] = []
+        for metric, header, points in self._metrics:
+            number, settings = _DATA[metric.instrument], self._settings[metric.instrument]
+            size = sum(map(len, points)) + len(settings)
+            data_head = head(number, size)
+            parts += (head(2, len(header) + len(data_head) + size), header, data_head, *points, settings)
+        size = len(self._scope) + sum(map(len, parts))
+        scope_head = head(2, size)
+        request_head = head(1, len(RESOURCE) + len(scope_head) + size)
+        body = b"".join((request_head, RESOURCE, scope_head, self._scope, *parts))
         self._requests.append(Request(self._points, body))
         self._metrics, self._size, self._points = [], 0, 0

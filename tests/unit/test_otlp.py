@@ -11,7 +11,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from daemon.version import VERSION
 from reducer.cells import CellKind
 from reducer.metrics import METRICS
-from reducer.outputs import otlp_histograms
+from reducer.outputs import otlp, otlp_histograms
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, OtlpEncoder
 from reducer.series import EndTable, Level, SealedWindow
 from reducer.value_columns import VALUE_COLUMNS
@@ -340,6 +340,21 @@ def test_requests_keep_to_their_size_and_hold_every_point_once(most_bytes: int) 
     # Full, not merely small: the mean request is at least half of what it may be.
     if most_bytes >= 33_333 and len(requests) > 1:
         assert sum(len(request.body) for request in requests) / len(requests) > most_bytes / 2
+
+
+def test_portions_of_series_have_the_same_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = many_series(300)
+    whole = decode(OtlpEncoder(METRICS).encode(window))
+    monkeypatch.setattr(otlp, "POINTS_AT_ONCE", 70)
+    assert sorted(map(repr, decode(OtlpEncoder(METRICS).encode(window)))) == sorted(map(repr, whole))
+
+
+def test_points_of_several_layouts_are_one_metric() -> None:
+    [request] = OtlpEncoder(METRICS).encode(many_series(20))
+    message = ExportMetricsServiceRequest.FromString(request.body)
+    names = [metric.name for metric in message.resource_metrics[0].scope_metrics[0].metrics]
+    assert "tcp.failed_connects" in names
+    assert len(names) == len(set(names))
 
 
 def test_default_size_is_below_what_receivers_take() -> None:
