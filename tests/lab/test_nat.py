@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.lab.programs import Program
     from tests.lab.sockets import Socket
 
-SIZE = 32 << 20
+SIZE = 16 << 20
 UDP_PORT, DATAGRAMS, BLOCK, ANSWER = 5300, 30, 700, 50
 SERVICES = {"ipv4": "10.96.0.{}", "ipv6": "fd00:96::{}"}
 TABLES = {"ipv4": "ip", "ipv6": "ip6"}
@@ -105,7 +105,7 @@ def test_tcp_in_every_form_of_translation(lab: Lab, family: str) -> None:
     for dial in cluster.dials.values():
         ends = (dial.client, dial.server)
         before = [len(destroyed(host)) for host in ends]
-        iperf = Iperf(lab.programs, dial.server, dial.client, dial.address, size=SIZE, bitrate="400M")
+        iperf = Iperf(lab.programs, dial.server, dial.client, dial.address, size=SIZE, bitrate="60M")
         moved = iperf.finish()
         wait_until(lambda: [len(destroyed(host)) - n for host, n in zip(ends, before, strict=True)] == [2, 2], 60, "ss")  # noqa: B023
         there, back = (payload(destroyed(host)[n:]) for host, n in zip(ends, before, strict=True))
