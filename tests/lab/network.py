@@ -225,7 +225,8 @@ def remove_leavings() -> None:
     for path in NAMESPACES.glob(f"{PREFIX}-*-*"):
         owner = path.name.split("-")[1]
         if not Path(f"/proc/{owner}").exists():
-            run("ip", "netns", "delete", path.name)
+            with contextlib.suppress(RuntimeError):  # another test run has removed it meanwhile
+                run("ip", "netns", "delete", path.name)
 
 
 def _setns(descriptor: int) -> None:
