@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from benchmarks.conditions import busy_s, conditions, usage
 from benchmarks.rig import POLL_INTERVAL_S, start_collector, start_intake_sink
 from benchmarks.wrk import wrk_command, wrk_figures
-from kernel_collector.bpf_object import ProgramCost
-from kernel_collector.http import HttpProbe
+from kernel_collector.bpf.bpf_object import ProgramCost
+from kernel_collector.http.probe import HttpProbe
 from kernel_collector.packets import Packets
-from kernel_collector.tcp import TcpProbe
-from kernel_collector.udp import UdpProbe
+from kernel_collector.tcp.probe import TcpProbe
+from kernel_collector.udp.probe import UdpProbe
 from tests.lab.daemons import Lab
 from tests.lab.network import wait_for_listener
 from tests.lab.traffic import IPERF_PORT, Nginx

@@ -21,12 +21,12 @@ import numpy as np
 
 from benchmarks.conditions import conditions
 from intake.columns import empty_columns
-from kernel_collector.conntrack import Conntrack
-from kernel_collector.conntrack_messages import CONNECTION
-from kernel_collector.endpoints import ENDPOINTS, other_end
-from kernel_collector.nat_concern import READ_DELAY_S
-from kernel_collector.structured import concatenated
-from kernel_collector.translations import Translations
+from kernel_collector.columns.endpoints import ENDPOINTS, other_end
+from kernel_collector.columns.structured import concatenated
+from kernel_collector.nat.concern import READ_DELAY_S
+from kernel_collector.nat.conntrack import Conntrack
+from kernel_collector.nat.conntrack_messages import CONNECTION
+from kernel_collector.nat.translations import Translations
 from tests.lab.network import Network
 from tests.lab.programs import Programs
 

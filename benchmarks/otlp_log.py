@@ -9,7 +9,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import empty_columns
-from kernel_collector.log_records import LogRecords
+from kernel_collector.otlp_log.records import LogRecords
 
 ROWS = (100, 1_000, 10_000)
 ROUNDS = 10

@@ -26,11 +26,11 @@ from aiohttp import web
 from benchmarks.conditions import conditions, usage
 from benchmarks.scrape import window_of
 from daemon.http import HttpServer
+from reducer.columns.series import EndTable
 from reducer.heap import keep_freed_memory
 from reducer.http import flow_metrics_page
 from reducer.outputs.expositions import OPENMETRICS, PROTOBUF, TEXT
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable
 from tests.packages import debian_program
 
 if TYPE_CHECKING:

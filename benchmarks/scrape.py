@@ -11,13 +11,13 @@ import numpy as np
 
 from benchmarks.conditions import conditions
 from intake.clock import SECOND_NS
-from reducer.cells import Bins, CellKind
+from reducer.columns.cells import Bins, CellKind
+from reducer.columns.series import EndTable, Level, SealedWindow
+from reducer.columns.value_columns import VALUE_COLUMNS, nothing
 from reducer.heap import keep_freed_memory
 from reducer.http import COMPRESSION_LEVEL, compressed
 from reducer.outputs.expositions import OPENMETRICS, PROTOBUF, TEXT
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable, Level, SealedWindow
-from reducer.value_columns import VALUE_COLUMNS, nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

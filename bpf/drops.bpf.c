@@ -37,7 +37,7 @@ struct drops_map {
 	__type(value, struct drop_counts);
 } drops_0 SEC(".maps"), drops_1 SEC(".maps");
 
-/* The map that is counted in, exchanged by the reader (kernel_collector/exchanged_maps.py). */
+/* The map that is counted in, exchanged by the reader (kernel_collector/bpf/exchanged_maps.py). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, 1);

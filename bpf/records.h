@@ -1,5 +1,5 @@
 /* What the kernel hands up: the only definition of each record. Python derives its numpy dtypes from these structs by
- * the BTF of the compiled object (kernel_collector/records.py). Times are bpf_ktime_get_boot_ns(), addresses network
+ * the BTF of the compiled object (kernel_collector/bpf/records.py). Times are bpf_ktime_get_boot_ns(), addresses network
  * byte order with IPv4 as ::ffff:a.b.c.d, ports host byte order. */
 #pragma once
 

@@ -11,18 +11,18 @@ from google.protobuf.json_format import MessageToDict
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from daemon.errors import StartupError
-from kernel_collector.replay import RecordedCollector
-from kernel_collector.transcript import TranscriptError
+from kernel_collector.replay.player import RecordedCollector
+from kernel_collector.replay.transcript import TranscriptError
 from reducer.service import metrics_of, otlp_encoder, pipeline, with_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from kernel_collector.replay import Submission
+    from kernel_collector.replay.player import Submission
+    from reducer.columns.series import SealedWindow
     from reducer.options import Settings
     from reducer.outputs.otlp import OtlpEncoder
-    from reducer.series import SealedWindow
 
 
 class _Told(NamedTuple):

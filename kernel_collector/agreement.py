@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector.network_namespaces import entered, processes_by_network_namespace
+from kernel_collector.machine.network_namespaces import entered, processes_by_network_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from intake.columns import Columns, Tables
-    from kernel_collector.network_namespaces import NetworkNamespace
+    from kernel_collector.machine.network_namespaces import NetworkNamespace
 
 INTERVAL_NS = 60_000_000_000
 # Whose counters are kept to compare with, also where no process is in them for a while.

@@ -18,34 +18,35 @@ from daemon.open_files import allow_open_files
 from daemon.signals import stop_event
 from daemon.version import VERSION
 from intake.clock import SECOND_NS
-from kernel_collector import dns, preflight
+from kernel_collector import preflight
 from kernel_collector.agreement import Agreement
-from kernel_collector.btf import BtfError
-from kernel_collector.cgroup_probe import CgroupProbe
-from kernel_collector.cloud_metadata import CloudMetadata
+from kernel_collector.bpf.btf import BtfError
+from kernel_collector.bpf.libbpf import LibbpfError
+from kernel_collector.bpf.load import Load
 from kernel_collector.concern import Surroundings
 from kernel_collector.concerns import Concerns, watched_on_packets
 from kernel_collector.core import CollectorCore
-from kernel_collector.docker import Docker
+from kernel_collector.dns import probe as dns
 from kernel_collector.encoders import client
-from kernel_collector.execs import ExecProbe
-from kernel_collector.hidden_sockets import HiddenSockets
-from kernel_collector.host import describe_host
-from kernel_collector.libbpf import LibbpfError
-from kernel_collector.load import Load
-from kernel_collector.network_namespaces import NetworkNamespace, named_network_namespaces
+from kernel_collector.machine.cloud_metadata import CloudMetadata
+from kernel_collector.machine.host import describe_host
+from kernel_collector.machine.network_namespaces import NetworkNamespace, named_network_namespaces
 from kernel_collector.outside import Clock, Files, Outside, recorded
 from kernel_collector.packets import Packets
-from kernel_collector.recording import Tape
-from kernel_collector.tcp import TcpProbe
-from kernel_collector.transcript import TranscriptWriter
+from kernel_collector.replay.recording import Tape
+from kernel_collector.replay.transcript import TranscriptWriter
+from kernel_collector.tcp.hidden_sockets import HiddenSockets
+from kernel_collector.tcp.probe import TcpProbe
+from kernel_collector.workloads.cgroup_probe import CgroupProbe
+from kernel_collector.workloads.docker import Docker
+from kernel_collector.workloads.execs import ExecProbe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kernel_collector.concern import Identifier
     from kernel_collector.options import Settings
-    from kernel_collector.sockets import SocketTable
+    from kernel_collector.tcp.sockets import SocketTable
 
 _LOGGER = logging.getLogger(__name__)
 # The second poll comes soon after the first, which only says what was there before.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from intake.columns import Tables
     from kernel_collector.options import Settings
     from kernel_collector.packets import Packets
-    from kernel_collector.sockets import SocketTable
+    from kernel_collector.tcp.sockets import SocketTable
 
 
 class Concern:

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel_collector import drops_concern, nat_concern
-from kernel_collector.btf import BtfError
+from kernel_collector.bpf.btf import BtfError
 from kernel_collector.concern import Concern, Kind
-from kernel_collector.drops_concern import DropsConcern
-from kernel_collector.http_concern import HttpConcern
-from kernel_collector.nat_concern import NatConcern
+from kernel_collector.drops import concern as drops_concern
+from kernel_collector.drops.concern import DropsConcern
+from kernel_collector.http.concern import HttpConcern
+from kernel_collector.nat import concern as nat_concern
+from kernel_collector.nat.concern import NatConcern
 from kernel_collector.packets import Packets
-from kernel_collector.udp_concern import UdpConcern
+from kernel_collector.udp.concern import UdpConcern
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,7 +42,7 @@ def _tried_on_packets(part: str, proc: Path, objects: Path) -> str:
 
 
 def _open_dns(surroundings: Surroundings) -> Concern:
-    from kernel_collector.dns_concern import DnsConcern  # noqa: PLC0415  # dnspython takes 4 MiB
+    from kernel_collector.dns.concern import DnsConcern  # noqa: PLC0415  # dnspython takes 4 MiB
 
     return DnsConcern(surroundings)
 

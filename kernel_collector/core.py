@@ -12,11 +12,11 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from kernel_collector.cgroups import CgroupTable
-from kernel_collector.host import in_cloud
-from kernel_collector.processes import ProcessTable
-from kernel_collector.sockets import SocketTable
-from kernel_collector.structured import concatenated
+from kernel_collector.columns.structured import concatenated
+from kernel_collector.machine.host import in_cloud
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.workloads.cgroups import CgroupTable
+from kernel_collector.workloads.processes import ProcessTable
 
 if TYPE_CHECKING:
     from intake.columns import Tables

@@ -45,7 +45,7 @@ def client(
 ) -> Client:
     """Return a client of the encoder that the settings name; what the other one needs is not imported."""
     if settings.intake_encoder == "otlp_log":
-        from kernel_collector.otlp_log import OtlpLogClient  # noqa: PLC0415
+        from kernel_collector.otlp_log.client import OtlpLogClient  # noqa: PLC0415
 
         return OtlpLogClient(settings.intake_host, settings.intake_port, hello.host, settings.credentials)
     from intake.client import IntakeClient  # noqa: PLC0415

@@ -13,7 +13,7 @@ from daemon.command import options
 from daemon.logs import log_arguments
 from intake.credentials import ClientCredentials
 from intake.options import DEFAULT_INTAKE_HOST, DEFAULT_INTAKE_PORT, intake_options, intake_settings
-from kernel_collector.processes import LONGEST_COMMAND_LINE
+from kernel_collector.workloads.processes import LONGEST_COMMAND_LINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,27 +10,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from daemon.usage import resident_bytes
-from kernel_collector import cgroup_tree, runit
-from kernel_collector.processes import read_origin
+from kernel_collector.workloads import cgroup_tree, runit
+from kernel_collector.workloads.processes import read_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kernel_collector.agreement import Agreement
-    from kernel_collector.cgroup_probe import CgroupProbe
-    from kernel_collector.cloud_metadata import CloudMetadata
+    from kernel_collector.bpf.load import Load
     from kernel_collector.concern import Identifier
     from kernel_collector.concerns import Concerns
-    from kernel_collector.docker import Docker
     from kernel_collector.encoders import Client
-    from kernel_collector.execs import ExecProbe
-    from kernel_collector.hidden_sockets import HiddenSockets
-    from kernel_collector.load import Load
+    from kernel_collector.machine.cloud_metadata import CloudMetadata
     from kernel_collector.options import Settings
-    from kernel_collector.processes import Origin
-    from kernel_collector.recording import Player, Tape
-    from kernel_collector.sockets import SocketTable
-    from kernel_collector.tcp import TcpProbe
+    from kernel_collector.replay.recording import Player, Tape
+    from kernel_collector.tcp.hidden_sockets import HiddenSockets
+    from kernel_collector.tcp.probe import TcpProbe
+    from kernel_collector.tcp.sockets import SocketTable
+    from kernel_collector.workloads.cgroup_probe import CgroupProbe
+    from kernel_collector.workloads.docker import Docker
+    from kernel_collector.workloads.execs import ExecProbe
+    from kernel_collector.workloads.processes import Origin
 
 # What `ProcessTable.identify` needs of a record.
 OWNER = np.dtype([("process_start_ns", "<u8"), ("pid", "<u4"), ("comm", "S16")])

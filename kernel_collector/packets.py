@@ -10,12 +10,12 @@ import logging
 import os
 from typing import TYPE_CHECKING, Self
 
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import BtfError
-from kernel_collector.cgroup_tree import v2_hierarchy
-from kernel_collector.libbpf import open_iterator, read_iterator
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import BtfError
+from kernel_collector.bpf.libbpf import open_iterator, read_iterator
+from kernel_collector.bpf.watched_namespaces import load_watching
 from kernel_collector.objects import OBJECTS
-from kernel_collector.watched_namespaces import load_watching
+from kernel_collector.workloads.cgroup_tree import v2_hierarchy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

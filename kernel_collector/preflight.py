@@ -9,13 +9,14 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel_collector import cgroup_probe, execs, tcp
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import BtfError
-from kernel_collector.cgroup_tree import NotMountedError, is_whole, v2_hierarchy
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import BtfError
+from kernel_collector.bpf.libbpf import LibbpfError, library, takes_maps
 from kernel_collector.concerns import KINDS
-from kernel_collector.libbpf import LibbpfError, library, takes_maps
 from kernel_collector.objects import OBJECTS
+from kernel_collector.tcp import probe as tcp
+from kernel_collector.workloads import cgroup_probe, execs
+from kernel_collector.workloads.cgroup_tree import NotMountedError, is_whole, v2_hierarchy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

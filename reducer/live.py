@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intake.clock import SECOND_NS
-from reducer.flows import COUNTERS, other
-from reducer.grouping import PORTS, grouped
-from reducer.match import (
+from reducer.matching.flows import COUNTERS, other
+from reducer.matching.grouping import PORTS, grouped
+from reducer.matching.match import (
     Ends,
     add_up,
     by_protocol,
@@ -21,15 +21,15 @@ from reducer.match import (
     special_ends,
     witnesses,
 )
-from reducer.name import Names
-from reducer.parties import Party
-from reducer.roll_up import roll_up
+from reducer.naming.name import Names
+from reducer.naming.parties import Party
+from reducer.rolling_up.roll_up import roll_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from intake.columns import Columns
-    from reducer.owners import OwnersView
+    from reducer.knowledge.owners import OwnersView
 
 # Rows that wait for a look beyond this push the oldest ones out: nobody looks.
 MOST_ROWS = 500_000

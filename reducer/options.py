@@ -15,11 +15,11 @@ from daemon.logs import log_arguments
 from daemon.option_table import DIRECTORY, FILE, FiniteRange, Option, OptionTable
 from intake.clock import SECOND_NS
 from intake.credentials import SERVER_OPTIONS, ServerCredentials, server_credentials
-from reducer.budget import MOST_SERIES
-from reducer.conventions import CONVENTIONS
+from reducer.columns.series import FLOWS, LEVELS
+from reducer.outputs.conventions import CONVENTIONS
 from reducer.outputs.flow_files import JSON_LINES_BYTES, PARQUET_BYTES, PARQUET_HOURS
 from reducer.outputs.otlp_environment import host_of_url
-from reducer.series import FLOWS, LEVELS
+from reducer.rolling_up.budget import MOST_SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable

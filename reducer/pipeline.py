@@ -15,31 +15,31 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from reducer import balances
-from reducer.budget import MOST_SERIES
-from reducer.directory import Directory, DirectoryView
-from reducer.dns_names import Answers, DnsNames
-from reducer.docker_proxy import DockerProxies
-from reducer.drops import DropReasons
-from reducer.flows import MOST_FLOWS
-from reducer.grouping import in_loopback
-from reducer.handover import handover_in
-from reducer.levels import Levels
-from reducer.memory import Matcher
-from reducer.name import Names
-from reducer.owners import Owners, OwnersView
-from reducer.parties import Parties
+from reducer.columns.series import FLOWS, LEVELS, SealedWindow
+from reducer.knowledge.directory import Directory, DirectoryView
+from reducer.knowledge.dns_names import Answers, DnsNames
+from reducer.knowledge.owners import Owners, OwnersView
+from reducer.knowledge.realms import as_others_see, realms_of
+from reducer.matching import balances
+from reducer.matching.docker_proxy import DockerProxies
+from reducer.matching.drops import DropReasons
+from reducer.matching.flows import MOST_FLOWS
+from reducer.matching.grouping import in_loopback
+from reducer.matching.handover import handover_in
+from reducer.matching.memory import Matcher
+from reducer.naming.name import Names
+from reducer.naming.parties import Parties
 from reducer.pipeline_statistics import PipelineStatistics
-from reducer.realms import as_others_see, realms_of
-from reducer.rows import SOCKETS, TABLE_OF, times, uniform_rows
-from reducer.series import FLOWS, LEVELS, SealedWindow
-from reducer.window import Window, Windows
+from reducer.rolling_up.budget import MOST_SERIES
+from reducer.rolling_up.levels import Levels
+from reducer.windows.rows import SOCKETS, TABLE_OF, times, uniform_rows
+from reducer.windows.window import Window, Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from intake.columns import Columns, Tables
-    from reducer.autonomous_systems import AutonomousSystems
+    from reducer.knowledge.autonomous_systems import AutonomousSystems
     from reducer.live import LiveView
 
 _LOGGER = logging.getLogger(__name__)

@@ -13,19 +13,19 @@ from daemon.events import set_within
 from daemon.http import HttpServer, health_page
 from daemon.signals import stop_event
 from intake.clock import SECOND_NS
-from reducer.autonomous_systems import AutonomousSystems
-from reducer.balances import BalancesError
-from reducer.conventions import CONVENTIONS
 from reducer.http import flow_metrics_page, internal_metrics_page
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
-from reducer.metric_selection import chosen_metrics, own_metrics_chosen
+from reducer.knowledge.autonomous_systems import AutonomousSystems
+from reducer.matching.balances import BalancesError
 from reducer.options import GRACE_NS
+from reducer.outputs.conventions import CONVENTIONS
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.exporter import Exporter
 from reducer.outputs.flow_files import FlowFiles, FlowWriter, JsonLines, ParquetFiles
 from reducer.outputs.flow_logs import FlowLogEncoder
 from reducer.outputs.flow_records import FlowRecords
+from reducer.outputs.metric_selection import chosen_metrics, own_metrics_chosen
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.request import Signal
@@ -38,9 +38,9 @@ from reducer.sessions import ReducerSessions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from reducer.metric import Metric
+    from reducer.columns.series import SealedWindow
     from reducer.options import Settings
-    from reducer.series import SealedWindow
+    from reducer.outputs.metric import Metric
 
 _LOGGER = logging.getLogger(__name__)
 # How often the loop looks for a window that is due; it is alive as long as it did so lately.

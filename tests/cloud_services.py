@@ -7,7 +7,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from kernel_collector.bounded_http import Service
+from kernel_collector.machine.bounded_http import Service
 
 TOKEN = "AQAEAK-token=="
 MAC = "02:29:96:8f:6a:2d"

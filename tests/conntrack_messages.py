@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 
-from kernel_collector.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, OWN_NAMESPACE
+from kernel_collector.nat.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, OWN_NAMESPACE
 from tests.tcp_records import address
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP

@@ -14,9 +14,9 @@ from ebpf_net.v1 import intake_pb2
 from intake.clock import SECOND_NS
 from intake.compression import parse
 from intake.wire import METHOD, SERVER_OPTIONS, SERVICE
-from reducer.directory import Directory
-from reducer.entities import Pod
-from reducer.timeline import keys_of, place_of, scope_of
+from reducer.knowledge.directory import Directory
+from reducer.knowledge.entities import Pod
+from reducer.knowledge.timeline import keys_of, place_of, scope_of
 from tests.entity_view import EntityView
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
+from reducer.columns.value_columns import ZONE_COLUMNS
 from reducer.pipeline import Pipeline
-from reducer.value_columns import ZONE_COLUMNS
 from tests.rows import session_id, table_of
 
 if TYPE_CHECKING:
-    from reducer.series import SealedWindow
+    from reducer.columns.series import SealedWindow
 
 CLIENT, SERVER = "10.0.0.1", "10.0.0.2"
 WINDOW_NS, GRACE_NS, POLL_NS = 30 * SECOND_NS, 2 * SECOND_NS, 5 * SECOND_NS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from intake.columns import TCP_COLUMNS
-from kernel_collector.records import TcpRecordKind
+from kernel_collector.bpf.records import TcpRecordKind
 from tests.tcp_records import tcp_records
 
 START = 1_000_000

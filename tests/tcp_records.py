@@ -7,10 +7,10 @@ import ipaddress
 
 import numpy as np
 
-from kernel_collector.bpf_object import BpfObject
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.records import TcpRecordKind, exec_record_dtype, tcp_record_dtype
 from kernel_collector.objects import OBJECTS
-from kernel_collector.records import TcpRecordKind, exec_record_dtype, tcp_record_dtype
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.tcp.states import TcpState
 
 NAMESPACE = 4_026_531_840
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reducer.cells import Bins, CellKind
-from reducer.series import FLOWS, EndTable, FlowLevel, Level, SealedWindow
-from reducer.value_columns import VALUE_COLUMNS
+from reducer.columns.cells import Bins, CellKind
+from reducer.columns.series import FLOWS, EndTable, FlowLevel, Level, SealedWindow
+from reducer.columns.value_columns import VALUE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

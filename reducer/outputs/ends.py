@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from reducer.conventions import REFERENCE
-from reducer.entities import UNKNOWN
+from reducer.knowledge.entities import UNKNOWN
+from reducer.outputs.conventions import REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from reducer.conventions import Attribute, Conventions
-    from reducer.series import EndTable
+    from reducer.columns.series import EndTable
+    from reducer.outputs.conventions import Attribute, Conventions
 
 Encoded = TypeVar("Encoded")
 

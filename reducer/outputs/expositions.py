@@ -10,7 +10,7 @@ from reducer.outputs.prometheus_text import openmetrics_text, plain_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from reducer.metric import Metric
+    from reducer.outputs.metric import Metric
     from reducer.outputs.observed import Observed
 
 

@@ -18,17 +18,6 @@ import numpy as np
 import polars as pl
 
 from daemon.protobuf import FIXED64, attributes, field, head, varint
-from reducer.metric import (
-    MICROSECONDS,
-    Distribution,
-    Instrument,
-    Metric,
-    Points,
-    column,
-    counter,
-    positive,
-)
-from reducer.metrics import METRICS
 from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.flow_records import PROTOCOLS, FlowRecords, flow_level
 from reducer.outputs.flow_values import (
@@ -39,6 +28,17 @@ from reducer.outputs.flow_values import (
     flow_values,
     latency_column,
 )
+from reducer.outputs.metric import (
+    MICROSECONDS,
+    Distribution,
+    Instrument,
+    Metric,
+    Points,
+    column,
+    counter,
+    positive,
+)
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE
 from reducer.outputs.request import Request, Signal
 from reducer.outputs.wire_columns import padded_varints
@@ -46,9 +46,9 @@ from reducer.outputs.wire_columns import padded_varints
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.conventions import Attribute
-    from reducer.metric import Column
-    from reducer.series import FlowLevel, SealedWindow
+    from reducer.columns.series import FlowLevel, SealedWindow
+    from reducer.outputs.conventions import Attribute
+    from reducer.outputs.metric import Column
 
 _ATTRIBUTES, _BODY = 6, 5
 _SEVERITY_INFO = varint(2 << 3) + varint(9) + field(3, b"INFO")

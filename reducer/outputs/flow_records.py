@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from reducer.columns.series import FlowLevel
+from reducer.columns.value_columns import NOT_OF_TCP, VALUE_COLUMNS
 from reducer.outputs.flow_values import DROPS, LATENCY_COLUMNS, drop_reasons_of, flow_values, reason_names
-from reducer.rows import IPPROTO_TCP, IPPROTO_UDP
-from reducer.series import FlowLevel
-from reducer.value_columns import NOT_OF_TCP, VALUE_COLUMNS
+from reducer.windows.rows import IPPROTO_TCP, IPPROTO_UDP
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from reducer.series import EndTable, SealedWindow
+    from reducer.columns.series import EndTable, SealedWindow
 
 LABELS = (
     *("workload.name", "workload.uid", "namespace.name", "environment", "availability_zone", "id", "ip", "pod"),

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from reducer.cells import CellKind
-from reducer.distributions import quantiles
+from reducer.columns.cells import CellKind
+from reducer.columns.distributions import quantiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from reducer.cells import Bins
-    from reducer.series import FlowLevel
+    from reducer.columns.cells import Bins
+    from reducer.columns.series import FlowLevel
 
 LATENCIES = {
     "tcp_rtt": CellKind.TCP_RTT,

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from reducer.cells import Bins, CellKind
+    from reducer.columns.cells import Bins, CellKind
     from reducer.outputs.prometheus_labels import SeriesLabels
 
 

@@ -17,22 +17,22 @@ import numpy as np
 
 from daemon.protobuf import FIXED64, attributes, field, head
 from daemon.version import VERSION
-from reducer.conventions import REFERENCE
-from reducer.metric import Codes, Instrument, Quantile
-from reducer.metrics import ENABLED_METRICS
+from reducer.columns.value_columns import Rows
+from reducer.outputs.conventions import REFERENCE
 from reducer.outputs.ends import EncodedEnds
+from reducer.outputs.metric import Codes, Instrument, Quantile
+from reducer.outputs.metrics import ENABLED_METRICS
 from reducer.outputs.otlp_histograms import HistogramEncoder
 from reducer.outputs.request import Request
 from reducer.outputs.running_totals import RunningTotals
 from reducer.outputs.wire_columns import lengths_of
-from reducer.value_columns import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from reducer.conventions import Attribute, Conventions
-    from reducer.metric import Attributes, Metric, Points
-    from reducer.series import EndTable, Labels, Level, SealedWindow
+    from reducer.columns.series import EndTable, Labels, Level, SealedWindow
+    from reducer.outputs.conventions import Attribute, Conventions
+    from reducer.outputs.metric import Attributes, Metric, Points
 
 SERVICE_NAME = "ebpf-net-reducer"
 SCOPE_NAME = "ebpf-net"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from daemon.protobuf import FIXED64, attributes, head, varint
-from reducer.distributions import (
+from reducer.columns.distributions import (
     BINS_A_DOUBLING,
     FIRST_DOUBLING,
     HIGHEST_BIN,
@@ -20,17 +20,17 @@ from reducer.distributions import (
     distributions,
     middle,
 )
-from reducer.metric import Distribution
 from reducer.outputs.ends import EncodedEnds
+from reducer.outputs.metric import Distribution
 from reducer.outputs.wire_columns import cut, lengths_of, varints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.cells import Bins
-    from reducer.conventions import Attribute, Conventions
-    from reducer.metric import Metric
-    from reducer.series import Level, SealedWindow
+    from reducer.columns.cells import Bins
+    from reducer.columns.series import Level, SealedWindow
+    from reducer.outputs.conventions import Attribute, Conventions
+    from reducer.outputs.metric import Metric
 
 SCALE = 3
 assert 1 << SCALE == BINS_A_DOUBLING

@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reducer.budget import MOST_SERIES
-from reducer.cells import Bins, CellKind
-from reducer.conventions import REFERENCE
-from reducer.metrics import ENABLED_METRICS
+from reducer.columns.cells import Bins, CellKind
+from reducer.columns.series import pairs_of
+from reducer.columns.value_columns import VALUE_COLUMNS, is_nothing, nothing
+from reducer.outputs.conventions import REFERENCE
 from reducer.outputs.ends import EncodedEnds
 from reducer.outputs.expositions import TEXT, Exposition
+from reducer.outputs.metrics import ENABLED_METRICS
 from reducer.outputs.observed import Observed, Snapshot
 from reducer.outputs.prometheus_labels import LabelSet, SeriesLabels
 from reducer.outputs.running_bins import RunningBins, of_rows
 from reducer.outputs.running_totals import FORGOTTEN_AFTER_WINDOWS
-from reducer.series import pairs_of
-from reducer.value_columns import VALUE_COLUMNS, is_nothing, nothing
+from reducer.rolling_up.budget import MOST_SERIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.conventions import Conventions
-    from reducer.metric import Metric
-    from reducer.series import EndTable, Labels, Level, SealedWindow
+    from reducer.columns.series import EndTable, Labels, Level, SealedWindow
+    from reducer.outputs.conventions import Conventions
+    from reducer.outputs.metric import Metric
 
 
 class Series(NamedTuple):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from daemon.protobuf import AttributeValue
-    from reducer.conventions import Attribute
+    from reducer.outputs.conventions import Attribute
 
 _LABEL = 1
 """The field of a Metric of io.prometheus.client that holds its labels."""

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from daemon.protobuf import FIXED64, field, head, varint
-from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND, distributions
-from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
+from reducer.columns.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND, distributions
+from reducer.outputs.metric import PROMETHEUS_UNITS, Distribution, Instrument
 from reducer.outputs.prometheus_labels import LabelColumns, protobuf_of
 from reducer.outputs.prometheus_text import BOUNDS, bucket_counts
 from reducer.outputs.wire_columns import cut, lengths_of, padded_varints, varints
@@ -25,9 +25,9 @@ from reducer.outputs.wire_columns import cut, lengths_of, padded_varints, varint
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.cells import Bins
-    from reducer.distributions import Distributions
-    from reducer.metric import Metric
+    from reducer.columns.cells import Bins
+    from reducer.columns.distributions import Distributions
+    from reducer.outputs.metric import Metric
     from reducer.outputs.observed import Observed, Snapshot
 
 # A message is still in the processor's cache when it is compressed.

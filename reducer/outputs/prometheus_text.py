@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reducer.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND
-from reducer.metric import PROMETHEUS_UNITS, Distribution, Instrument
+from reducer.columns.distributions import BINS_A_DOUBLING, FIRST_DOUBLING, MICROSECOND
+from reducer.outputs.metric import PROMETHEUS_UNITS, Distribution, Instrument
 from reducer.outputs.prometheus_labels import LabelColumns, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from reducer.cells import Bins
-    from reducer.metric import Metric
+    from reducer.columns.cells import Bins
+    from reducer.outputs.metric import Metric
     from reducer.outputs.observed import Observed, Snapshot
 
 # Upper bounds of the buckets of histograms: powers of four, in seconds, from 15 microseconds to 16 seconds. More of

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reducer.cells import BIN_BITS, NO_BINS, Bins
+from reducer.columns.cells import BIN_BITS, NO_BINS, Bins
 
 if TYPE_CHECKING:
-    from reducer.cells import CellKind
+    from reducer.columns.cells import CellKind
 
 
 class RunningBins:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from reducer.cells import BIN_BITS, Bins
-from reducer.series import Level, pairs_of
-from reducer.value_columns import VALUE_COLUMNS, is_nothing, nothing
+from reducer.columns.cells import BIN_BITS, Bins
+from reducer.columns.series import Level, pairs_of
+from reducer.columns.value_columns import VALUE_COLUMNS, is_nothing, nothing
 
 if TYPE_CHECKING:
-    from reducer.cells import CellKind
-    from reducer.series import EndTable, Labels, SealedWindow
+    from reducer.columns.cells import CellKind
+    from reducer.columns.series import EndTable, Labels, SealedWindow
 
 FORGOTTEN_AFTER_WINDOWS = 10
 

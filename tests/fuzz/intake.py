@@ -24,6 +24,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
 from intake.columns import pack_rows
+from reducer.columns.series import FLOWS, LEVELS
 from reducer.internal_export import encode, render
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.flow_logs import FlowLogEncoder
@@ -31,14 +32,13 @@ from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.pipeline import Pipeline
-from reducer.series import FLOWS, LEVELS
 from reducer.session import Stream
 from reducer.sessions import ReducerSessions, RejectedError
 from tests.fuzz.messages import GREATEST_COUNT, SECOND_NS, Messages
 from tests.rows import tcp_rows
 
 if TYPE_CHECKING:
-    from reducer.series import SealedWindow
+    from reducer.columns.series import SealedWindow
 
 START_NS = 1_700_000_010 * SECOND_NS
 STEP_NS = 2_000_000  # of virtual time an input

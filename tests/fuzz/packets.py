@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from intake.clock import SECOND_NS
-from kernel_collector.dns import DnsProbe, constants
-from kernel_collector.dns_answers import MalformedAnswerError, read_answer
-from kernel_collector.http import HttpProbe
-from kernel_collector.http_rows import http_rows
-from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.dns.answers import MalformedAnswerError, read_answer
+from kernel_collector.dns.probe import DnsProbe, constants
+from kernel_collector.http.probe import HttpProbe
+from kernel_collector.http.rows import http_rows
+from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
 from tests.fuzz.kernel_inputs import Mutator

@@ -12,8 +12,8 @@ import numpy as np
 
 from intake.clock import SECOND_NS
 from intake.columns import DNS_RESULTS
-from kernel_collector.dns import DnsProbe, constants
-from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.dns.probe import DnsProbe, constants
+from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
 from tests.dns_messages import response
 from tests.lab.sockets import arrival, cookie

@@ -10,7 +10,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import HTTP_STATUSES
-from kernel_collector.http_rows import http_rows
+from kernel_collector.http.rows import http_rows
 from tests.lab.sockets import cookie
 
 COUNTERS = ("events_lost", "sockets_untracked", "heads_unknown", "requests_untimed", "packets_cut")

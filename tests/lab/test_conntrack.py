@@ -14,8 +14,8 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.columns import empty_columns
 from kernel_collector.concern import Surroundings
-from kernel_collector.conntrack import Conntrack
-from kernel_collector.nat_concern import NatConcern, tried
+from kernel_collector.nat.concern import NatConcern, tried
+from kernel_collector.nat.conntrack import Conntrack
 from kernel_collector.options import Settings
 from tests.lab.network import Network, forget_connections
 from tests.tcp_records import address

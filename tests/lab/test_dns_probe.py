@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from intake.clock import SECOND_NS
-from kernel_collector.dns_answers import read_answer
+from kernel_collector.dns.answers import read_answer
 from tests.dns_messages import query, response
 from tests.lab.dns_sockets import (
     CLIENT,
@@ -54,7 +54,7 @@ def udp(host):
 
 
 def test_many_sockets_are_told_in_parts_each_once_and_with_its_bins(host, probe, udp, monkeypatch):
-    monkeypatch.setattr("kernel_collector.bpf_object.BATCH_ENTRIES", 32)
+    monkeypatch.setattr("kernel_collector.bpf.bpf_object.BATCH_ENTRIES", 32)
     asked = {}
     with contextlib.ExitStack() as stack:
         for number in range(100):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kernel_collector.dns import DnsProbe, constants
-from kernel_collector.dns_answers import read_answer
+from kernel_collector.dns.answers import read_answer
+from kernel_collector.dns.probe import DnsProbe, constants
 from kernel_collector.packets import Packets
 from tests.dns_messages import query, response
 from tests.lab.dns_sockets import (

@@ -11,9 +11,9 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from kernel_collector.concern import Surroundings
-from kernel_collector.drops import DropsProbe, reason_names
-from kernel_collector.drops_concern import DropsConcern, tried
-from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.drops.concern import DropsConcern, tried
+from kernel_collector.drops.probe import DropsProbe, reason_names
+from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.objects import OBJECTS
 from kernel_collector.options import Settings
 from tests.lab.network import Network

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from reducer.columns.series import EndTable
 from reducer.outputs.disk_store import DiskStore
 from reducer.outputs.flow_files import FlowWriter, JsonLines, ParquetFiles
 from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.request import Request
 from reducer.outputs.store import WindowExport
-from reducer.series import EndTable
 from tests.lab.disk import fill
 from tests.windows import sealed_window
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector.http import HttpProbe
-from kernel_collector.http_rows import http_rows
-from kernel_collector.libbpf import ITERATOR_READ_BYTES
-from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.bpf.libbpf import ITERATOR_READ_BYTES
+from kernel_collector.http.probe import HttpProbe
+from kernel_collector.http.rows import http_rows
+from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
 from tests.lab.http_connection import (
     Connection,

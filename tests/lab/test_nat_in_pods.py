@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kernel_collector.namespace_ids import NamespaceIds
+from kernel_collector.nat.namespace_ids import NamespaceIds
 from tests.lab.daemons import Exported, script
 from tests.lab.network import wait_for_listener
 from tests.lab.test_nat import BLOCK, DATAGRAMS, UDP_PORT, exchange_datagrams

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector.network_namespaces import NetworkNamespace
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp import TcpProbe
+from kernel_collector.machine.network_namespaces import NetworkNamespace
+from kernel_collector.tcp.probe import TcpProbe
+from kernel_collector.tcp.sockets import SocketTable
 from tests.lab.network import Network
 from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until

@@ -17,11 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.execs import ExecProbe
-from kernel_collector.network_namespaces import NetworkNamespace, processes_by_network_namespace, tcp_sockets_in_use
-from kernel_collector.records import TcpRecordKind
-from kernel_collector.tcp import TcpProbe
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.bpf.records import TcpRecordKind
+from kernel_collector.machine.network_namespaces import (
+    NetworkNamespace,
+    processes_by_network_namespace,
+    tcp_sockets_in_use,
+)
+from kernel_collector.tcp.probe import TcpProbe
+from kernel_collector.tcp.states import TcpState
+from kernel_collector.workloads.execs import ExecProbe
 from tests.lab.network import Network
 from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.cgroup_tree import v2_hierarchy
-from kernel_collector.network_namespaces import NetworkNamespace
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.packets import Packets
-from kernel_collector.udp import UdpProbe
+from kernel_collector.udp.probe import UdpProbe
+from kernel_collector.workloads.cgroup_tree import v2_hierarchy
 from tests.lab.network import Network
 from tests.lab.sockets import arrival, cookie
 from tests.rows import packed

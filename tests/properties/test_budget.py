@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer.budget import STEPS, Budget
-from reducer.roll_up import roll_up
-from reducer.series import EndTable
-from reducer.value_columns import VALUE_COLUMNS
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import VALUE_COLUMNS
+from reducer.rolling_up.budget import STEPS, Budget
+from reducer.rolling_up.roll_up import roll_up
 
 LAW = settings(deadline=None, max_examples=80)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intake.limits import LONGEST_LABEL
-from kernel_collector.dns_answers import LONGEST_TTL, MalformedAnswerError, read_answer
+from kernel_collector.dns.answers import LONGEST_TTL, MalformedAnswerError, read_answer
 from tests.dns_messages import answer
 from tests.rows import packed
 

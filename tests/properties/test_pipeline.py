@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intake.clock import SECOND_NS
-from reducer import grouping
+from reducer.columns.series import FLOWS, LEVELS
+from reducer.columns.value_columns import VALUE_COLUMNS
+from reducer.matching import grouping
 from reducer.pipeline import Pipeline
-from reducer.series import FLOWS, LEVELS
-from reducer.value_columns import VALUE_COLUMNS
 from tests.worlds import (
     GRACE_S,
     POLL_S,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
 
-    from reducer.series import SealedWindow
+    from reducer.columns.series import SealedWindow
 
 # After the last step everything is polled, sent and sealed; a silent window follows.
 SETTLED = STEPS + 26

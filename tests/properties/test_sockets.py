@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from kernel_collector.records import TcpRecordKind
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.bpf.records import TcpRecordKind
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.tcp.states import TcpState
 from tests.tcp_records import NAMESPACE, tcp_records
 
 COUNTED = ("bytes_sent", "bytes_received", "segments_sent", "retransmits")

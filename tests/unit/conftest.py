@@ -1,7 +1,7 @@
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.owners import Owners
+from reducer.knowledge.owners import Owners
 from tests.rows import session_id
 
 

@@ -6,8 +6,8 @@ import pytest
 from mmdb_writer import MMDBWriter
 
 from daemon.errors import StartupError
-from reducer import autonomous_systems as module
-from reducer.autonomous_systems import NO_SYSTEM, AutonomousSystems
+from reducer.knowledge import autonomous_systems as module
+from reducer.knowledge.autonomous_systems import NO_SYSTEM, AutonomousSystems
 from tests.named_flows import (
     CLIENT_SESSION,
     CLOUD,

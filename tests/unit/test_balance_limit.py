@@ -1,8 +1,8 @@
 import numpy as np
 
-from reducer.balance_limit import MOST_AHEAD, MOST_BEHIND, BalanceLimit
-from reducer.flows import MOST_FLOWS
-from reducer.row_store import MOST_SUM
+from reducer.columns.row_store import MOST_SUM
+from reducer.matching.balance_limit import MOST_AHEAD, MOST_BEHIND, BalanceLimit
+from reducer.matching.flows import MOST_FLOWS
 
 
 def test_balances_are_cut_and_counted():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from reducer.balances import BalancesError, dump, load
-from reducer.flows import BASELINE, COUNTERS, by_side
-from reducer.grouping import hashed
-from reducer.memory import Matcher
+from reducer.matching.balances import BalancesError, dump, load
+from reducer.matching.flows import BASELINE, COUNTERS, by_side
+from reducer.matching.grouping import hashed
+from reducer.matching.memory import Matcher
 
 WINDOW = 30
 

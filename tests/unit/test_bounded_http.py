@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from kernel_collector.bounded_http import AnswerError, Service
+from kernel_collector.machine.bounded_http import AnswerError, Service
 from tests.cloud_services import served
 
 

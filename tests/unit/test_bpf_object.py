@@ -6,9 +6,9 @@ import ctypes
 
 import pytest
 
-from kernel_collector.bpf_object import BpfObject, _ProgramInfo
-from kernel_collector.btf import BtfError
-from kernel_collector.libbpf import LibbpfError, library
+from kernel_collector.bpf.bpf_object import BpfObject, _ProgramInfo
+from kernel_collector.bpf.btf import BtfError
+from kernel_collector.bpf.libbpf import LibbpfError, library
 from kernel_collector.objects import OBJECTS
 
 

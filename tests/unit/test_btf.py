@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import Btf, BtfError, Place
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import Btf, BtfError, Place
 from kernel_collector.objects import OBJECTS
 
 INT, ARRAY, STRUCT, ENUM, TYPEDEF, VARIABLE, SECTION, FLOAT = 1, 3, 4, 6, 8, 14, 15, 16

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 import pytest
 
-from reducer.budget import OTHER, REVIEW_WINDOWS, STEPS, Budget
-from reducer.roll_up import roll_up
-from reducer.series import EndTable
+from reducer.columns.series import EndTable
+from reducer.rolling_up.budget import OTHER, REVIEW_WINDOWS, STEPS, Budget
+from reducer.rolling_up.roll_up import roll_up
 
 POD = {
     "workload.name": "checkout",

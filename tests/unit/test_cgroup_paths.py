@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel_collector.cgroup_paths import LONGEST_NAME, NOWHERE, Place, place_of
+from kernel_collector.workloads.cgroup_paths import LONGEST_NAME, NOWHERE, Place, place_of
 
 ID = "0123456789abcdef" * 4
 OTHER = "fedcba9876543210" * 4

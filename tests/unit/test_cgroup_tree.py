@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from kernel_collector import cgroup_tree
-from kernel_collector.cgroup_tree import NotMountedError, has_v1, is_whole, paths_of_process, v2_hierarchy, walk
+from kernel_collector.workloads import cgroup_tree
+from kernel_collector.workloads.cgroup_tree import (
+    NotMountedError,
+    has_v1,
+    is_whole,
+    paths_of_process,
+    v2_hierarchy,
+    walk,
+)
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def test_the_hierarchy_as_this_process_sees_it_where_it_may_not_look_further(pro
 
 def test_the_whole_hierarchy_comes_before_a_part_of_it(proc, monkeypatch):
     inodes = {proc / "1/root/sys/fs/cgroup/unified": 77, Path("/in/container"): 78, Path("/whole"): 1}
-    monkeypatch.setattr("kernel_collector.cgroup_tree._inode", inodes.__getitem__)
+    monkeypatch.setattr("kernel_collector.workloads.cgroup_tree._inode", inodes.__getitem__)
     with (proc / "self" / "mounts").open("a") as mounts:
         mounts.write("cgroup2 /whole cgroup2 rw 0 0\n")
     assert v2_hierarchy(proc) == Path("/whole")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector import cgroups
-from kernel_collector import cgroups as module
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.cgroups import FIRST_V1_ID, WALK_PAUSE_NS, CgroupTable
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.records import cgroup_record_dtype
 from kernel_collector.objects import OBJECTS
-from kernel_collector.records import cgroup_record_dtype
+from kernel_collector.workloads import cgroups
+from kernel_collector.workloads import cgroups as module
+from kernel_collector.workloads.cgroups import FIRST_V1_ID, WALK_PAUSE_NS, CgroupTable
 
 ID, OTHER = "ab" * 32, "cd" * 32
 

@@ -7,7 +7,7 @@ import secrets
 import numpy as np
 import pytest
 
-from kernel_collector.conntrack_messages import MESSAGE_DELETE, MESSAGE_NEW, decode
+from kernel_collector.nat.conntrack_messages import MESSAGE_DELETE, MESSAGE_NEW, decode
 from tests.conntrack_messages import ICMP, TCP, UDP, attribute, connections, fronts, message
 
 # Recorded: `ip daddr 10.99.0.1 tcp dport 80 dnat to 10.203.0.3:8080`, a connection's event as Linux 6.18 sent it.

@@ -5,12 +5,12 @@ import yaml
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reducer.cells import CellKind
-from reducer.conventions import CONVENTIONS, OTEL, OTEL_METRICS, REFERENCE, schema
-from reducer.metrics import METRICS
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
+from reducer.outputs.conventions import CONVENTIONS, OTEL, OTEL_METRICS, REFERENCE, schema
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable
 from tests.otlp_sink import points_of
 from tests.windows import sealed_window
 

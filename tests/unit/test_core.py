@@ -9,9 +9,9 @@ from ebpf_net.v1 import intake_pb2
 
 from kernel_collector import core
 from kernel_collector.core import CollectorCore
-from kernel_collector.processes import Origin, ProcessTable
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.tcp.states import TcpState
+from kernel_collector.workloads.processes import Origin, ProcessTable
 from tests.tcp_records import exec_dtype, tcp_records
 
 
@@ -62,7 +62,7 @@ def test_many_rows_of_concerns_go_out_in_several_batches_of_which_the_last_has_s
 def test_it_tells_what_found_no_room_in_its_tables(monkeypatch):
     monkeypatch.setattr(core, "ProcessTable", lambda *args, **options: ProcessTable(*args, **options, most=2))
     monkeypatch.setattr(core, "SocketTable", lambda **options: SocketTable(**options, most_sockets=3))
-    monkeypatch.setattr("kernel_collector.sockets.MOST_LISTENERS", 1)
+    monkeypatch.setattr("kernel_collector.tcp.sockets.MOST_LISTENERS", 1)
     sockets = [{"cookie": number, "time_ns": 5, "pid": number} for number in range(1, 6)]
     listeners = [{"cookie": port, "time_ns": 5, "state": TcpState.LISTEN, "local_port": port} for port in (80, 81, 82)]
     outside = Outside(*sockets, *listeners)

@@ -3,11 +3,11 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from reducer import directory as module
-from reducer.directory import Directory
-from reducer.entities import Container, Pod
-from reducer.timeline import keys_of, place_of, scope_of
-from reducer.told import ANY_NODE, port_number
+from reducer.knowledge import directory as module
+from reducer.knowledge.directory import Directory
+from reducer.knowledge.entities import Container, Pod
+from reducer.knowledge.timeline import keys_of, place_of, scope_of
+from reducer.knowledge.told import ANY_NODE, port_number
 from tests.rows import packed, session_id
 
 K8S, CLOUD = intake_pb2.COLLECTOR_KIND_K8S, intake_pb2.COLLECTOR_KIND_CLOUD

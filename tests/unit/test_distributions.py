@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from reducer.cells import NO_BINS, Bins
-from reducer.distributions import bin_of_us, distributions, middle, quantiles
+from reducer.columns.cells import NO_BINS, Bins
+from reducer.columns.distributions import bin_of_us, distributions, middle, quantiles
 
 
 def bins_of(*samples_us: np.ndarray) -> Bins:

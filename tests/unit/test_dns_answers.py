@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from intake.limits import LONGEST_LABEL
-from kernel_collector.dns_answers import LONGEST_TTL, Answer, MalformedAnswerError, read_answer
+from kernel_collector.dns.answers import LONGEST_TTL, Answer, MalformedAnswerError, read_answer
 from tests.dns_messages import answer, query, response
 from tests.rows import packed
 

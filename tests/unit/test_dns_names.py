@@ -3,9 +3,9 @@ from ebpf_net.v1 import intake_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reducer import dns_names as module
-from reducer.dns_names import DnsNames
-from reducer.timeline import place_of
+from reducer.knowledge import dns_names as module
+from reducer.knowledge.dns_names import DnsNames
+from reducer.knowledge.timeline import place_of
 from tests.flow_rows import connector_row
 from tests.named_flows import (
     CLIENT_SESSION,

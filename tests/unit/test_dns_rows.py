@@ -7,13 +7,13 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DNS_RESULTS
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import Btf
-from kernel_collector.dns import DnsTraffic
-from kernel_collector.dns_rows import described, traffic_rows, with_timeouts
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import Btf
+from kernel_collector.bpf.records import dns_dtypes
+from kernel_collector.dns.probe import DnsTraffic
+from kernel_collector.dns.rows import described, traffic_rows, with_timeouts
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
-from kernel_collector.records import dns_dtypes
 from tests.rows import packed
 
 HERE, THERE = packed("10.0.0.1"), packed("10.0.0.2")

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel_collector import docker_events as module
-from kernel_collector.bounded_http import AnswerError
-from kernel_collector.docker import created
-from kernel_collector.docker_events import MOST_EVENT_BYTES, CreationEvents
+from kernel_collector.machine.bounded_http import AnswerError
+from kernel_collector.workloads import docker_events as module
+from kernel_collector.workloads.docker import created
+from kernel_collector.workloads.docker_events import MOST_EVENT_BYTES, CreationEvents
 from tests.lab.waiting import wait_until
 
 ID = "ab" * 32

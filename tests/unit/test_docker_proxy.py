@@ -1,6 +1,6 @@
 import pytest
 
-from reducer import grouping
+from reducer.matching import grouping
 from tests.flow_rows import acceptor_row, connector_row
 from tests.named_flows import SERVER_SESSION, Case, only, sent
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer import drops as module
-from reducer.cells import CellKind
-from reducer.drops import DropReasons
+from reducer.columns.cells import CellKind
+from reducer.matching import drops as module
+from reducer.matching.drops import DropReasons
 from tests.flow_rows import CLIENT, SERVER, Feed, acceptor_row, connector_row, series_of
 
 A, B = b"a" * 16, b"b" * 16

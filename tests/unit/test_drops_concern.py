@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from intake.columns import DROP_COLUMNS
-from kernel_collector import drops
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.drops import Drops, name_of_unknown, reason_names
-from kernel_collector.drops_concern import rows_of
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.records import drop_record_dtypes
+from kernel_collector.drops import probe as drops
+from kernel_collector.drops.concern import rows_of
+from kernel_collector.drops.probe import Drops, name_of_unknown, reason_names
 from kernel_collector.objects import OBJECTS
-from kernel_collector.records import drop_record_dtypes
 from tests.tcp_records import address
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kernel_collector.ended_sockets import EndedSockets
+from kernel_collector.tcp.ended_sockets import EndedSockets
 
 
 def rows(*sockets, closed=True, process=0):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from reducer.flags import Flags
+from reducer.columns.flags import Flags
 
 
 def test_columns_share_a_byte_and_not_their_values():

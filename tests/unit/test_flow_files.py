@@ -15,9 +15,9 @@ import polars as pl
 import pytest
 
 from daemon.errors import StartupError
+from reducer.columns.series import EndTable
 from reducer.outputs.flow_files import MOST_WAITING_WINDOWS, FlowWriter, JsonLines, ParquetFiles
 from reducer.outputs.flow_records import SCHEMA, FlowRecords
-from reducer.series import EndTable
 from tests.windows import WINDOW_NS, sealed_window
 
 WEB = {"workload.name": "web", "ip": "10.0.0.1", "pod": 'a "b", c'}

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reducer.cells import NO_CELLS
-from reducer.flow_level import FlowRoller
-from reducer.grouping import PORTS
-from reducer.series import FLOWS, EndTable, FlowLevel
-from reducer.value_columns import VALUE_COLUMNS
+from reducer.columns.cells import NO_CELLS
+from reducer.columns.series import FLOWS, EndTable, FlowLevel
+from reducer.columns.value_columns import VALUE_COLUMNS
+from reducer.matching.grouping import PORTS
+from reducer.rolling_up.flow_level import FlowRoller
 from tests.flow_rows import Feed, acceptor_row, connector_row
 
 CLIENT_PORT, SERVER_PORT = connector_row()["local_port"], connector_row()["remote_port"]

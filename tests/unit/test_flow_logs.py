@@ -7,11 +7,11 @@ import numpy as np
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from daemon.version import VERSION
-from reducer.cells import CellKind
-from reducer.metrics import METRICS
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
 from reducer.outputs.flow_logs import FlowLogEncoder
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.request import Signal
-from reducer.series import EndTable
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 
 WEB = {"workload.name": "web", "ip": "10.0.0.1", "id": "a", "availability_zone": "z"}

@@ -4,11 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reducer.cells import CellKind
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.outputs.flow_records import LABELS, SCHEMA, FlowRecords
 from reducer.outputs.flow_values import DROPS, LATENCY_COLUMNS
-from reducer.series import EndTable
-from reducer.value_columns import VALUE_COLUMNS
 from tests.windows import START_NS, sealed_window
 
 WEB = {"workload.name": "web", "ip": "10.0.0.1", "pod": "web-1", "namespace.name": "shop"}

@@ -1,6 +1,6 @@
 import numpy as np
 
-from reducer.flows import CONNECTOR_UNKNOWN, IDLE_WINDOWS, FlowTable, by_side, other
+from reducer.matching.flows import CONNECTOR_UNKNOWN, IDLE_WINDOWS, FlowTable, by_side, other
 
 NONE = np.empty(0, np.int64)
 

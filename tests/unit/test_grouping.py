@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer import grouping
-from reducer.grouping import Parts, hashed, part_of, parts_for, split
-from reducer.owners import Owners
-from reducer.rows import uniform_rows
+from reducer.knowledge.owners import Owners
+from reducer.matching import grouping
+from reducer.matching.grouping import Parts, hashed, part_of, parts_for, split
+from reducer.windows.rows import uniform_rows
 from tests.flow_rows import acceptor_row, connector_row
 from tests.rows import session_id, tcp_rows
 

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer import hash_index as module
-from reducer.hash_index import HashIndex
+from reducer.columns import hash_index as module
+from reducer.columns.hash_index import HashIndex
 
 # Near each other and far apart, so that many want the same place.
 HASHES = st.lists(st.one_of(st.integers(1, 40), st.integers(2**64 - 3, 2**64 - 1), st.integers(1, 2**64 - 1)))

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.hidden_sockets import HiddenSockets
-from kernel_collector.network_namespaces import NetworkNamespace
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.machine.network_namespaces import NetworkNamespace
+from kernel_collector.tcp.hidden_sockets import HiddenSockets
+from kernel_collector.tcp.states import TcpState
 from tests.tcp_records import tcp_records
 
 HERE = Path("/proc/self/ns/net").stat().st_ino

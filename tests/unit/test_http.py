@@ -17,12 +17,12 @@ from aiohttp import web
 from daemon.errors import StartupError
 from daemon.http import HttpServer, _Idle, health_page, parse_address
 from reducer import http
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.http import flow_metrics_page, internal_metrics_page, takes_gzip
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable
-from reducer.value_columns import VALUE_COLUMNS
 from tests.windows import sealed_window
 
 if TYPE_CHECKING:

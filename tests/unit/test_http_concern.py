@@ -6,7 +6,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import empty_columns
-from kernel_collector.http_concern import owners
+from kernel_collector.http.concern import owners
 
 
 class Table:

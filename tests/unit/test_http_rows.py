@@ -7,11 +7,11 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import BIN_COLUMNS, HTTP_COLUMNS, empty_columns
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.http_rows import http_rows, statuses_untold
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.records import HttpPairKind, http_record_dtype
+from kernel_collector.http.rows import http_rows, statuses_untold
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
-from kernel_collector.records import HttpPairKind, http_record_dtype
 from tests.rows import packed
 
 LATENCY, STATUS, CLASS = HttpPairKind.LATENCY, HttpPairKind.STATUS, HttpPairKind.CLASS

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import struct
 
-from kernel_collector.interfaces import _attributes, _messages
+from kernel_collector.machine.interfaces import _attributes, _messages
 
 
 def test_messages_and_attributes_of_any_form_end():

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer.key_columns import KEY_WORDS, KeyColumns
+from reducer.columns.key_columns import KEY_WORDS, KeyColumns
 
 WORDS = st.one_of(st.just(0), st.integers(0, 300), st.integers(0, 2**64 - 1))
 KEYS = st.lists(st.tuples(*[WORDS] * KEY_WORDS), min_size=1, max_size=4)

@@ -1,4 +1,4 @@
-from reducer.last_word import LastWord
+from reducer.knowledge.last_word import LastWord
 
 
 def test_the_last_word_stands_and_after_it_the_one_before():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernel_collector import libbpf
-from kernel_collector.libbpf import LibbpfError
+from kernel_collector.bpf import libbpf
+from kernel_collector.bpf.libbpf import LibbpfError
 
 VERIFIER = (
     "libbpf: prog 'bad': BPF program load failed: Permission denied",

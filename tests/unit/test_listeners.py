@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector import sockets
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.tcp import sockets
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.tcp.states import TcpState
 from tests.socket_rows import CLOSED, LISTENING, SERVER, START, at, rows_of
 from tests.tcp_records import address
 

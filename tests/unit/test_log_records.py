@@ -7,8 +7,8 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import TABLES, empty_columns
-from kernel_collector.log_attributes import latency_s
-from kernel_collector.log_records import MOST_REQUEST_BYTES, LogRecords, _numbers
+from kernel_collector.otlp_log.attributes import latency_s
+from kernel_collector.otlp_log.records import MOST_REQUEST_BYTES, LogRecords, _numbers
 from tests.otlp_log_sink import records_of
 
 NOW = 1_700_000_000_123_456_789

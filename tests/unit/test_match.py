@@ -2,10 +2,18 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer import grouping
-from reducer.grouping import Parts, hashed, is_loopback
-from reducer.match import TELLING_COLUMNS, Special, add_up, addresses, guess_connector, look_ahead, special_ends
-from reducer.rows import uniform_rows
+from reducer.matching import grouping
+from reducer.matching.grouping import Parts, hashed, is_loopback
+from reducer.matching.match import (
+    TELLING_COLUMNS,
+    Special,
+    add_up,
+    addresses,
+    guess_connector,
+    look_ahead,
+    special_ends,
+)
+from reducer.windows.rows import uniform_rows
 from tests.flow_rows import CLIENT, SERVER, acceptor_row, connector_row
 from tests.rows import packed, session_id, tcp_rows
 

@@ -1,7 +1,7 @@
 import pytest
 
-from reducer.metric_selection import chosen_metrics, own_metrics_chosen
-from reducer.metrics import ENABLED_METRICS, METRICS
+from reducer.outputs.metric_selection import chosen_metrics, own_metrics_chosen
+from reducer.outputs.metrics import ENABLED_METRICS, METRICS
 
 DEFAULT = {metric.name for metric in ENABLED_METRICS}
 BY_GROUP = {group: {m.name for m in METRICS if m.group == group} for group in ("tcp", "udp", "dns", "http", "drops")}

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reducer.metrics import ENABLED_METRICS, METRICS, documentation
-from reducer.value_columns import CONNECT_FAILURES, VALUE_COLUMNS
+from reducer.columns.value_columns import CONNECT_FAILURES, VALUE_COLUMNS
+from reducer.outputs.metrics import ENABLED_METRICS, METRICS, documentation
 
 BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -138,4 +138,4 @@ def test_prometheus_name(name: str, expected: str) -> None:
 
 def test_documentation_is_up_to_date() -> None:
     written = Path(__file__).parents[2] / "docs" / "metrics.md"
-    assert written.read_text() == documentation(), "run: python -m reducer.metrics > docs/metrics.md"
+    assert written.read_text() == documentation(), "run: python -m reducer.outputs.metrics > docs/metrics.md"

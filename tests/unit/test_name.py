@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.addresses import address_text
-from reducer.entities import Pod, image_version
-from reducer.labels import identity_labels, node_labels
+from reducer.knowledge.addresses import address_text
+from reducer.knowledge.entities import Pod, image_version
+from reducer.knowledge.owners import Owner, Owners
 from reducer.live import _Known as Known
-from reducer.match import Special
-from reducer.metrics import documentation
-from reducer.name import Names
-from reducer.owners import Owner, Owners
-from reducer.parties import Party
+from reducer.matching.match import Special
+from reducer.naming.labels import identity_labels, node_labels
+from reducer.naming.name import Names
+from reducer.naming.parties import Party
+from reducer.outputs.metrics import documentation
 from tests.rows import packed, session_id, tcp_rows
 
 HOST = intake_pb2.Host(name="node-7", environment="prod", namespace="shop", zone="eu-1a", service="billing")

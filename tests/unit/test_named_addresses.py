@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector.dns_answers import Answer
-from kernel_collector.named_addresses import NamedAddresses
+from kernel_collector.dns.answers import Answer
+from kernel_collector.dns.named_addresses import NamedAddresses
 
 ONE, TWO, THREE = (bytes(15) + bytes([number]) for number in (1, 2, 3))
 

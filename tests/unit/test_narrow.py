@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reducer.narrow import Narrow
+from reducer.columns.narrow import Narrow
 
 SIZE = 8
 VALUES = st.one_of(st.integers(-130, 130), st.integers(-(2**62), 2**62))

@@ -9,12 +9,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, AGGREGATION_TEMPORALITY_DELTA
 
 from daemon.version import VERSION
-from reducer.cells import CellKind
-from reducer.metrics import METRICS
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable, Level, SealedWindow
+from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.outputs import otlp, otlp_histograms
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.otlp import MOST_REQUEST_BYTES, OtlpEncoder
-from reducer.series import EndTable, Level, SealedWindow
-from reducer.value_columns import VALUE_COLUMNS
 from tests.otlp_sink import Point, points_of
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 

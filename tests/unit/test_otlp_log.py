@@ -19,9 +19,10 @@ from ebpf_net.v1 import intake_pb2
 from daemon.export_outcome import Unavailable
 from intake.columns import empty_columns
 from intake.credentials import ClientCredentials, client_credentials
-from kernel_collector import log_receiver, otlp_log
-from kernel_collector.log_receiver import LogReceiver
-from kernel_collector.otlp_log import OtlpLogClient
+from kernel_collector.otlp_log import client as otlp_log
+from kernel_collector.otlp_log import receiver as log_receiver
+from kernel_collector.otlp_log.client import OtlpLogClient
+from kernel_collector.otlp_log.receiver import LogReceiver
 from tests.intake_ends import until
 from tests.otlp_log_sink import LogSink, log_sink
 

@@ -1,8 +1,8 @@
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from reducer import owners as module
-from reducer.owners import UNKNOWN_OWNER, Owners
+from reducer.knowledge import owners as module
+from reducer.knowledge.owners import UNKNOWN_OWNER, Owners
 from tests.rows import session_id
 
 HOST = intake_pb2.Host(name="node")

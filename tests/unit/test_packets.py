@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kernel_collector import cgroup_tree, packets
-from kernel_collector.libbpf import LibbpfError
+from kernel_collector import packets
+from kernel_collector.bpf.libbpf import LibbpfError
 from kernel_collector.packets import Packets
+from kernel_collector.workloads import cgroup_tree
 
 
 class Opened:

@@ -5,8 +5,8 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
 from reducer import pipeline as module
+from reducer.columns.series import LEVELS
 from reducer.pipeline import Pipeline
-from reducer.series import LEVELS
 from tests.flow_rows import CLIENT, GRACE_NS, POLL_NS, SERVER, WINDOW_NS, Feed, acceptor_row, connector_row, series_of
 from tests.rows import packed, session_id
 

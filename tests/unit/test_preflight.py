@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kernel_collector import cgroup_tree, libbpf, preflight
+from kernel_collector import preflight
+from kernel_collector.bpf import libbpf
 from kernel_collector.preflight import Check, Result, checks, render, required_failures
+from kernel_collector.workloads import cgroup_tree
 
 ALL, NETWORK_ADMINISTRATOR = (1 << 41) - 1, 1 << 12
 BPF_AND_PERFMON = 1 << 39 | 1 << 38

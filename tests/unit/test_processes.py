@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.processes import MOST_EXECS, Origin, ProcessTable, full_name, read_origin
+from kernel_collector.workloads.processes import MOST_EXECS, Origin, ProcessTable, full_name, read_origin
 from tests.tcp_records import exec_dtype, tcp_records
 
 BOOT = 1_700_000_000_000_000_000

@@ -8,14 +8,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from reducer.cells import CellKind
-from reducer.metric import Instrument
-from reducer.metrics import METRICS
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.outputs import prometheus_text
 from reducer.outputs.expositions import OPENMETRICS, TEXT, Exposition
+from reducer.outputs.metric import Instrument
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.prometheus import PrometheusSeries
-from reducer.series import EndTable
-from reducer.value_columns import VALUE_COLUMNS
 from tests.packages import debian_program
 from tests.windows import sealed_window
 

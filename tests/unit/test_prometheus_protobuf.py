@@ -5,15 +5,15 @@ from itertools import accumulate
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from reducer.cells import CellKind
-from reducer.metric import Instrument
-from reducer.metrics import METRICS
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.outputs import prometheus_protobuf
 from reducer.outputs.expositions import PROTOBUF, TEXT
+from reducer.outputs.metric import Instrument
+from reducer.outputs.metrics import METRICS
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.prometheus_text import BOUNDS
-from reducer.series import EndTable
-from reducer.value_columns import VALUE_COLUMNS
 from tests.metric_families import families
 from tests.windows import sealed_window
 

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 
 from console.cli import main
+from reducer.columns.series import EndTable
 from reducer.outputs.flow_files import ParquetFiles
 from reducer.outputs.flow_records import FlowRecords
-from reducer.series import EndTable
 from tests.windows import sealed_window
 
 HOUR = 120  # windows

@@ -6,7 +6,7 @@ from ebpf_net.v1 import intake_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reducer.realms import as_others_see, is_private, public_pairs
+from reducer.knowledge.realms import as_others_see, is_private, public_pairs
 from tests.flow_rows import CLIENT, acceptor_row, connector_row
 from tests.named_flows import (
     CLOUD,

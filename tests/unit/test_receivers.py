@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from reducer.grouping import grouped
-from reducer.receivers import KEPT_WINDOWS, SharedReceivers, is_shared
-from reducer.rows import IPPROTO_UDP, uniform_rows
+from reducer.matching.grouping import grouped
+from reducer.matching.receivers import KEPT_WINDOWS, SharedReceivers, is_shared
+from reducer.windows.rows import IPPROTO_UDP, uniform_rows
 from tests.flow_rows import SERVER, acceptor_row
 from tests.rows import packed, session_id, tcp_rows
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector.recording import Player, Tape
-from kernel_collector.transcript import TranscriptEndError, TranscriptError
+from kernel_collector.replay.recording import Player, Tape
+from kernel_collector.replay.transcript import TranscriptEndError, TranscriptError
 
 
 class Entries:

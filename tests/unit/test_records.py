@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import Btf, BtfError
-from kernel_collector.objects import OBJECTS
-from kernel_collector.records import (
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import Btf, BtfError
+from kernel_collector.bpf.records import (
     CGROUP_FIELDS,
     EXEC_FIELDS,
     HTTP_FIELDS,
@@ -22,6 +21,7 @@ from kernel_collector.records import (
     http_record_dtype,
     tcp_record_dtype,
 )
+from kernel_collector.objects import OBJECTS
 
 
 def read(name):

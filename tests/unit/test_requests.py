@@ -1,7 +1,7 @@
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.cells import CellKind
+from reducer.columns.cells import CellKind
 from tests.flow_rows import Feed, acceptor_row, answer_row, connector_row, query_row, series_of
 
 HEARD = (0, 1)
@@ -172,7 +172,7 @@ def test_rows_that_tell_their_bin_themselves_are_as_good_as_bins(feed):
 
 
 def test_rows_that_wait_keep_their_bins_apart(feed, monkeypatch):
-    monkeypatch.setattr("reducer.window.MOST_UNFOLDED_ROWS", 10)
+    monkeypatch.setattr("reducer.windows.window.MOST_UNFOLDED_ROWS", 10)
     for i in range(60):
         row = connector_row(requests=1, status_2xx=1, latency_count=1, latency_bin=201 + i % 2, status=200 + i % 3)
         feed.take(0, 3, http=(row,))
@@ -213,7 +213,7 @@ def test_flows_of_requests_are_forgotten_and_their_balances_with_them(feed):
 
 
 def test_rows_that_wait_are_added_up(feed, monkeypatch):
-    monkeypatch.setattr("reducer.window.MOST_UNFOLDED_ROWS", 10)
+    monkeypatch.setattr("reducer.windows.window.MOST_UNFOLDED_ROWS", 10)
     for _ in range(50):
         feed.take(0, 3, dns=(query_row(queries=1),), bins=(query_row(kind=1, bin=200, count=1),))
     assert feed.pipeline.statistics().rows_open < 20

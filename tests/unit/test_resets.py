@@ -4,8 +4,8 @@ import errno
 
 import pytest
 
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.tcp.states import TcpState
 from tests.socket_rows import CLOSED, CONNECT, ESTABLISHED, RESET_SENT, START, at, rows_of
 
 

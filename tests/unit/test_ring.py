@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from kernel_collector import ring as module
-from kernel_collector.ring import Ring
+from kernel_collector.bpf import ring as module
+from kernel_collector.bpf.ring import Ring
 
 SLOTS, SLOT_BYTES = 4, 16
 BUSY = 1 << 31

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from reducer import roll_up as module
-from reducer.cells import CellKind, cells_of, code_of
-from reducer.roll_up import LevelSum, roll_up, rolled_up
-from reducer.value_columns import VALUE_COLUMNS
+from reducer.columns.cells import CellKind, cells_of, code_of
+from reducer.columns.value_columns import VALUE_COLUMNS
+from reducer.rolling_up import roll_up as module
+from reducer.rolling_up.roll_up import LevelSum, roll_up, rolled_up
 
 
 def ends(*values):

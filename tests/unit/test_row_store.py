@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from intake.columns import is_constant, pack_rows, unpack_rows
 from intake.merge import merge_rows
-from reducer import row_store as module
-from reducer.row_store import RowStore
-from reducer.rows import TABLES, uniform_rows
+from reducer.columns import row_store as module
+from reducer.columns.row_store import RowStore
+from reducer.windows.rows import TABLES, uniform_rows
 from tests.rows import tcp_rows
 
 TABLE = TABLES["sockets"]

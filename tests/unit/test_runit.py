@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernel_collector.runit import MOST_ANCESTORS, finder, service_of
+from kernel_collector.workloads.runit import MOST_ANCESTORS, finder, service_of
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from reducer.cells import CellKind
+from reducer.columns.cells import CellKind
+from reducer.columns.series import EndTable
 from reducer.outputs.running_totals import FORGOTTEN_AFTER_WINDOWS, RunningTotals
-from reducer.series import EndTable
 from tests.windows import START_NS, WINDOW_NS, sealed_window
 
 DATABASE = {"workload.name": "db"}

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from kernel_collector import sockets
-from kernel_collector.sockets import SocketTable
-from kernel_collector.tcp_states import TcpState
+from kernel_collector.tcp import sockets
+from kernel_collector.tcp.sockets import SocketTable
+from kernel_collector.tcp.states import TcpState
 from tests.socket_rows import (
     CLOSED,
     CONNECT,

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reducer.timeline import FOREVER, NOT_KNOWN, Timeline, keys_of, place_of, scope_of
+from reducer.knowledge.timeline import FOREVER, NOT_KNOWN, Timeline, keys_of, place_of, scope_of
 from tests.rows import packed
 
 PLACE, OTHER = 7 << 60, 3 << 60

@@ -12,9 +12,9 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
-from kernel_collector.hidden_sockets import Walk
-from kernel_collector.processes import Origin
-from kernel_collector.transcript import _BLOCK, _ENTRY, FORM, TranscriptError, TranscriptReader, TranscriptWriter
+from kernel_collector.replay.transcript import _BLOCK, _ENTRY, FORM, TranscriptError, TranscriptReader, TranscriptWriter
+from kernel_collector.tcp.hidden_sockets import Walk
+from kernel_collector.workloads.processes import Origin
 from tests.tcp_records import tcp_records
 
 MUCH = 1 << 30

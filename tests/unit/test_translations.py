@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from intake.columns import empty_columns
-from kernel_collector import translations
-from kernel_collector.chosen_endpoints import ChosenEndpoints
-from kernel_collector.translations import KEPT_NS, Translations
+from kernel_collector.nat import translations
+from kernel_collector.nat.chosen_endpoints import ChosenEndpoints
+from kernel_collector.nat.translations import KEPT_NS, Translations
 from tests.conntrack_messages import TCP, UDP, connections
 from tests.tcp_records import address
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer import window
 from reducer.live import LiveView
+from reducer.windows import window
 from tests.flow_rows import CLIENT, SERVER, Feed, acceptor_row, connector_row, series_of
 
 THERE, BACK = ("client", "server"), ("server", "client")

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from intake.columns import UDP_COLUMNS
-from kernel_collector.bpf_object import BpfObject
-from kernel_collector.btf import Btf
+from kernel_collector.bpf.bpf_object import BpfObject
+from kernel_collector.bpf.btf import Btf
+from kernel_collector.bpf.records import udp_record_dtypes
 from kernel_collector.objects import OBJECTS
 from kernel_collector.packets import OBJECT
-from kernel_collector.records import udp_record_dtypes
-from kernel_collector.udp import UdpDropped, UdpTraffic
-from kernel_collector.udp_sockets import UdpSocketTable
+from kernel_collector.udp.probe import UdpDropped, UdpTraffic
+from kernel_collector.udp.sockets import UdpSocketTable
 from tests.rows import packed
 
 HERE, THERE, ELSEWHERE, NOWHERE = (packed(text) for text in ("10.0.0.1", "10.0.0.2", "10.0.0.3", "::"))

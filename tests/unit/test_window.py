@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from reducer import window as module
-from reducer.row_store import MOST_SUM
-from reducer.rows import uniform_rows
-from reducer.window import MOST_OPEN_WINDOWS, MOST_SUM_OF_SESSION, Windows, joined
+from reducer.columns.row_store import MOST_SUM
+from reducer.windows import window as module
+from reducer.windows.rows import uniform_rows
+from reducer.windows.window import MOST_OPEN_WINDOWS, MOST_SUM_OF_SESSION, Windows, joined
 from tests.rows import tcp_rows
 
 A, B = b"a" * 16, b"b" * 16

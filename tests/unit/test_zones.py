@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reducer.series import EndTable
-from reducer.value_columns import ZONE_COLUMNS
-from reducer.zones import Zones
+from reducer.columns.series import EndTable
+from reducer.columns.value_columns import ZONE_COLUMNS
+from reducer.naming.zones import Zones
 
 BYTES, UDP_BYTES = 10, 3
 

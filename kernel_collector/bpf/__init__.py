@@ -1,0 +1,1 @@
+"""BPF objects, and how they are loaded, read and measured."""

@@ -1,0 +1,1 @@
+"""Columns of rows, found and copied whole."""

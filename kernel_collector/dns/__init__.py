@@ -1,0 +1,1 @@
+"""The DNS: queries and answers, and what names meant."""

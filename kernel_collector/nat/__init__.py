@@ -1,0 +1,1 @@
+"""Address translation: what the kernel's connection tracking knows, and the endpoints that rows get by it."""

@@ -1,0 +1,1 @@
+"""What the kernel gave, recorded and played again."""

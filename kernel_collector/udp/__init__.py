@@ -1,0 +1,1 @@
+"""UDP: what sockets exchanged with each peer."""

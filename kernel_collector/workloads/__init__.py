@@ -1,0 +1,1 @@
+"""Who owns sockets: processes, and the containers and services that they are in."""

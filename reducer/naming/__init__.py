@@ -1,0 +1,1 @@
+"""Who the ends of flows are, and their labels."""

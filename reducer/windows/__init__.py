@@ -1,0 +1,1 @@
+"""Rows of all protocols by event time, until their window closes."""
