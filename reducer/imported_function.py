@@ -49,6 +49,8 @@ def replace_imported(path: str, name: str, substitute: Any) -> bool:
     dynamic = _dynamic(library.dynamic)
     if dynamic.get(_FLAGS, 0) & _BIND_NOW or dynamic.get(_FLAGS_1, 0) & _NOW or _RELOCATIONS not in dynamic:
         return False
+    if min(dynamic[each] for each in (_NAMES, _SYMBOLS, _RELOCATIONS)) < library.base:
+        return False  # the linker leaves the section as it is: RISC-V, MIPS
     count = dynamic[_RELOCATIONS_BYTES] // ctypes.sizeof(_Relocation)
     for relocation in (_Relocation * count).from_address(dynamic[_RELOCATIONS]):
         symbol = dynamic[_SYMBOLS] + relocation.symbol * _SYMBOL_BYTES
@@ -60,7 +62,7 @@ def replace_imported(path: str, name: str, substitute: Any) -> bool:
 
 
 def _dynamic(address: int) -> dict[int, int]:
-    """Return the dynamic section by tag; the linker has made its offsets addresses."""
+    """Return the dynamic section by tag; on most processors the linker has made its offsets addresses."""
     entries = {}
     while tag := ctypes.c_int64.from_address(address).value:
         entries[tag] = ctypes.c_uint64.from_address(address + _VALUE_AT).value
