@@ -87,8 +87,8 @@ run() {
 test_() {
   setup "${everything[@]}"
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
-  # Tests of the lab wait for most of their time. Who gives arguments may want what needs a single process: -s, --pdb.
-  [ $# -gt 0 ] || set -- --numprocesses 3 --dist loadfile --no-loadscope-reorder
+  # Tests of the lab wait for most of their time, so the others run beside them. Arguments may need a single process: -s, --pdb.
+  [ $# -gt 0 ] || set -- --numprocesses 2 --dist loadgroup
   say "pytest $*"
   .venv/bin/python -m pytest "$@"
 }

@@ -9,8 +9,8 @@ from tests.fuzz.packets import TARGETS
 from tests.lab.network import Network
 
 pytestmark = [
-    pytest.mark.usefixtures("alone_with_the_dns"),
     pytest.mark.lab,
+    pytest.mark.xdist_group("lab"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces and BPF"),
 ]
 

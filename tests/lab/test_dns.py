@@ -18,7 +18,6 @@ from tests.lab.dnsmasq import Client, asked, dnsmasq, rcodes
 if TYPE_CHECKING:
     from tests.lab.daemons import Lab
 
-pytestmark = pytest.mark.usefixtures("alone_with_the_dns")
 
 TIMEOUT_S = 10
 

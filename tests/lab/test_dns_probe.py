@@ -30,8 +30,6 @@ from tests.lab.network import Network
 from tests.lab.sockets import cookie
 from tests.rows import packed
 
-pytestmark = pytest.mark.usefixtures("alone_with_the_dns")
-
 UDP_SEGMENT = 103
 
 

@@ -26,8 +26,6 @@ from tests.lab.dns_sockets import (
 from tests.lab.network import Network
 from tests.rows import packed
 
-pytestmark = pytest.mark.usefixtures("alone_with_the_dns")
-
 
 @pytest.fixture
 def host():

@@ -8,7 +8,6 @@ import subprocess
 import time
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from google.protobuf import json_format
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from tests.lab.network import Host
     from tests.otlp_sink import Point
 
-pytestmark = pytest.mark.usefixtures("alone_with_the_dns")
 
 SIZE = 50 << 20
 SERVICE, PORT = "10.96.0.1", 7000

@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.lab.daemons import Exported
 from tests.lab.dnsmasq import asked, dnsmasq, rcodes
 from tests.lab.network import wait_for_listener
@@ -18,7 +16,6 @@ if TYPE_CHECKING:
     from tests.lab.network import Host
     from tests.lab.programs import Program
 
-pytestmark = pytest.mark.usefixtures("alone_with_the_dns")
 
 MDNS_PORT = 5353
 # More than any size of EDNS in use, so that over UDP it comes truncated.
