@@ -88,7 +88,7 @@ test_() {
   setup "${everything[@]}"
   need iperf3=iperf3 wrk=wrk nft=nftables ip=iproute2
   # Tests of the lab wait for most of their time, so the others run beside them. Arguments may need a single process: -s, --pdb.
-  [ $# -gt 0 ] || set -- --numprocesses 2 --dist loadgroup
+  [ $# -gt 0 ] || set -- --numprocesses 2
   say "pytest $*"
   .venv/bin/python -m pytest "$@"
 }

@@ -10,7 +10,6 @@ from tests.lab.network import Network
 
 pytestmark = [
     pytest.mark.lab,
-    pytest.mark.xdist_group("lab"),
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for network namespaces and BPF"),
 ]
 

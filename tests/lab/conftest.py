@@ -33,8 +33,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.lab)
-            # One after the other: programs on packets see those of the whole machine.
-            item.add_marker(pytest.mark.xdist_group("lab"))
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip("needs root, for network namespaces and BPF"))
 
