@@ -54,6 +54,7 @@ class Server:
             "/apis/batch/v1/jobs": [],
             "/api/v1/nodes": [_node(i) for i in range(nodes)],
             "/api/v1/services": [],
+            "/apis/discovery.k8s.io/v1/endpointslices": [],
             "/api/v1/pods": [_pod(i, i % nodes) for i in range(pods)],
         }
         self._listed = {path: list(map(_json, objects)) for path, objects in self._collections.items()}

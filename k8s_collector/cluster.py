@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from intake.clock import SECOND_NS
 from intake.messages import in_messages
 from k8s_collector.controllers import Owners, controller_of
+from k8s_collector.endpoint_slices import endpoint_slice_message
 from k8s_collector.nodes import node_message
 from k8s_collector.object_table import ObjectTable
 from k8s_collector.pod_table import PodTable
 from k8s_collector.pods import pod_message
-from k8s_collector.resources import NODES, OWNERS, PODS, SERVICES, Resource
+from k8s_collector.resources import ENDPOINT_SLICES, NODES, OWNERS, PODS, SERVICES, Resource
 from k8s_collector.retention import Key, Retention
 from k8s_collector.services import service_message
 
@@ -67,6 +68,7 @@ class Cluster:
     Attributes:
         pods: the pods.
         services: the services by uid.
+        endpoints: services by the uid of a slice of endpoints that are no pods.
         nodes: the nodes by uid.
         retention: what was deleted.
         untracked: objects that were not taken, since there were too many or they were not as they should be.
@@ -79,6 +81,7 @@ class Cluster:
         self._owners = Owners()
         self.pods = PodTable(self._owners)
         self.services: ObjectTable[intake_pb2.KubernetesService] = ObjectTable()
+        self.endpoints: ObjectTable[intake_pb2.KubernetesService] = ObjectTable()
         self.nodes: ObjectTable[intake_pb2.KubernetesNode] = ObjectTable()
         self.retention = Retention(choice.delete_ttl_ns, choice.delete_capacity)
         self.untracked = 0
@@ -86,6 +89,7 @@ class Cluster:
             **dict.fromkeys(OWNERS, self._owners),
             PODS: self.pods,
             SERVICES: self.services,
+            ENDPOINT_SLICES: self.endpoints,
             NODES: self.nodes,
         }
 
@@ -117,16 +121,17 @@ class Cluster:
         """Return messages with what is new, changed or retired since the call before, or since the snapshot."""
         pods, retired_pods = self.pods.take_changes()
         services, retired_services = self.services.take_changes()
+        endpoints, retired_endpoints = self.endpoints.take_changes()
         nodes, retired_nodes = self.nodes.take_changes()
         return in_messages(
             [
                 *(("nodes", node) for node in nodes),
-                *(("services", service) for service in services),
+                *(("services", service) for service in (*services, *endpoints)),
                 *(("pods", pod) for pod in pods),
             ],
             [
                 *(("retired_pods", uid) for uid in retired_pods),
-                *(("retired_services", uid) for uid in retired_services),
+                *(("retired_services", uid) for uid in (*retired_services, *retired_endpoints)),
                 *(("retired_nodes", uid) for uid in retired_nodes),
             ],
         )
@@ -137,6 +142,7 @@ class Cluster:
             [
                 *(("nodes", node) for node in self.nodes.messages()),
                 *(("services", service) for service in self.services.messages()),
+                *(("services", service) for service in self.endpoints.messages()),
                 *(("pods", pod) for pod in self.pods.messages()),
             ]
         )
@@ -148,12 +154,20 @@ class Cluster:
                 self.pods.controller_changed(uid)
         elif resource == SERVICES:
             self.services.put(uid, service_message(value))
+        elif resource == ENDPOINT_SLICES:
+            self._put_endpoints(uid, endpoint_slice_message(value))
         elif resource == NODES:
             self.nodes.put(uid, node_message(value))
         else:
             self._put_pod(key, value, now)
             return
         self.retention.forget(key)
+
+    def _put_endpoints(self, uid: str, message: intake_pb2.KubernetesService | None) -> None:
+        if message is not None:
+            self.endpoints.put(uid, message)
+        elif uid in self.endpoints:
+            self.endpoints.retire(uid)
 
     def _put_pod(self, key: Key, value: Pod, now: Instant) -> None:
         message = pod_message(value, self._choice.pod_labels, self._choice.pod_annotations)

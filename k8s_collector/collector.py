@@ -62,7 +62,7 @@ def watches(api: Api, settings: Settings, sink: Sink) -> Iterator[Watch]:
     """Yield a watch of each resource, of those in namespaces one for each that was chosen."""
     chance = random.SystemRandom().random
     for resource in WATCHED:
-        selector = settings.label_selector if resource is PODS else ""
+        selector = settings.label_selector if resource is PODS else resource.label_selector
         for namespace in (settings.namespaces or ("",)) if resource.namespaced else ("",):
             yield Watch(api, resource, sink, chance, namespace=namespace, label_selector=selector)
 

@@ -6,10 +6,11 @@ from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 
+from k8s_collector.endpoint_slices import EndpointSlice
 from k8s_collector.fields import AnyObject
 from k8s_collector.nodes import Node
 from k8s_collector.pods import Pod
-from k8s_collector.resources import JOBS, NODES, PODS, REPLICA_SETS, SERVICES
+from k8s_collector.resources import ENDPOINT_SLICES, JOBS, NODES, PODS, REPLICA_SETS, SERVICES
 from k8s_collector.services import Service
 
 ObjectT = TypeVar("ObjectT")
@@ -73,6 +74,7 @@ DECODERS = {
     JOBS: Decoders(Decoder(Page[AnyObject]), Decoder(Event[AnyObject])),
     NODES: Decoders(Decoder(Page[Node]), Decoder(Event[Node])),
     SERVICES: Decoders(Decoder(Page[Service]), Decoder(Event[Service])),
+    ENDPOINT_SLICES: Decoders(Decoder(Page[EndpointSlice]), Decoder(Event[EndpointSlice])),
     PODS: Decoders(Decoder(Page[Pod]), Decoder(Event[Pod])),
 }
 """By resource."""

@@ -54,7 +54,7 @@ class AnyObject(TypedDict, total=False):
 MOST_ADDRESSES = 64
 
 
-def packed(addresses: Iterable[str | None]) -> list[bytes]:
+def packed(addresses: Iterable[str | None], most: int = MOST_ADDRESSES) -> list[bytes]:
     """Return IPv4 and IPv6 addresses as 16 bytes each, IPv4 mapped, each once; what is none is left out."""
     found: dict[bytes, None] = {}
     for text in addresses:
@@ -63,7 +63,7 @@ def packed(addresses: Iterable[str | None]) -> list[bytes]:
         except ValueError:  # also the "None" of headless services
             continue
         found[address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed] = None  # noqa: PLR2004
-    return list(found)[:MOST_ADDRESSES]
+    return list(found)[:most]
 
 
 def unix_ns(text: str | None) -> int:

@@ -15,6 +15,7 @@ class Resource(NamedTuple):
         kind: in references.
         namespaced: whether its objects are in namespaces.
         metadata_only: whether the metadata of its objects tell all that is used.
+        label_selector: of the objects that are used; empty: all.
 
     """
 
@@ -24,6 +25,7 @@ class Resource(NamedTuple):
     kind: str
     namespaced: bool = True
     metadata_only: bool = False
+    label_selector: str = ""
 
     def path(self, namespace: str = "") -> str:
         """Return the path of the collection, of all namespaces or of one."""
@@ -40,7 +42,15 @@ PODS = Resource("", "v1", "pods", "Pod")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet", metadata_only=True)
 JOBS = Resource("batch", "v1", "jobs", "Job", metadata_only=True)
 SERVICES = Resource("", "v1", "services", "Service")
+# Those that the server's controller makes of selectors hold pods, which tell their addresses themselves.
+ENDPOINT_SLICES = Resource(
+    "discovery.k8s.io",
+    "v1",
+    "endpointslices",
+    "EndpointSlice",
+    label_selector="endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io",
+)
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 # Pods need the owners: those come first.
-WATCHED = (REPLICA_SETS, JOBS, NODES, SERVICES, PODS)
+WATCHED = (REPLICA_SETS, JOBS, NODES, SERVICES, ENDPOINT_SLICES, PODS)
 OWNERS = (REPLICA_SETS, JOBS)

@@ -13,9 +13,9 @@ MOST_PORTS = 1_024
 
 
 class Port(TypedDict, total=False):
-    """Of a service."""
+    """Of a service, or of its endpoints: these may have none, which stands for all."""
 
-    port: int
+    port: int | None
     protocol: str | None
     name: str | None
     nodePort: int | None
@@ -65,13 +65,19 @@ def service_message(service: Service) -> intake_pb2.KubernetesService:
         name=metadata["name"],
         namespace=metadata["namespace"],
         addresses=packed([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers]),
-        ports=[
-            intake_pb2.ServicePort(
-                port=port["port"],
-                protocol=_PROTOCOLS.get(port.get("protocol") or "TCP", 0),
-                name=port.get("name") or "",
-                node_port=port.get("nodePort") or 0,
-            )
-            for port in (spec.get("ports") or ())[:MOST_PORTS]
-        ],
+        ports=port_messages(spec.get("ports")),
     )
+
+
+def port_messages(ports: list[Port] | None) -> list[intake_pb2.ServicePort]:
+    """Return the messages about ports of the API that have a number."""
+    return [
+        intake_pb2.ServicePort(
+            port=port["port"],
+            protocol=_PROTOCOLS.get(port.get("protocol") or "TCP", 0),
+            name=port.get("name") or "",
+            node_port=port.get("nodePort") or 0,
+        )
+        for port in (ports or ())[:MOST_PORTS]
+        if port.get("port")
+    ]

@@ -40,6 +40,8 @@ _CORE, _APPS, _BATCH, _RBAC = "/api/v1", "/apis/apps/v1", "/apis/batch/v1", "/ap
 COLLECTIONS = {
     "Pod": f"{_CORE}/namespaces/{{}}/pods",
     "Service": f"{_CORE}/namespaces/{{}}/services",
+    "Endpoints": f"{_CORE}/namespaces/{{}}/endpoints",
+    "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices",
     "ServiceAccount": f"{_CORE}/namespaces/{{}}/serviceaccounts",
     "Namespace": f"{_CORE}/namespaces",
     "Node": f"{_CORE}/nodes",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 import subprocess
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.entity_sink import EntitySink
-    from tests.lab.kubernetes import ControlPlane
+    from tests.lab.kubernetes import ControlPlane, Object
     from tests.lab.programs import Programs
 
 
@@ -155,6 +156,65 @@ def test_a_deleted_namespace_ends_all_in_it(
     wait_until(lambda: not services(), 60, "the service to be retired")
 
 
+def service(name: str, **spec: Any) -> Object:
+    """Return a service that selects nothing, unless *spec* says so."""
+    ports = [{"name": "sql", "port": 80, "targetPort": 5432, "protocol": "TCP"}]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports} | spec}
+
+
+def endpoint_slice(name: str, service_name: str, *addresses: str) -> Object:
+    """Return a slice as people make them by hand."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service_name}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]} for address in addresses],
+        "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+    }
+
+
+def test_ends_of_services_outside_of_the_cluster(
+    control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
+) -> None:
+    control_plane.create(workload("Deployment", "web", 2), namespace)
+    control_plane.create(service("web", selector={"app": "web"}), namespace)
+    control_plane.create(service("database"), namespace)
+    control_plane.create(endpoint_slice("by-hand", "database", "203.0.113.7", "203.0.113.8"), namespace)
+    control_plane.create(service("mirrored"), namespace)
+    subsets = [{"addresses": [{"ip": "203.0.113.9"}], "ports": [{"name": "sql", "port": 5432}]}]
+    mirrored = {"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "mirrored"}, "subsets": subsets}
+    control_plane.create(mirrored, namespace)
+    collector = start_collector(programs, sink, account)
+
+    def told(of_namespace: str = namespace) -> dict[str, list[str]]:
+        """Return by service the addresses at port 5432, which is that of the endpoints alone."""
+        found: dict[str, list[str]] = {}
+        for each in sink.view.entities["services"].values():
+            if each.namespace == of_namespace and [port.port for port in each.ports] != [80]:
+                found[each.name] = sorted(str(ipaddress.IPv6Address(one).ipv4_mapped) for one in each.addresses)
+        return found
+
+    def slices(name: str) -> list[Object]:
+        every = control_plane.list("EndpointSlice", namespace)
+        return [each for each in every if each["metadata"]["labels"]["kubernetes.io/service-name"] == name]
+
+    both = {"database": ["203.0.113.7", "203.0.113.8"], "mirrored": ["203.0.113.9"]}
+    wait_until(lambda: told() == both, 60, "the endpoints that are no pods")
+    wait_until(lambda: any(each["endpoints"] for each in slices("web")), 60, "the endpoints that are pods")
+    wait_until(lambda: "kubernetes" in told("default"), 60, "the API server")
+    fewer = {"endpoints": [{"addresses": ["203.0.113.10"]}]}
+    control_plane.patch("EndpointSlice", "by-hand", fewer, namespace)
+    wait_until(lambda: told() == both | {"database": ["203.0.113.10"]}, 60, "another address")
+    control_plane.delete("EndpointSlice", "by-hand", namespace)
+    wait_until(lambda: told() == {"mirrored": ["203.0.113.9"]}, 60, "the slice to end, and nothing else")
+    control_plane.delete("Endpoints", "mirrored", namespace)
+    wait_until(lambda: told() == {}, 60, "the mirror to end")
+    assert slices("web")
+    assert {each.name for each in sink.view.entities["services"].values()} >= {"web", "database", "mirrored"}
+    assert collector.stop() == 0
+
+
 def test_nodes(control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path) -> None:
     start_collector(programs, sink, account)
 
@@ -208,7 +268,7 @@ def test_the_server_takes_the_manifests_of_the_other_daemons(control_plane: Cont
             assert made["metadata"]["name"] == name
 
 
-PERMISSIONS = ("pods", "services", "nodes", "replicasets", "jobs")
+PERMISSIONS = ("pods", "services", "endpointslices", "nodes", "replicasets", "jobs")
 
 
 def take_away(control_plane: ControlPlane, resource: str, verb: str) -> None:
@@ -227,17 +287,24 @@ def test_each_permission_is_needed_and_one_that_is_missing_degrades_only_its_own
     control_plane: ControlPlane, sink: EntitySink, programs: Programs, account: Path, namespace: str
 ) -> None:
     control_plane.create(workload("Deployment", "web", 1), namespace)
+    control_plane.create(service("database"), namespace)
+    control_plane.create(endpoint_slice("database-1", "database", "203.0.113.7"), namespace)
     wait_until_running(control_plane, namespace, 1)
     try:
         for resource in PERMISSIONS:
             take_away(control_plane, resource, "list")
             wait_until(lambda: once(account).returncode == 1, 60, "the right to be gone")
             done = once(account, "--namespace", namespace)
-            assert re.search(f"the permission to list {resource}[a-z.]*( in .*)? is missing", done.stderr), done.stderr
+            assert re.search(f"the permission to list {resource}[a-z0-9.]*( in .*)? is missing", done.stderr), (
+                done.stderr
+            )
             assert done.stderr.count("error:") == 1
             printed = json.loads(done.stdout)
             assert bool(printed["pods"]) == (resource != "pods")
             assert bool(printed["nodes"]) == (resource != "nodes")
+            ports = {port["port"] for each in printed["services"] for port in each["ports"]}
+            without = {"services": {5432}, "endpointslices": {80}}
+            assert ports == without.get(resource, {80, 5432})
             if resource == "replicasets":  # what is known is told
                 assert {each["owner_kind"] for each in printed["pods"]} == {"ReplicaSet"}
         for resource in PERMISSIONS:
@@ -343,7 +410,9 @@ def test_the_reducer_takes_all_of_it(
         return float(found[1]) if found else 0
 
     def known() -> float:
-        return sum(len(control_plane.list(kind)) for kind in ("Pod", "Service", "Node"))
+        every = control_plane.list("EndpointSlice")
+        others = [each for each in every if any("targetRef" not in end for end in each["endpoints"] or ())]
+        return len(others) + sum(len(control_plane.list(kind)) for kind in ("Pod", "Service", "Node"))
 
     wait_until(lambda: 0 < metric("pipeline_entities") == known(), 60, "the reducer to know what the server has")
     assert collector.stop() == 0

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from intake.clock import SECOND_NS, Instant
 from k8s_collector.cluster import Choice, Cluster
 from k8s_collector.fields import unix_ns
-from k8s_collector.resources import NODES, PODS, REPLICA_SETS, SERVICES, WATCHED
+from k8s_collector.resources import ENDPOINT_SLICES, NODES, PODS, REPLICA_SETS, SERVICES, WATCHED
 from tests.entity_view import KINDS, EntityView
 from tests.k8s_objects import controller, owned, pod, status
 
@@ -110,6 +110,19 @@ class Clusters(RuleBasedStateMachine):
     @rule(index=st.integers(0, 3))
     def delete_service(self, index):
         self.remove(SERVICES, self.pick(SERVICES, index))
+
+    @rule(addresses=st.lists(st.sampled_from(ADDRESSES), max_size=2), index=st.integers(0, 3), is_pod=st.booleans())
+    def change_endpoints(self, addresses, index, is_pod):
+        target = {"targetRef": {"kind": "Pod"}} if is_pod else {}
+        labels = {"kubernetes.io/service-name": f"{index % 2}"}
+        metadata = {"uid": f"slice{index}", "name": f"{index}", "namespace": "shop", "labels": labels}
+        endpoints = [{"addresses": [address], **target} for address in addresses]
+        self.put(ENDPOINT_SLICES, {"metadata": metadata, "endpoints": endpoints, "ports": [{"port": 5432}]})
+
+    @precondition(lambda self: self.objects[ENDPOINT_SLICES])
+    @rule(index=st.integers(0, 3))
+    def delete_endpoints(self, index):
+        self.remove(ENDPOINT_SLICES, self.pick(ENDPOINT_SLICES, index))
 
     @rule(resource=st.sampled_from(WATCHED), most=st.integers(1, 10))
     def watch(self, resource, most):

@@ -6,7 +6,7 @@ from intake.clock import SECOND_NS, Instant
 from k8s_collector.cluster import Choice, Cluster
 from k8s_collector.fields import packed, unix_ns
 from k8s_collector.pod_table import MOST_WAITING
-from k8s_collector.resources import JOBS, NODES, PODS, REPLICA_SETS, SERVICES
+from k8s_collector.resources import ENDPOINT_SLICES, JOBS, NODES, PODS, REPLICA_SETS, SERVICES
 from tests.k8s_objects import BEGIN, controller, owned, pod, status
 
 START = Instant(unix_ns("2026-01-01T01:00:00Z"), 50 * SECOND_NS)
@@ -201,6 +201,47 @@ def test_services_and_nodes_are_kept_for_a_while_too():
     view.advance(after(10))
     [message] = view.take_changes()
     assert (list(message.retired_nodes), list(message.retired_services)) == (["n1"], ["s1"])
+
+
+def endpoint_slice(uid, *addresses, **of_endpoints):
+    labels = {"kubernetes.io/service-name": "web"}
+    endpoints = [{"addresses": [address]} | of_endpoints for address in addresses]
+    return {"metadata": {"uid": uid, "name": uid, "namespace": "shop", "labels": labels}, "endpoints": endpoints}
+
+
+def services(view):
+    messages = list(view.take_changes())
+    told = {each.uid: (each.name, list(each.addresses)) for message in messages for each in message.services}
+    return told, [uid for message in messages for uid in message.retired_services]
+
+
+def test_endpoints_that_are_no_pods_are_told_as_their_service_and_end_with_their_slice():
+    view = cluster(delete_ttl_ns=10 * SECOND_NS)
+    view.changed(SERVICES, SERVICE, START)
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e1", "192.0.2.7"), START)
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e2", "192.0.2.8"), START)
+    told, retired = services(view)
+    assert (told["e1"], told["e2"]) == (("web", packed(["192.0.2.7"])), ("web", packed(["192.0.2.8"])))
+    assert (set(told), retired) == ({"s1", "e1", "e2"}, [])
+    assert {each.uid for message in view.snapshot() for each in message.services} == {"s1", "e1", "e2"}
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e2", "192.0.2.9"), START)
+    assert services(view) == ({"e2": ("web", packed(["192.0.2.9"]))}, [])
+    view.deleted(ENDPOINT_SLICES, "e1", START)
+    view.advance(after(10))
+    assert services(view) == ({}, ["e1"])
+
+
+def test_a_slice_whose_endpoints_have_become_pods_is_told_no_more():
+    view = cluster()
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e1", "192.0.2.7"), START)
+    view.take_changes()
+    view.deleted(ENDPOINT_SLICES, "e1", START)
+    of_pods = endpoint_slice("e1", "192.0.2.7", targetRef={"kind": "Pod"})
+    view.changed(ENDPOINT_SLICES, of_pods, START)
+    assert services(view) == ({}, ["e1"])
+    view.deleted(ENDPOINT_SLICES, "e1", START)
+    view.advance(after(100))
+    assert services(view) == ({}, [])
 
 
 def test_what_is_there_again_is_not_retired():

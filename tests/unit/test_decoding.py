@@ -8,9 +8,10 @@ import pytest
 
 from k8s_collector.controllers import controller_of
 from k8s_collector.decoding import DECODERS, WHOLE
+from k8s_collector.endpoint_slices import endpoint_slice_message
 from k8s_collector.nodes import node_message
 from k8s_collector.pods import pod_message
-from k8s_collector.resources import JOBS, NODES, OWNERS, PODS, SERVICES, WATCHED
+from k8s_collector.resources import ENDPOINT_SLICES, JOBS, NODES, OWNERS, PODS, SERVICES, WATCHED
 from k8s_collector.services import service_message
 from tests.k8s_objects import BEGIN, controller, owned, pod, status
 
@@ -59,6 +60,20 @@ def rich_node():
     }
 
 
+def rich_endpoint_slice():
+    labels = {"kubernetes.io/service-name": "database"}
+    conditions = {"ready": True}
+    return {
+        "metadata": {"uid": "e1", "name": "database-1", "namespace": "shop", "labels": labels, **UNUSED},
+        "addressType": "IPv4",
+        "endpoints": [
+            {"addresses": ["192.0.2.7"], "conditions": conditions},
+            {"addresses": ["10.1.0.1"], "targetRef": {"kind": "Pod", "name": "p", "uid": "u"}},
+        ],
+        "ports": [{"port": 5432, "protocol": "TCP", "name": "sql", "appProtocol": "postgres"}],
+    }
+
+
 def event(value, kind="MODIFIED"):
     return json.dumps({"type": kind, "object": value}).encode()
 
@@ -81,6 +96,9 @@ def told_of_pod(value):
         (SERVICES, rich_service(), service_message),
         (SERVICES, rich_service() | {"spec": {"clusterIP": "10.96.0.1", "ports": None}}, service_message),
         (NODES, rich_node(), node_message),
+        (ENDPOINT_SLICES, rich_endpoint_slice(), endpoint_slice_message),
+        (ENDPOINT_SLICES, rich_endpoint_slice() | {"endpoints": None, "ports": None}, endpoint_slice_message),
+        (ENDPOINT_SLICES, rich_endpoint_slice() | {"ports": [{"port": None}]}, endpoint_slice_message),
         (
             JOBS,
             owned("j1", controller("CronJob", "c1", version="batch/v1")),
@@ -99,6 +117,14 @@ def test_what_is_not_used_is_passed_over(resource, value):
     part, field = unused[resource]
     assert field in value[part]
     assert field not in decoded(resource, value)[part]
+
+
+def test_of_endpoints_only_the_addresses_and_what_they_are_is_decoded():
+    value = decoded(ENDPOINT_SLICES, rich_endpoint_slice())
+    assert value["endpoints"] == [
+        {"addresses": ["192.0.2.7"]},
+        {"addresses": ["10.1.0.1"], "targetRef": {"kind": "Pod"}},
+    ]
 
 
 @pytest.mark.parametrize("resource", WATCHED)

@@ -3,6 +3,7 @@
 import pytest
 from ebpf_net.v1 import intake_pb2
 
+from k8s_collector.endpoint_slices import endpoint_slice_message
 from tests.flow_rows import CLIENT, acceptor_row
 from tests.named_flows import (
     CLIENT_SESSION,
@@ -29,6 +30,16 @@ OF_POD = {
     "environment": "prod",
     "pod": "web",
 }
+NODE_9 = {"uid": "n", "name": "node-9", "addresses": [packed("10.0.0.9")]}
+
+
+def endpoints(service, address, port):
+    """What the collector of Kubernetes tells of an endpoint that is no pod."""
+    metadata = {"uid": "e", "name": "x", "namespace": "front", "labels": {"kubernetes.io/service-name": service}}
+    ends, ports = [{"addresses": [address]}], [{"port": port, "protocol": "TCP"}]
+    return endpoint_slice_message({"metadata": metadata, "endpoints": ends, "ports": ports})
+
+
 REMOTE_CASES = {
     "pod by its address": (
         {"pods": [pod("web", POD)]},
@@ -143,6 +154,48 @@ REMOTE_CASES = {
         },
         ("10.0.0.9", 10250),
         "node-9",
+    ),
+    "end of a service outside of the cluster": (
+        {"services": [endpoints("database", "203.0.113.7", 5432)]},
+        ("203.0.113.7", 5432),
+        {
+            "workload.name": "database",
+            "workload.uid": "e",
+            "namespace.name": "front",
+            "resolution_type": "K8S_SERVICE",
+            "environment": "prod",
+            "availability_zone": "(unknown)",
+            "id": "203.0.113.7",
+            "ip": "203.0.113.7",
+        },
+    ),
+    "API server on a node": (
+        {"services": [endpoints("kubernetes", "10.0.0.9", 6443)], "nodes": [NODE_9]},
+        ("10.0.0.9", 6443),
+        "kubernetes",
+    ),
+    "other port of a node with an API server": (
+        {"services": [endpoints("kubernetes", "10.0.0.9", 6443)], "nodes": [NODE_9]},
+        ("10.0.0.9", 10250),
+        "node-9",
+    ),
+    "port of the service's own address on a node with an API server": (
+        {
+            "services": [service("10.2.0.1", port=443), endpoints("kubernetes", "10.0.0.9", 6443)],
+            "nodes": [NODE_9],
+        },
+        ("10.0.0.9", 443),
+        "node-9",
+    ),
+    "other port of an API server that is on no node": (
+        {"services": [endpoints("kubernetes", "10.0.0.9", 6443)]},
+        ("10.0.0.9", 10250),
+        "kubernetes",
+    ),
+    "pod that is an endpoint without saying so": (
+        {"pods": [pod("web", POD)], "services": [endpoints("kubernetes", POD, 80)]},
+        (POD, 80),
+        "web-app",
     ),
     "pod before service, node and name": (
         {
