@@ -167,6 +167,42 @@ class TimelineView:
         return self.scope[at], known, known & self.shared[at]
 
 
+def _as_before(key: np.ndarray) -> np.ndarray:
+    """Return by row whether its key is that of the row before."""
+    same = np.zeros(len(key), bool)
+    same[1:] = key[1:] == key[:-1]
+    return same
+
+
+def _following(since: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """Return by row when the next one of its key begins."""
+    following = np.full(len(since), FOREVER)
+    following[:-1][same[1:]] = since[1:][same[1:]]
+    return following
+
+
+def _resumed(
+    same: np.ndarray, until: np.ndarray, following: np.ndarray, stays: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find what holds again where a later claim has ended: several services may have one address at a time.
+
+    Args:
+        same: by row, whether its key is that of the row before.
+        until: by row.
+        following: by row, when the next one of its key begins.
+        stays: by row, whether it is a claim without a known beginning that has not ended.
+
+    Returns:
+        Rows that have ended, and for each the last row of its key before it that has not.
+
+    """
+    row = np.arange(len(until))
+    first = np.maximum.accumulate(np.where(same, 0, row))
+    before = np.maximum.accumulate(np.where(stays, row, -1))
+    ended = np.flatnonzero((until < following) & (before >= first) & ~stays)
+    return ended, before[ended]
+
+
 class Timeline:
     """Collects claims.
 
@@ -234,15 +270,21 @@ class Timeline:
         key = key[order]
         claims = {name: column[order] for name, column in claims.items()}
         since, until, told = claims["since"], claims["until"], claims["told"]
-        same = np.zeros(len(key), bool)  # as the one before
-        same[1:] = key[1:] == key[:-1]
+        same = _as_before(key)
         previous_end = np.empty_like(until)
         previous_end[1:] = until[:-1]
         # When a claim began is not always told: no earlier than the one before ended, if that has ended.
         guess = np.where(same, np.minimum(previous_end, told), _ALWAYS)
+        stays = (since == NOT_KNOWN) & (until == FOREVER)
         since = np.where(since == NOT_KNOWN, guess, since)
-        following = np.full(len(key), FOREVER)
-        following[:-1][same[1:]] = since[1:][same[1:]]
+        following = _following(since, same)
+        ended, again = _resumed(same, until, following, stays)
+        if len(ended):
+            rows = np.insert(np.arange(len(key)), ended + 1, again)
+            since = np.insert(since, ended + 1, until[ended])
+            key, until = key[rows], until[rows]
+            claims = {name: column[rows] for name, column in claims.items()}
+            following = _following(since, _as_before(key))
         extended = np.where(until > FOREVER - self._slack_ns, FOREVER, until + self._slack_ns)
         by_place = np.argsort(claims["place"], kind="stable")
         ordered, of = claims["place"][by_place], claims["scope"][by_place]

@@ -138,6 +138,18 @@ def test_services_have_ports_of_their_addresses_and_of_all_nodes(told):
     assert told.at("10.2.0.1", 120, **where) == [None]
 
 
+def test_what_one_of_two_slices_of_a_service_has_alone_ends_with_it(told):
+    ports = ([{"port": 80, "protocol": 6}], [{"port": 443, "protocol": 6}])
+    for name, its in zip("ab", ports, strict=True):
+        address = packed("192.0.2.7")
+        told.learn(0, 100, services=[{"uid": name, "name": name, "addresses": [address], "ports": its}])
+    told.learn(0, 110, retired_services=["b"])
+    where = {"timeline": "services"}
+    assert told.at("192.0.2.7", 105, 120, port=port_number(6, 80), **where) == ["a", "a"]
+    assert told.at("192.0.2.7", 105, 120, port=port_number(6, 443), **where) == ["b", None]
+    assert told.at("192.0.2.7", 105, 120, **where) == ["b", "a"]
+
+
 def test_interfaces_have_private_addresses_in_their_network_and_public_ones_everywhere(told):
     interface = intake_pb2.CloudInterface(
         id="eni-1", provider="aws", network="vpc-1", instance_id="i-1", role="db", addresses=[packed("10.0.0.5")]

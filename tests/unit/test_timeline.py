@@ -48,6 +48,17 @@ def test_a_beginning_that_is_not_known_is_the_end_of_the_one_before():
     assert found(timeline_of((5, 10, FOREVER, 10), (6, NOT_KNOWN, FOREVER, 50)).view(), 49, 50) == [5, 6]
 
 
+def test_what_has_not_ended_holds_again_when_a_later_claim_has():
+    first, second = (5, NOT_KNOWN, FOREVER, 10), (6, NOT_KNOWN, 30, 20)
+    assert found(timeline_of(first, second, slack=5).view(), 15, 25, 30, 99) == [5, 6, 5, 5]
+    assert found(timeline_of(first, second, (7, NOT_KNOWN, 50, 40)).view(), 25, 35, 50) == [6, 7, 5]
+    assert found(timeline_of(first, second, (7, 25, 28, 25)).view(), 22, 26, 28) == [6, 7, 5]
+    assert found(timeline_of((5, NOT_KNOWN, 30, 10), second).view(), 15, 25, 30) == [5, 6, 0]
+    other = timeline_of(first, second)
+    other.hold(other.add(PLACE, 2, 8, 20), NOT_KNOWN, 30)
+    assert found(other.view(), 99, scope=2) == [0]
+
+
 def test_claims_that_are_removed_are_not_found_and_their_room_is_used_again():
     timeline = Timeline()
     for entity in range(1, 5000):
