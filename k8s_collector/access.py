@@ -15,7 +15,7 @@ import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.aio.config.kube_config import KubeConfigMerger, load_kube_config
+from kubernetes.aio.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
 
 from daemon.errors import StartupError
 
@@ -78,9 +78,9 @@ async def load(access: Access) -> Configuration:
         _check_files(access.kubeconfig)
         _check_context(access)
         with _errors_logged() as errors:
-            await load_kube_config(
-                access.kubeconfig, access.context or None, client_configuration=configuration, persist_config=False
-            )
+            merged = _merged(access.kubeconfig)
+            loader = KubeConfigLoader(merged, active_context=access.context or None, config_base_path=None)
+            await loader.load_and_set(configuration)
     except ConfigException as error:
         raise StartupError(f"{access} cannot be used: {' '.join(str(error).split())}") from error
     except (TypeError, AttributeError, KeyError) as error:
@@ -91,6 +91,16 @@ async def load(access: Access) -> Configuration:
         raise StartupError(f"{access} cannot be used: no credentials for its user: {'; '.join(errors)}")
     _check_values(access, configuration)
     return _with_proxy(configuration, os.environ)
+
+
+def _merged(kubeconfig: str) -> ConfigNode:
+    """Read the files; the path of a command (`exec`) begins where its file is, as for client-go."""
+    merged = KubeConfigMerger(kubeconfig).config
+    for each in merged.value["users"]:
+        command = (each.value.get("user") or {}).get("exec") or {}
+        if os.sep in command.get("command", ""):
+            command["command"] = str(Path(each.path).absolute().parent / command["command"])
+    return merged
 
 
 def _with_proxy(configuration: Configuration, environ: Mapping[str, str]) -> Configuration:

@@ -11,7 +11,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from k8s_collector.api import FORBIDDEN, GONE, ApiError
+from k8s_collector.api import BAD_REQUEST, FORBIDDEN, GONE, ApiError
 from k8s_collector.decoding import DECODERS
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class Watch:
         self.namespace = namespace
         self._path = resource.path(namespace)
         self._decoders = DECODERS[resource]
+        self._label_selector = label_selector
         self._query = [("labelSelector", label_selector)] if label_selector else []
         self.known: set[str] = set()
         self._version = ""
@@ -214,14 +215,17 @@ class Watch:
 
     @contextlib.contextmanager
     def _verb(self, verb: str) -> Iterator[None]:
-        """Say of a request that is not permitted what permission it takes."""
+        """Say of a request that is not permitted, or that is wrong, what to do."""
         try:
             yield
         except ApiError as error:
-            if error.status != FORBIDDEN:
+            if error.status == FORBIDDEN:
+                text = f"the permission to {verb} {self._what} is missing: grant it as docs/k8s-collector.md says"
+            elif error.status == BAD_REQUEST and self._label_selector != self.resource.label_selector:
+                text = f"cannot {verb} {self._what}: see to --label-selector {self._label_selector!r}"
+            else:
                 raise
-            text = f"the permission to {verb} {self._what} is missing: grant it as docs/k8s-collector.md says ({error})"
-            raise ApiError(FORBIDDEN, text) from error
+            raise ApiError(error.status, f"{text} ({error})") from error
 
     @property
     def _what(self) -> str:

@@ -337,7 +337,11 @@ def test_clear_errors(control_plane: ControlPlane, tmp_path: Path) -> None:
     assert nowhere.returncode == 1
     assert "cannot reach the API server at http://127.0.0.1:9" in nowhere.stderr
 
-    for done in (wrong_token, wrong_cluster, nowhere):
+    no_selector = once(control_plane.admin, "--label-selector", "app in (")
+    assert no_selector.returncode == 1
+    assert "cannot list pods in all namespaces: see to --label-selector 'app in (' (400 " in no_selector.stderr
+
+    for done in (wrong_token, wrong_cluster, nowhere, no_selector):
         assert done.stderr.count("\n") == 1
         assert "Traceback" not in done.stderr
 

@@ -66,6 +66,19 @@ def test_a_command_that_gives_credentials(written):
     assert asyncio.run(load(Access(written(user)))).api_key == {"BearerToken": "Bearer t"}
 
 
+@pytest.mark.parametrize("command_path", ["./helper", "bin/helper", "{}/bin/helper"])
+def test_the_path_of_a_command_begins_where_the_file_is(written, tmp_path, monkeypatch, command_path):
+    for directory in (tmp_path, tmp_path / "bin", tmp_path / "elsewhere"):
+        directory.mkdir(exist_ok=True)
+    said = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t"}}
+    for helper in (tmp_path / "helper", tmp_path / "bin" / "helper"):
+        helper.write_text(f"#!/bin/sh\necho '{json.dumps(said)}'\n")
+        helper.chmod(0o755)
+    written(command(command_path.format(tmp_path)))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert asyncio.run(load(Access("../kubeconfig"))).api_key == {"BearerToken": "Bearer t"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -18,7 +18,7 @@ from k8s_collector.api import Api
 from k8s_collector.collector import ClusterSink, K8sCollector
 from k8s_collector.once import print_once
 from k8s_collector.options import Settings
-from k8s_collector.resources import PODS
+from k8s_collector.resources import PODS, WATCHED
 from tests.api_proxy import ApiProxy, Fault
 from tests.entity_sink import EntitySink
 from tests.k8s_objects import pod
@@ -92,6 +92,23 @@ def test_once_tells_of_it_too(kubeconfig, capsys, namespaces, warned):
     printed = capsys.readouterr()
     assert [each["uid"] for each in json.loads(printed.out)["pods"]] == ["u1"]
     assert ("warning: namespace shpo is empty or does not exist" in printed.err) == warned
+
+
+def test_the_selector_is_for_pods_alone(kubeconfig, server):
+    asked = {}
+    answer = server.fault_for
+
+    def fault_for(path):
+        parts = urlsplit(path)
+        asked[parts.path.rpartition("/")[2]] = parse_qs(parts.query).get("labelSelector")
+        return answer(path)
+
+    server.fault_for = fault_for
+    assert asyncio.run(print_once(Settings(kubeconfig=kubeconfig, label_selector="app=web"))) == 0
+    chosen = {name: selector for name, selector in asked.items() if selector}
+    not_of_selectors = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io"
+    assert chosen == {"pods": ["app=web"], "endpointslices": [not_of_selectors]}
+    assert asked.keys() == {each.plural for each in WATCHED}
 
 
 def test_changes_are_told_when_they_happen_and_together(kubeconfig, monkeypatch):

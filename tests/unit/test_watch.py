@@ -213,6 +213,27 @@ def test_a_missing_permission_names_verb_and_resource(monkeypatch):
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"label_selector": "app in ("},
+            "cannot list pods in all namespaces: see to --label-selector 'app in (' (400 ",
+        ),
+        ({}, "400 "),
+    ],
+)
+def test_a_selector_that_is_none_names_the_option(monkeypatch, options, said):
+    async def scenario():
+        async with following(monkeypatch, **options) as (server, _, watch):
+            server.faults += [Fault(400, body=b'{"message": "unable to parse requirement"}')]
+            with pytest.raises(ApiError, match="unable to parse requirement") as raised:
+                await watch.list()
+            assert str(raised.value).startswith(said)
+
+    asyncio.run(scenario())
+
+
 def test_what_is_no_api_server_is_said_to_be_none(monkeypatch):
     async def scenario():
         async with following(monkeypatch) as (server, _, watch):
