@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 # What a client sends that is no request is answered, and is no error of ours: anybody could fill the log with it.
-_LOGGER.addFilter(lambda record: not isinstance((record.exc_info or (None, None))[1], HttpProcessingError))
+_NO_REQUESTS = (HttpProcessingError, web.RequestPayloadError)
+_LOGGER.addFilter(lambda record: not isinstance((record.exc_info or (None, None))[1], _NO_REQUESTS))
 _ADDRESS = re.compile(r"(?:\[([^\]]*)\]|([^:]*)):([0-9]{1,5})")
 MOST_PORT = 65_535
 # Longer than the minute from one scrape to the next that is usual.
 IDLE_S = 120.0
+# For pages that are being read when the daemon ends; aiohttp waits for so long twice.
+_GRACE_AT_END_S = 0.5
 
 
 class HttpServer:
@@ -48,7 +51,7 @@ class HttpServer:
         self._idle = _Idle()
         application = web.Application(middlewares=[self._idle.note])
         application.add_routes([web.get(path, page) for path, page in pages.items()])
-        self._runner = web.AppRunner(application, access_log=None, logger=_LOGGER)
+        self._runner = web.AppRunner(application, access_log=None, logger=_LOGGER, shutdown_timeout=_GRACE_AT_END_S)
         self._sweeping: asyncio.Task[None] | None = None
 
     async def start(self) -> int:

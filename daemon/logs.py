@@ -27,7 +27,7 @@ ROTATED_BYTES = 1 << 20
 ROTATED_FILES = 5
 TRACE = 5
 # Loggers that anybody who reaches a port of the daemon can make write, and how often they do at most.
-PROVOKED = ("aiohttp.server", "asyncio")
+PROVOKED = ("daemon.http", "asyncio")
 PROVOKED_INTERVAL_S = 10.0
 # From the most to the least verbose: of several given on the command line the first here wins.
 LEVELS = {
@@ -75,7 +75,11 @@ def configure_logs(*, log_console: bool, no_log_file: bool, **levels: bool) -> N
     root = logging.getLogger()
     root.handlers = handlers or [logging.NullHandler()]
     for name in PROVOKED:
-        logging.getLogger(name).filters = [Seldom(PROVOKED_INTERVAL_S)]
+        logger = logging.getLogger(name)
+        logger.filters = [
+            *(each for each in logger.filters if not isinstance(each, Seldom)),
+            Seldom(PROVOKED_INTERVAL_S),
+        ]
     root.setLevel(next((number for name, number in LEVELS.items() if levels.get(name)), logging.INFO))
 
 

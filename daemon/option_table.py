@@ -182,7 +182,8 @@ class OptionTable:
         except StartupError as error:
             click.echo(f"error: {error}", err=True)
             context.exit(1)
-        context.default_map = told
+        # As text, as it was checked: YAML has numbers and dates where an option has a path.
+        context.default_map = {key: value if isinstance(value, bool) else str(value) for key, value in told.items()}
 
 
 def _check_value(where: str, option: Option, parameter: click.Parameter, value: Any, context: click.Context) -> None:
@@ -197,7 +198,7 @@ def _check_value(where: str, option: Option, parameter: click.Parameter, value: 
     if isinstance(value, dict | list):
         raise StartupError(f"{where} must be one value, not a {type(value).__name__}")
     try:
-        parameter.type.convert(str(value), parameter, context)  # as text, so that half a port is none
+        parameter.type.convert(str(value), parameter, context)  # so that half a port is none
     except click.UsageError as error:
         raise StartupError(f"{where}: {error.message}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -22,6 +23,8 @@ def stop_event() -> asyncio.Event:
         stopping.set()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+            # The kernel keeps signals without a handler from the first process of a container.
+            signal.signal(number, lambda number, _: os._exit(128 + number))
 
     for number in signals:
         loop.add_signal_handler(number, stop)

@@ -54,6 +54,7 @@ def exit_at_once() -> NoReturn:
     may be in the middle of something.
     """
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # they may have been closed from the start
+        with contextlib.suppress(OSError):
+            stream.flush()
     os._exit(0)

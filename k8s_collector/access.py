@@ -120,10 +120,18 @@ def _with_proxy(configuration: Configuration, environ: Mapping[str, str]) -> Con
 
 def _check_values(access: Access, configuration: Configuration) -> None:
     """Raise a `StartupError` for what no request can be made with."""
-    if not configuration.host.startswith(("https://", "http://")):
+    if not _is_url(configuration.host):
         raise StartupError(f"{access} has a server that is no URL, such as https://HOST:6443: {configuration.host}")
     if not configuration.api_key.get("BearerToken", "").strip().isprintable():
         raise StartupError(f"{access} cannot be used: its token has control characters")
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.netloc) and parts.port != 0
+    except ValueError:  # brackets that do not close, or no such port
+        return False
 
 
 def _check_files(kubeconfig: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 # Of <elf.h>: tags of the dynamic section, and the flags that say that addresses are read-only after the start.
 _RELOCATIONS_BYTES, _NAMES, _SYMBOLS, _RELOCATIONS, _FLAGS, _FLAGS_1 = 2, 5, 6, 23, 30, 0x6FFFFFFB
+_RELOCATIONS_KIND, _WITH_ADDENDS = 20, 7
 _BIND_NOW, _NOW = 8, 1
 _ENTRY_BYTES, _VALUE_AT = 16, 8
 _SYMBOL_BYTES = 24  # the first four are where its name is among the names
@@ -47,10 +48,8 @@ def replace_imported(path: str, name: str, substitute: Any) -> bool:
         return False
     library = found.contents
     dynamic = _dynamic(library.dynamic)
-    if dynamic.get(_FLAGS, 0) & _BIND_NOW or dynamic.get(_FLAGS_1, 0) & _NOW or _RELOCATIONS not in dynamic:
+    if not _has_table(dynamic, library.base):
         return False
-    if min(dynamic[each] for each in (_NAMES, _SYMBOLS, _RELOCATIONS)) < library.base:
-        return False  # the linker leaves the section as it is: RISC-V, MIPS
     count = dynamic[_RELOCATIONS_BYTES] // ctypes.sizeof(_Relocation)
     for relocation in (_Relocation * count).from_address(dynamic[_RELOCATIONS]):
         symbol = dynamic[_SYMBOLS] + relocation.symbol * _SYMBOL_BYTES
@@ -59,6 +58,16 @@ def replace_imported(path: str, name: str, substitute: Any) -> bool:
             address.value = ctypes.cast(substitute, ctypes.c_void_p).value
             return True
     return False
+
+
+def _has_table(dynamic: dict[int, int], base: int) -> bool:
+    """Tell whether there is a table that is written when functions are first called, of the layout known here."""
+    if dynamic.get(_FLAGS, 0) & _BIND_NOW or dynamic.get(_FLAGS_1, 0) & _NOW:
+        return False
+    if _RELOCATIONS not in dynamic or dynamic.get(_RELOCATIONS_KIND) != _WITH_ADDENDS:
+        return False
+    # Less where the linker leaves the section as it is: RISC-V, MIPS.
+    return min(dynamic[each] for each in (_NAMES, _SYMBOLS, _RELOCATIONS)) >= base
 
 
 def _dynamic(address: int) -> dict[int, int]:

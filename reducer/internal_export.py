@@ -85,7 +85,7 @@ def encode(
             size = 0
         requests[-1].append(message)
         size += len(message)
-    return [field(1, RESOURCE, field(2, SCOPE, *metrics)) for metrics in requests]
+    return [field(1, RESOURCE, field(2, SCOPE, *metrics)) for metrics in requests if metrics]
 
 
 def prometheus_name(metric: InternalMetric) -> str:

@@ -155,11 +155,11 @@ class Reducer:
     async def close(self) -> None:
         """Close all ports and files."""
         await self._intake.stop(grace_s=0)
-        for server in self._servers:
-            await server.stop()
         for transport in filter(None, (self._transport, self._own_transport)):
             transport.close()
         self._store.close()
+        for server in self._servers:
+            await server.stop()
 
     async def _finish(self, exporting: asyncio.Task[None] | None, writing: list[asyncio.Task[None]]) -> None:
         """Close the windows that are open, and have all exported and acknowledged, as far as there is time."""

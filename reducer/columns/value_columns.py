@@ -19,7 +19,7 @@ CONNECT_FAILURES = ("refused", "timed_out", "unreachable", "reset", "cancelled",
 """Reasons in the order of the wire's ConnectFailure, from 1."""
 
 ZONE_COLUMNS = ("cross_zone_bytes", "same_zone_bytes")
-"""The value columns that `reducer.zones` adds to those of flows."""
+"""The value columns that naming/zones.py adds to those of flows."""
 
 VALUE_COLUMNS = (
     "bytes",

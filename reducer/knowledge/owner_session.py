@@ -48,7 +48,7 @@ class OwnerSession:
         used: the number of the window in which it last did something.
         most_idle: after how many windows without that it may be forgotten.
         batch_ns: time of the last batch.
-        public: see `reducer.realms.public_pairs`; None when the host changed.
+        public: see `public_pairs` of realms.py; None when the host changed.
         named: ids of the processes and cgroups in the snapshots so far, while more are to follow.
 
     """

@@ -1,4 +1,4 @@
-"""How often each round trip and each connect took how long; what took requests how long is `reducer.requests`'."""
+"""How often each round trip and each connect took how long; what took requests how long is in requests.py."""
 
 from __future__ import annotations
 

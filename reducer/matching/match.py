@@ -1,6 +1,6 @@
 """Rows of sockets to directed flows: pairs the two ends, and takes each byte of each direction once.
 
-Here is what needs no memory; `reducer.memory` decides between the witnesses.
+Here is what needs no memory; memory.py decides between the witnesses.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decides between the two witnesses of each count of requests while its flow lives, so that each is emitted once.
 
-The rule is that of `reducer.memory`, with who asks in the sender's place and who answers in the receiver's. Most
+The rule is that of memory.py, with who asks in the sender's place and who answers in the receiver's. Most
 balances are 0 at a window's end, and only the others are kept.
 """
 

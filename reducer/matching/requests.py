@@ -1,7 +1,7 @@
 """What rows say of DNS and HTTP: whose requests, how many, and how long they took, by flow and direction.
 
 A request belongs to the direction from who asks to who answers, whichever of them told. A count has both ends as
-witnesses, so `reducer.request_balances` takes each request once; a latency is its own end's, and is taken as it is.
+witnesses, so request_balances.py takes each request once; a latency is its own end's, and is taken as it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Gives the ends of flows the indexes of their labels: the work is done once a party and once an address of it.
 
-What the labels are is said in `reducer.labels`.
+What the labels are is said in labels.py.
 """
 
 from __future__ import annotations

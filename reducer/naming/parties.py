@@ -1,7 +1,7 @@
 """Who the ends of flows are: the owner that a collector told, or what is known of the address at that time.
 
 A party is a small number for an owner, for what an address belongs to, or for both. What decides is computed for all
-ends at once, and what a party is called once a party (`reducer.name`).
+ends at once, and what a party is called once a party (name.py).
 """
 
 from __future__ import annotations

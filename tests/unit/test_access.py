@@ -110,9 +110,10 @@ def test_a_token_that_is_none(written):
     assert error_of(Access(written({"token": "a\nb"}))).endswith("cannot be used: its token has control characters")
 
 
-def test_a_server_that_is_no_url(written):
-    path = written({"token": "t"}, clusters=[{"name": "c", "cluster": {"server": "192.0.2.1:6443"}}])
-    assert "has a server that is no URL, such as https://HOST:6443: 192.0.2.1:6443" in error_of(Access(path, "blue"))
+@pytest.mark.parametrize("server", ["192.0.2.1:6443", "https://[fd00::1:6443", "https://host:66666"])
+def test_a_server_that_is_no_url(written, server):
+    path = written({"token": "t"}, clusters=[{"name": "c", "cluster": {"server": server}}])
+    assert f"has a server that is no URL, such as https://HOST:6443: {server}" in error_of(Access(path, "blue"))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import socket
 import urllib.request
 
 from ebpf_net.v1 import intake_pb2
 
 from daemon.http import HttpServer
+from daemon.logs import PROVOKED
 from intake.health import pages
 from intake.statistics import KUBERNETES
 
@@ -33,3 +37,47 @@ def test_metrics_have_all_statistics():
     assert "ebpf_net_collector_cpu_time_seconds_total 1.5" in lines
     assert all(f"# HELP ebpf_net_collector_{each.field}" in metrics for each in KUBERNETES)
     assert health == "ok\n"
+
+
+def test_what_is_no_request_writes_no_log(caplog):
+    no_requests = [
+        b"\x16\x03\x01 of TLS\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nabcde",
+    ]
+
+    def ask(port):
+        for text in no_requests:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                connection.sendall(text)
+                with contextlib.suppress(ConnectionResetError):
+                    assert connection.recv(100)
+
+    async def main():
+        server = HttpServer(
+            "--internal-prom", "127.0.0.1:0", pages(KUBERNETES, intake_pb2.CollectorStatistics, lambda: None)
+        )
+        await asyncio.to_thread(ask, await server.start())
+        await server.stop()
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.INFO] == []
+    assert "daemon.http" in PROVOKED
+
+
+def test_the_end_does_not_wait_for_who_does_not_read():
+    async def main():
+        request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+        served = pages(KUBERNETES, intake_pb2.CollectorStatistics, lambda: None)
+        server = HttpServer("--internal-prom", "127.0.0.1:0", served)
+        _, writer = await asyncio.open_connection("127.0.0.1", await server.start())
+        writer.transport.pause_reading()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while True:
+                    writer.write(request * 100)
+                    await writer.drain()
+        async with asyncio.timeout(20):
+            await server.stop()
+        writer.transport.abort()
+
+    asyncio.run(main())

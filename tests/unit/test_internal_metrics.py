@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import grpc
 import pytest
@@ -250,6 +250,7 @@ def test_otlp_has_the_same_points() -> None:
     snapshot = Snapshot({"intake": IntakeCounters(messages=5), "otlp": Connected()}, collectors, NOW_NS)
     (whole,) = encode(snapshot, NOW_NS - 7)
     points = points_of(ExportMetricsServiceRequest.FromString(whole))
+    assert encode(replace(snapshot, wanted=lambda _: False), NOW_NS) == []
     parts = encode(snapshot, NOW_NS - 7, 2000)
     assert len(parts) > 1
     assert points == [point for part in parts for point in points_of(ExportMetricsServiceRequest.FromString(part))]

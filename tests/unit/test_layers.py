@@ -10,7 +10,12 @@ LAYERS = ("columns", "knowledge", "windows", "matching", "naming", "rolling_up",
 
 
 def imported(module: Path) -> set[str]:
-    names = [each.module or "" for each in ast.walk(ast.parse(module.read_text())) if isinstance(each, ast.ImportFrom)]
+    names = []
+    for each in ast.walk(ast.parse(module.read_text())):
+        if isinstance(each, ast.ImportFrom):
+            names += [f"{each.module}.{alias.name}" for alias in each.names]
+        elif isinstance(each, ast.Import):
+            names += [alias.name for alias in each.names]
     return {name.split(".")[1] for name in names if name.startswith("reducer.")}
 
 

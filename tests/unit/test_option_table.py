@@ -68,6 +68,11 @@ def test_configuration_that_is_printed_can_be_read_again(file):
     assert run("--print-config", "-c", file(text)) == text
 
 
+@pytest.mark.parametrize("place", ["7", "2024-01-01", "1.50"])
+def test_what_yaml_takes_for_no_text_is_text_to_an_option(file, place):
+    assert values("-c", file(f"place: {place}"))[0]["place"] == Path(place if place != "1.50" else "1.5")
+
+
 def test_null_in_a_file_is_the_default(file):
     assert values("-c", file("number: null\nswitch:\n"))[0]["number"] == 3
 
@@ -87,6 +92,7 @@ def test_null_in_a_file_is_the_default(file):
         ("- number", "must hold a mapping"),
         ("number: 1\nnumber: 2", "key 'number' is there twice"),
         ("number: [", "is not YAML"),
+        ("!!map foo", "is not YAML: expected a mapping node, but found scalar"),
     ],
 )
 def test_files_that_are_refused(file, text, message):
