@@ -13,6 +13,7 @@ from intake.clock import SECOND_NS
 from intake.messages import in_messages
 from k8s_collector.controllers import Owners, controller_of
 from k8s_collector.endpoint_slices import endpoint_slice_message
+from k8s_collector.endpoint_table import EndpointTable
 from k8s_collector.nodes import node_message
 from k8s_collector.object_table import ObjectTable
 from k8s_collector.pod_table import PodTable
@@ -81,7 +82,7 @@ class Cluster:
         self._owners = Owners()
         self.pods = PodTable(self._owners)
         self.services: ObjectTable[intake_pb2.KubernetesService] = ObjectTable()
-        self.endpoints: ObjectTable[intake_pb2.KubernetesService] = ObjectTable()
+        self.endpoints = EndpointTable()
         self.nodes: ObjectTable[intake_pb2.KubernetesNode] = ObjectTable()
         self.retention = Retention(choice.delete_ttl_ns, choice.delete_capacity)
         self.untracked = 0
@@ -115,6 +116,8 @@ class Cluster:
         """Do what is due by now: retire what was deleted long enough ago, announce pods that wait in vain."""
         self.pods.advance(now.monotonic_ns)
         for resource, uid in self.retention.expired(now.monotonic_ns):
+            if resource == SERVICES:
+                self.endpoints.service_ended(self.services[uid])
             self._holders[resource].retire(uid)
 
     def take_changes(self) -> Iterator[intake_pb2.Entities]:
@@ -153,7 +156,9 @@ class Cluster:
             if self._owners.set(uid, controller_of(value["metadata"])):
                 self.pods.controller_changed(uid)
         elif resource == SERVICES:
-            self.services.put(uid, service_message(value))
+            service = service_message(value)
+            self.services.put(uid, service)
+            self.endpoints.service_began(service)
         elif resource == ENDPOINT_SLICES:
             self._put_endpoints(uid, endpoint_slice_message(value))
         elif resource == NODES:

@@ -24,6 +24,9 @@ class ObjectTable(Generic[MessageT]):
     def __contains__(self, uid: str) -> bool:
         return uid in self._messages
 
+    def __getitem__(self, uid: str) -> MessageT:
+        return self._messages[uid]
+
     def put(self, uid: str, message: MessageT) -> None:
         """Take a new or changed object."""
         if self._messages.get(uid) != message:

@@ -63,7 +63,7 @@ def _told_pod(pod: intake_pb2.Pod, environment: str, scope: int) -> Told:
 
 
 def _told_service(service: intake_pb2.KubernetesService, environment: str, scope: int) -> Told:
-    entity = Service(environment, service.namespace, service.name, service.uid)
+    entity = Service(environment, service.namespace, service.name, service.service_uid or service.uid)
     ports = [0, *(port_number(port.protocol, port.port) for port in service.ports)]
     node_ports = [port_number(port.protocol, port.node_port) for port in service.ports if port.node_port]
     places = _places(service.addresses, ports) + _places([ANY_NODE], node_ports)

@@ -203,6 +203,9 @@ def test_ends_of_services_outside_of_the_cluster(
     wait_until(lambda: told() == both, 60, "the endpoints that are no pods")
     wait_until(lambda: any(each["endpoints"] for each in slices("web")), 60, "the endpoints that are pods")
     wait_until(lambda: "kubernetes" in told("default"), 60, "the API server")
+    uids = {each["metadata"]["name"]: each["metadata"]["uid"] for each in control_plane.list("Service", namespace)}
+    its = {each.name: each.service_uid for each in sink.view.entities["services"].values() if each.service_uid}
+    assert {name: its[name] for name in both} == {name: uids[name] for name in both}
     fewer = {"endpoints": [{"addresses": ["203.0.113.10"]}]}
     control_plane.patch("EndpointSlice", "by-hand", fewer, namespace)
     wait_until(lambda: told() == both | {"database": ["203.0.113.10"]}, 60, "another address")

@@ -231,6 +231,31 @@ def test_endpoints_that_are_no_pods_are_told_as_their_service_and_end_with_their
     assert services(view) == ({}, ["e1"])
 
 
+def test_slices_have_the_uid_of_their_service_whichever_comes_first():
+    def service_uids(view):
+        return {each.uid: each.service_uid for each in changes(view, "services")[0].values() if each.uid != "s1"}
+
+    view = cluster(delete_ttl_ns=10 * SECOND_NS)
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e1", "192.0.2.7"), START)
+    assert service_uids(view) == {"e1": ""}
+    view.changed(SERVICES, SERVICE, START)
+    assert service_uids(view) == {"e1": "s1"}
+    view.changed(ENDPOINT_SLICES, endpoint_slice("e2", "192.0.2.8"), START)
+    assert service_uids(view) == {"e2": "s1"}
+    view.deleted(SERVICES, "s1", START)
+    again = {**SERVICE, "metadata": SERVICE["metadata"] | {"uid": "s2"}}
+    view.changed(SERVICES, again, after(1))
+    assert service_uids(view) == {"s2": "", "e1": "s2", "e2": "s2"}
+    view.advance(after(10))
+    assert service_uids(view) == {}
+    view.deleted(SERVICES, "s2", after(10))
+    view.deleted(ENDPOINT_SLICES, "e2", after(10))
+    view.advance(after(20))
+    assert service_uids(view) == {"e1": ""}
+    assert not view.endpoints._service_uids
+    assert [*view.endpoints._slices.values()] == [{"e1": None}]
+
+
 def test_a_slice_whose_endpoints_have_become_pods_is_told_no_more():
     view = cluster()
     view.changed(ENDPOINT_SLICES, endpoint_slice("e1", "192.0.2.7"), START)

@@ -33,11 +33,13 @@ OF_POD = {
 NODE_9 = {"uid": "n", "name": "node-9", "addresses": [packed("10.0.0.9")]}
 
 
-def endpoints(service, address, port):
+def endpoints(service, address, port, service_uid=""):
     """What the collector of Kubernetes tells of an endpoint that is no pod."""
     metadata = {"uid": "e", "name": "x", "namespace": "front", "labels": {"kubernetes.io/service-name": service}}
     ends, ports = [{"addresses": [address]}], [{"port": port, "protocol": "TCP"}]
-    return endpoint_slice_message({"metadata": metadata, "endpoints": ends, "ports": ports})
+    message = endpoint_slice_message({"metadata": metadata, "endpoints": ends, "ports": ports})
+    message.service_uid = service_uid
+    return message
 
 
 REMOTE_CASES = {
@@ -161,6 +163,20 @@ REMOTE_CASES = {
         {
             "workload.name": "database",
             "workload.uid": "e",
+            "namespace.name": "front",
+            "resolution_type": "K8S_SERVICE",
+            "environment": "prod",
+            "availability_zone": "(unknown)",
+            "id": "203.0.113.7",
+            "ip": "203.0.113.7",
+        },
+    ),
+    "end outside of the cluster, with the uid of the service": (
+        {"services": [endpoints("database", "203.0.113.7", 5432, service_uid="s")]},
+        ("203.0.113.7", 5432),
+        {
+            "workload.name": "database",
+            "workload.uid": "s",
             "namespace.name": "front",
             "resolution_type": "K8S_SERVICE",
             "environment": "prod",
