@@ -13,6 +13,8 @@ from daemon.errors import StartupError
 from reducer.outputs.flow_records import SCHEMA
 
 FORMATS = ("table", "csv", "json")
+# What the engine would do to its own view of the files, and say nothing.
+_CHANGE = re.compile(r"(?:\s|;|--[^\n]*|/\*.*?\*/)*(create|delete|drop|truncate)\b", re.IGNORECASE | re.DOTALL)
 _MISSING_COLUMN = re.compile(r'unable to find column "([^"]+)"')
 
 
@@ -23,6 +25,11 @@ def query(sql: str, directory: str, output: str = "table") -> str:
         StartupError: there are no flows, or *sql* cannot be answered; the message says why.
 
     """
+    if change := _CHANGE.match(sql):
+        raise StartupError(
+            f"cannot answer: {change[1].upper()} would change nothing: ask with SELECT, WITH, EXPLAIN or SHOW TABLES; "
+            "the files are the reducer's, which keeps them for --parquet-hours"
+        )
     context = pl.SQLContext(flows=_flows(directory))
     try:
         found = context.execute(sql, eager=True)

@@ -82,6 +82,11 @@ def test_everything_can_be_printed(asked, tmp_path):
         ("selec 1", "Expected: an SQL statement, found: selec"),
         ("select 1 from flow", "relation 'flow' was not found"),
         ("", "error: cannot answer"),
+        ("drop table flows", "DROP would change nothing: ask with SELECT"),
+        ("; -- all\n /* of\nthem */ Truncate flows", "TRUNCATE would change nothing"),
+        ("delete from flows where bytes > 0", "DELETE would change nothing"),
+        ("create table more as select * from flows", "CREATE would change nothing"),
+        ("update flows set bytes = 0", "statement type is not supported"),
     ],
 )
 def test_bad_sql_is_one_clear_error(asked, tmp_path, sql, message):
@@ -90,6 +95,14 @@ def test_bad_sql_is_one_clear_error(asked, tmp_path, sql, message):
     assert message in output
     assert output.startswith("error: cannot answer: ")
     assert output.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "sql", ["with a as (select 1 as n) select n from a", "(select 1)", "explain select 1", "show tables", "from flows"]
+)
+def test_all_that_reads_is_answered(asked, tmp_path, sql):
+    write(tmp_path, 0)
+    assert asked(sql)
 
 
 def test_directories_without_flows(asked, tmp_path):
