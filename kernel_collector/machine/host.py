@@ -39,7 +39,7 @@ def describe_host(
         directory: where the machine's root directory is.
 
     Raises:
-        StartupError: one of the namespaces cannot be entered.
+        StartupError: one of the namespaces cannot be entered, or /proc is not mounted.
 
     """
     system = os_release(directory)
@@ -59,9 +59,17 @@ def watched(name: str, network_namespaces: Iterable[int]) -> str:
     """Return a digest of what a collector watches: the sockets of a machine since it booted, all or of namespaces.
 
     The name is in it since machines that go on from one snapshot have one boot id.
+
+    Raises:
+        StartupError: /proc is not mounted.
+
     """
     inodes = sorted(os.fstat(fd).st_ino for fd in network_namespaces)
-    parts = "\0".join((BOOT_ID.read_text().strip(), name, *map(str, inodes)))
+    try:
+        boot_id = BOOT_ID.read_text().strip()
+    except OSError as error:
+        raise StartupError(f"cannot read {BOOT_ID}: {error.strerror}; mount procfs on /proc") from error
+    parts = "\0".join((boot_id, name, *map(str, inodes)))
     return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
 

@@ -11,6 +11,7 @@ from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
 from intake.labels import operator_labels
+from kernel_collector.machine import host as host_module
 from kernel_collector.machine.host import describe_host, in_cloud, os_release, watched
 from kernel_collector.otlp_log.attributes import address_text
 
@@ -42,6 +43,12 @@ def test_collectors_that_watch_the_same_say_the_same():
         one, other = net.fileno(), pid.fileno()
         assert watched("n", [one, other]) == watched("n", [other, one])
         assert len({watched(*each) for each in (("n", []), ("m", []), ("n", [one]), ("n", [one, other]))}) == 4
+
+
+def test_without_proc_it_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(host_module, "BOOT_ID", tmp_path / "boot_id")
+    with pytest.raises(StartupError, match="boot_id: No such file or directory; mount procfs on /proc"):
+        describe_host({}, [])
 
 
 def test_addresses_by_interface():
