@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from typing import Any
-
-import click
-
-from daemon.errors import exits_on_startup_error
-from daemon.logs import configure_logs, log_options
 from daemon.parts import part
-from daemon.version import VERSION
 
 with part("cloud"):
+    import asyncio
+    import os
+    import sys
+    from typing import Any
+
+    import click
+
     from cloud_collector.collector import collect
     from cloud_collector.once import print_once
     from cloud_collector.options import collector_options, settings_from
+    from daemon.errors import exits_on_startup_error
+    from daemon.logs import configure_logs, log_options
+    from daemon.version import VERSION
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-import click
-
-from daemon.errors import exits_on_startup_error
-from daemon.logs import configure_logs, log_options
 from daemon.parts import part
-from daemon.version import VERSION
-from intake.clock import SECOND_NS
 
 with part("reducer"):
+    import asyncio
+    import logging
+    import sys
+    from dataclasses import replace
+    from pathlib import Path
+    from typing import Any
+
+    import click
+
     from console.query import FORMATS, query
     from console.replay import replay
     from console.run import run_and_show
+    from daemon.errors import exits_on_startup_error
+    from daemon.logs import configure_logs, log_options
+    from daemon.version import VERSION
+    from intake.clock import SECOND_NS
     from reducer.options import VARIABLE_PREFIX, reducer_options, settings_from
 
 

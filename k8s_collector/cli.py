@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
-from typing import Any
-
-import click
-
-from daemon.errors import exits_on_startup_error
-from daemon.logs import configure_logs, log_options
 from daemon.parts import part
-from daemon.version import VERSION
 
 with part("k8s"):
+    import asyncio
+    import os
+    import sys
+    from typing import Any
+
+    import click
+
+    from daemon.errors import exits_on_startup_error
+    from daemon.logs import configure_logs, log_options
+    from daemon.version import VERSION
     from k8s_collector.collector import collect
     from k8s_collector.once import print_once
     from k8s_collector.options import collector_options, settings_from

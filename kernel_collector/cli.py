@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from typing import Any
+from daemon.parts import part
 
-import click
+with part():
+    import asyncio
+    import os
+    from typing import Any
 
-from daemon.errors import exits_on_startup_error
-from daemon.logs import LOG_FILE_VARIABLE, configure_logs, log_options
-from daemon.variables import check_variables, variables_of
-from daemon.version import VERSION
-from intake.labels import LABEL_VARIABLES
-from kernel_collector import preflight
-from kernel_collector.collector import collect
-from kernel_collector.options import collector_options, settings_from
+    import click
+
+    from daemon.errors import exits_on_startup_error
+    from daemon.logs import LOG_FILE_VARIABLE, configure_logs, log_options
+    from daemon.variables import check_variables, variables_of
+    from daemon.version import VERSION
+    from intake.labels import LABEL_VARIABLES
+    from kernel_collector import preflight
+    from kernel_collector.collector import collect
+    from kernel_collector.options import collector_options, settings_from
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-import click
-
-from daemon.errors import exits_on_startup_error
-from daemon.logs import configure_logs, log_options
-from daemon.open_files import allow_open_files
 from daemon.parts import part
-from daemon.threads import exit_at_once
-from daemon.version import VERSION
 
 with part("reducer"):
+    import asyncio
+    from typing import Any
+
+    import click
+
+    from daemon.errors import exits_on_startup_error
+    from daemon.logs import configure_logs, log_options
+    from daemon.open_files import allow_open_files
+    from daemon.threads import exit_at_once
+    from daemon.version import VERSION
     from reducer.heap import keep_freed_memory
     from reducer.options import reducer_options, settings_from
     from reducer.service import serve
