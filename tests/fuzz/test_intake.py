@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from intake.limits import GREATEST_VALUE
+from tests.fuzz import intake
 from tests.fuzz.intake import Fuzzer
 
 
@@ -22,3 +24,10 @@ def test_a_short_run():
     ):
         assert any(reason in each for each in refused), reason
     assert any("session_id" in answer for answer in outcome.answers)
+
+
+def test_what_a_window_refuses_of_the_honest_is_not_missed(monkeypatch):
+    monkeypatch.setattr(intake, "HONEST_SEGMENTS", GREATEST_VALUE)
+    outcome = Fuzzer(3).run(8_000)
+    assert 0 < outcome.honest_bytes_refused < outcome.honest_bytes
+    assert outcome.memory
