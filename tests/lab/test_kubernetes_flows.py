@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PORT, TARGET_PORT, DNS_PORT = 80, 8080, 53
 WEB, FAR, RESOLVER, OUTSIDE = ("10.96.0.10", "10.96.0.20", "10.96.0.53", "10.96.0.99")
+DATABASE = "203.0.113.7"
 REQUEST, ANSWER = 70_001, 300_007
 WINDOW_S = 10
 # Serve one connection: read all, then answer.
@@ -222,6 +223,16 @@ class Cluster:
         return Exported(self.lab.sink.points())
 
 
+def endpoint_slice(service: str, address: str, port: int) -> dict[str, Any]:
+    """Return what says that a service has an end outside of the cluster."""
+    labels = {"kubernetes.io/service-name": service}
+    return {
+        "metadata": {"name": f"{service}-1", "namespace": "shop", "uid": f"e-{service}", "labels": labels},
+        "endpoints": [{"addresses": [address]}],
+        "ports": [{"port": port, "protocol": "TCP"}],
+    }
+
+
 @pytest.fixture
 def cluster(lab: Lab) -> Iterator[Cluster]:
     with hierarchy("cgroup2") as cgroups, contextlib.ExitStack() as stack:
@@ -237,9 +248,10 @@ def test_pods_services_and_the_dns(lab: Lab, cluster: Cluster) -> None:
     )
     resolver = cluster.pod("resolver-1", "resolver", "two")
     outside = cluster.nodes["three"]
-    run("ip", "-n", outside.namespace.name, "address", "add", f"{OUTSIDE}/32", "dev", "lo")
-    for node in list(cluster.nodes.values())[:2]:
-        node.run("ip", "route", "add", f"{OUTSIDE}/32", "via", outside.ipv4)
+    for address in (OUTSIDE, DATABASE):
+        run("ip", "-n", outside.namespace.name, "address", "add", f"{address}/32", "dev", "lo")
+        for node in list(cluster.nodes.values())[:2]:
+            node.run("ip", "route", "add", f"{address}/32", "via", outside.ipv4)
     cluster.translate(
         (WEB, PORT, web, TARGET_PORT), (FAR, PORT, far, TARGET_PORT), (RESOLVER, DNS_PORT, resolver, DNS_PORT)
     )
@@ -247,12 +259,16 @@ def test_pods_services_and_the_dns(lab: Lab, cluster: Cluster) -> None:
     collectors = cluster.start_collectors()
     services = (("web", WEB, PORT), ("far", FAR, PORT), ("resolver", RESOLVER, DNS_PORT), ("outside", OUTSIDE, PORT))
     cluster.start_telling(*cluster.pods, services=services)
+    cluster.tell(endpointslices=[endpoint_slice("database", DATABASE, PORT)])
 
     cluster.exchange(shop, web, WEB)
     cluster.exchange(shop, far, FAR)
     beyond = lab.programs.start("outside", sys.executable, "-c", SERVER, f"{PORT}", f"{ANSWER}", host=outside)
     beyond.wait_for("listening")
     assert cluster.start(shop, "client", CLIENT, OUTSIDE, PORT, REQUEST).wait() == 0
+    database = lab.programs.start("database", sys.executable, "-c", SERVER, f"{PORT}", f"{ANSWER}", host=outside)
+    database.wait_for("listening")
+    assert cluster.start(shop, "client", CLIENT, DATABASE, PORT, REQUEST).wait() == 0
     cluster.start(resolver, "resolver", RESOLVING, DNS_PORT).wait_for("listening")
     assert cluster.start(shop, "asking", ASKING, RESOLVER).wait() == 0
     exported = cluster.finish(reducer, collectors)
@@ -264,18 +280,19 @@ def test_pods_services_and_the_dns(lab: Lab, cluster: Cluster) -> None:
         assert exported.total("tcp.bytes", **back) == ANSWER
         assert exported.total("tcp.bytes", "az_az", **shop.identity("source"), **server.identity("dest")) == REQUEST
         assert exported.total("tcp.bytes", "az_az", **server.identity("source"), **shop.identity("dest")) == ANSWER
-    service = {
-        "dest__workload__name": "outside",
-        "dest__resolution_type": "K8S_SERVICE",
-        "dest__namespace__name": "shop",
-    }
-    assert exported.total("tcp.bytes", **shop.labels("source"), **service, dest__ip=OUTSIDE) == REQUEST
+    for name, address in (("outside", OUTSIDE), ("database", DATABASE)):
+        service = {
+            "dest__workload__name": name,
+            "dest__resolution_type": "K8S_SERVICE",
+            "dest__namespace__name": "shop",
+        }
+        assert exported.total("tcp.bytes", **shop.labels("source"), **service, dest__ip=address) == REQUEST
     dns = resolver.labels("dest") | {"dest__workload__name": "DNS"}
     assert exported.total("udp.bytes", **shop.labels("source"), **dns) == len(QUERY)
     # No other flow has any of it, at either level.
     for level in ("id_id", "az_az"):
-        assert exported.total("tcp.bytes", level, source__workload__name="shop") == 3 * REQUEST
-        assert exported.total("tcp.bytes", level, dest__workload__name="shop") == 3 * ANSWER
+        assert exported.total("tcp.bytes", level, source__workload__name="shop") == 4 * REQUEST
+        assert exported.total("tcp.bytes", level, dest__workload__name="shop") == 4 * ANSWER
         assert exported.total("udp.bytes", level, source__workload__name="shop") == len(QUERY)
     assert not exported.points("tcp.bytes", dest__ip=WEB)
     assert not exported.points("tcp.bytes", dest__ip=FAR)
