@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 _PREFIX = "OTEL_EXPORTER_OTLP_"
-_HOST = re.compile(r"[\w.-]+")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?")
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+")
+_SCHEME = re.compile(r"^https?:/*")
 _DEFAULT_TIMEOUT_S = 10.0
 # By the specification milliseconds; to OpenTelemetry's exporters in Python seconds. Nobody gives a receiver less than a
 # tenth of a second, or more than a minute and a half.
@@ -37,6 +38,9 @@ _LEAST_TIMEOUT_MS = 100
 # RFC 9110, 5.6.2 and 5.5, without what is no ASCII.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+# gRPC over HTTP/2, "Custom-Metadata", of which names in -bin are for bytes.
+_GRPC_NAME = re.compile(r"[0-9a-z_.-]+(?<!-bin)")
+_GRPC_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def otlp_variables(signal: Signal, protocol: str, compressions: Collection[str])
     if insecure.lower() not in {"", "true", "false"}:
         raise StartupError(f"{variable} is {insecure!r}: true and false are known")
     return OtlpVariables(
-        _headers(*_variable(signal, "HEADERS")),
+        _headers(*_variable(signal, "HEADERS"), protocol),
         _timeout_s(*_variable(signal, "TIMEOUT")),
         compression.lower(),
         insecure.lower() == "true" if insecure else None,
@@ -99,20 +103,22 @@ def http_endpoint(signal: Signal) -> str:
 
 
 def checked_url(url: str) -> str:
-    """Return a URL of HTTP.
+    """Return a URL of HTTP, without what is blank around it.
 
     Raises:
-        StartupError: it is none.
+        StartupError: it is none; the message does not show what may be secret.
 
     """
-    try:
+    url = url.strip()
+    with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+        host = parts.hostname or ""
+        # Only addresses of IPv6 have colons here; ends of lines within it are passed over when it is split.
+        is_host = ":" in host or _HOST.fullmatch(host)
+        if parts.scheme in {"http", "https"} and is_host and parts.port != 0 and url.isprintable():
             return url
-    except ValueError:
-        pass
     raise StartupError(
-        f"the OTLP endpoint {url!r} must be http://HOST:PORT or https://HOST:PORT, with or without a path"
+        f"the OTLP endpoint {_shown(url)!r} must be http://HOST:PORT or https://HOST:PORT, with or without a path"
     )
 
 
@@ -137,16 +143,35 @@ def checked_target(url: str) -> str:
     """Return where OTLP over gRPC goes: a URL of HTTP, or HOST:PORT.
 
     Raises:
-        StartupError: it is neither.
+        StartupError: it is neither; the message does not show what may be secret.
 
     """
-    return url if _HOST_AND_PORT.fullmatch(url) else checked_url(url)
+    url = url.strip()
+    if _HOST_AND_PORT.fullmatch(url):
+        return checked_url(f"http://{url}").removeprefix("http://")
+    if "@" in urlsplit(checked_url(url)).netloc:
+        raise StartupError(
+            f"the OTLP endpoint {without_secrets(url)!r} has a user before its host, which gRPC has not: give "
+            f"{_PREFIX}HEADERS what the receiver asks for, such as authorization=Basic%20…"
+        )
+    return url
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL without the user, password and query that it may have."""
+    """Return a URL without the user, password, query and fragment that it may have."""
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _shown(mistyped: str) -> str:
+    """Return what was to be a URL without what stands before an `@` and after a `?`, wherever they are."""
+    after_scheme = _SCHEME.sub("", mistyped)
+    scheme = mistyped.removesuffix(after_scheme)
+    rest, _, query = after_scheme.partition("?")
+    user, _, place = rest.rpartition("@")
+    if "@" in query:
+        return f"{scheme}…"
+    return f"{scheme}…@{place}" if user else f"{scheme}{place}"
 
 
 def _forget_empty() -> None:
@@ -166,7 +191,7 @@ def _variable(signal: Signal, what: str, default: str = "") -> tuple[str, str]:
     return name, os.environ.get(name, default).strip()
 
 
-def _headers(variable: str, text: str) -> dict[str, str]:
+def _headers(variable: str, text: str, protocol: str) -> dict[str, str]:
     headers = {}
     for place, entry in enumerate(text.split(","), 1):
         if not entry.strip():
@@ -177,6 +202,11 @@ def _headers(variable: str, text: str) -> dict[str, str]:
             raise StartupError(
                 f"{variable} must be NAME=VALUE, with commas between several; number {place} is not: in values write a "
                 "comma as %2C, and what else is no plain ASCII in the same way"
+            )
+        if protocol == "grpc" and not (_GRPC_NAME.fullmatch(name) and _GRPC_VALUE.fullmatch(value)):
+            raise StartupError(
+                f"{variable}: number {place} is no header of gRPC, whose names have letters, digits, _, . and - alone "
+                "and do not end in -bin, and whose values have no tabs"
             )
         headers[name] = value
     # It parses them as well, and logs what it does not understand, secret or not.

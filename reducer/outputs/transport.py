@@ -24,6 +24,8 @@ from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpMetricExporter
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url
 
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
@@ -213,11 +215,23 @@ def _credentials(variables: OtlpVariables) -> grpc.ChannelCredentials:
 
 
 class _Session(requests.Session):
-    """One whose authorities, where it was told of some, come before REQUESTS_CA_BUNDLE (psf/requests#3829)."""
+    """One that heeds what it was told before what it finds.
+
+    That is authorities before REQUESTS_CA_BUNDLE (psf/requests#3829), and headers before ~/.netrc.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auth = _authorized_by_url
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         told = self.verify if verify is None else verify
         return super().merge_environment_settings(url, proxies, stream, told, cert)
+
+
+def _authorized_by_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    told = get_auth_from_url(request.url or "")
+    return HTTPBasicAuth(*told)(request) if any(told) else request
 
 
 def _accepted(response: bytes, signal: Signal) -> Outcome:

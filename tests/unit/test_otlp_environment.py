@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from daemon.errors import StartupError
 from reducer.outputs.otlp_environment import (
     OtlpVariables,
+    checked_target,
     checked_url,
     http_endpoint,
     otlp_variables,
@@ -83,6 +85,14 @@ def test_what_is_no_header_is_an_error_that_does_not_show_it(
     assert "s3cr" not in str(error.value) + caplog.text
 
 
+@pytest.mark.parametrize("entry", ["trace-bin=s3cret", "x!y=s3cret", "name=s3%09cret"])
+def test_headers_that_grpc_has_not(entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StartupError, match=r"OTEL_EXPORTER_OTLP_HEADERS: number 2 is no header of gRPC") as error:
+        variables(monkeypatch, HEADERS=f"ok_1.a-b=1,{entry}")
+    assert "s3" not in str(error.value)
+    assert len(otlp_variables(Signal.METRICS, "http/protobuf", ("none", "gzip")).headers) == 2
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("10000", 10), ("500", 0.5), ("100", 0.1), ("15", 15), ("0.5", 0.5)])
 def test_times_are_milliseconds_unless_they_cannot_be(
     text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
@@ -128,7 +138,13 @@ def test_endpoints(values: dict[str, str], endpoint: str, monkeypatch: pytest.Mo
     assert http_endpoint(Signal.METRICS) == endpoint
 
 
-@pytest.mark.parametrize("url", ["host:4318", "http://", "ftp://host", "http://[::1", "http://host:99999", "http://:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("host:4318", "http://", "ftp://host", "http://[::1", "http://host:99999", "http://:1"),
+        *("http://a b:4318", "http://a..b:4318", "http://a\nb:4318", "http://.a:4318", "http://[a:b]:1"),
+    ],
+)
 def test_endpoints_that_are_none(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StartupError, match="must be http://HOST:PORT"):
         checked_url(url)
@@ -137,5 +153,42 @@ def test_endpoints_that_are_none(url: str, monkeypatch: pytest.MonkeyPatch) -> N
         http_endpoint(Signal.METRICS)
 
 
+@pytest.mark.parametrize("url", ["http://a:1", "http://a_b.c.:1", "http://10.0.0.1", "https://[::1]:1/x y"])
+def test_blanks_around_an_endpoint_are_no_part_of_it(url: str) -> None:
+    assert checked_url(f" {url}\n") == checked_target(f"{url}\n") == url
+
+
+@pytest.mark.parametrize("target", ["a..b:4317", "a:99999", "a:0"])
+def test_targets_that_are_none(target: str) -> None:
+    with pytest.raises(StartupError, match="must be http://HOST:PORT"):
+        checked_target(target)
+    assert checked_target("a.b:4317\n") == "a.b:4317"
+
+
+def test_grpc_has_no_user() -> None:
+    with pytest.raises(StartupError, match=r"'https://host:1/' has a user .* OTEL_EXPORTER_OTLP_HEADERS") as error:
+        checked_target("https://me:s3cret@host:1/")
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https:/me:s3cret@host", "https:/…@host"),
+        ("http://me:s3cret@host:99999/v1", "http://…@host:99999/v1"),
+        ("me:s3cret@host:4317", "…@host:4317"),
+        ("http://me:s3cret/@host:1", "http://…@host:1"),
+        ("http://me:s3?cret@host", "http://…"),
+        ("http:/host?key=s3cret", "http:/host"),
+        ("http:/host?key=s3@cret", "http:/…"),
+    ],
+)
+def test_what_is_no_endpoint_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    for check in (checked_url, checked_target):
+        with pytest.raises(StartupError, match=re.escape(f"the OTLP endpoint {shown!r} must be")):
+            check(url)
+
+
 def test_an_endpoint_is_shown_without_its_secrets() -> None:
+    assert without_secrets("https://me:s3cret@host:1/v1?key=s3cret#s3cret") == "https://host:1/v1"
     assert without_secrets("https://me:s3cret@host:1/v1/metrics?key=s3cret") == "https://host:1/v1/metrics"

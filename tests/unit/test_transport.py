@@ -177,6 +177,31 @@ def test_settings_of_the_environment(sink: OtlpSink, monkeypatch: pytest.MonkeyP
     assert sink.headers[-2]["content-encoding"] == "gzip"
 
 
+def test_headers_come_before_netrc(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "netrc").write_text(f"machine {sink.host} login other password other\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20told")
+    for endpoint, authorization in (
+        (sink.http_endpoint, "Bearer told"),
+        (sink.http_endpoint.replace("//", "//me:mine@"), "Basic bWU6bWluZQ=="),
+    ):
+        transport = HttpTransport(f"{endpoint}/v1/metrics")
+        assert transport.send(request()) == Accepted()
+        assert sink.headers[-1]["authorization"] == authorization
+        transport.close()
+
+
+def test_proxies_of_the_environment_are_used(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", sink.http_endpoint)
+    monkeypatch.delenv("no_proxy", raising=False)
+    transport = HttpTransport("http://receiver.invalid/v1/metrics")
+    outcome = transport.send(request())
+    # The sink knows of no paths that are URLs.
+    assert isinstance(outcome, Refused)
+    assert outcome.reason.startswith("404 ")
+    transport.close()
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("tls")
