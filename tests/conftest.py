@@ -11,10 +11,10 @@ from xdist.scheduler import LoadScopeScheduling
 if TYPE_CHECKING:
     import pytest
 
-# On a build machine the same examples each time, and no verdict on the machine's speed.
+# No verdict on the machine's speed; on a build machine the same examples each time.
+settings.register_profile("own", deadline=None)
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
+settings.load_profile("ci" if os.environ.get("CI") else "own")
 
 
 class _LabInOneProcess(LoadScopeScheduling):

@@ -157,6 +157,7 @@ class OtlpSink:
         self._on_request = on_request or self.requests.append
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
+        self._stopped = threading.Event()
         self._grpc: grpc.Server | None = None
         self._http: ThreadingHTTPServer | None = None
 
@@ -199,6 +200,7 @@ class OtlpSink:
 
     def start(self) -> Self:
         """Listen on both ports."""
+        self._stopped.clear()
         self._grpc = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
         for exported in ("metrics", "logs"):
             handler = grpc.unary_unary_rpc_method_handler(partial(self._export_grpc, exported))
@@ -233,6 +235,8 @@ class OtlpSink:
             self._http.server_close()
             self._http.cut_connections()
             self._http = None
+        # What would be answered later still is not, and holds up nobody.
+        self._stopped.set()
 
     __enter__ = start
 
@@ -250,7 +254,7 @@ class OtlpSink:
                     self.arrived_ns.append(time.time_ns())
                 (self.log_requests.append if exported == "logs" else self._on_request)(request)
             self._arrived.notify_all()
-        time.sleep(answer.delay_s)
+        self._stopped.wait(answer.delay_s)
         return answer
 
     def _export_grpc(self, exported: str, request: bytes, context: grpc.ServicerContext) -> bytes:

@@ -212,7 +212,7 @@ def test_finish_sends_what_is_left_without_waiting_out_the_pause(rig: Rig, sink:
 
 
 def test_finish_does_not_wait_for_a_receiver_that_does_not_answer(rig: Rig, sink: OtlpSink) -> None:
-    sink.default = Answer(delay_s=4.0)
+    sink.default = Answer(delay_s=20.0)
 
     async def main() -> float:
         rig.put(1, request(1))
@@ -223,7 +223,7 @@ def test_finish_does_not_wait_for_a_receiver_that_does_not_answer(rig: Rig, sink
         await running
         return time.monotonic() - started
 
-    assert 0.4 < asyncio.run(main()) < 2.0
+    assert 0.4 < asyncio.run(main()) < 10
     assert rig.safe == []
     assert rig.store.statistics().requests == 1
 

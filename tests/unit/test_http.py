@@ -159,8 +159,10 @@ def test_address_of_another_machine() -> None:
 
 
 def test_an_address_with_a_name_that_nobody_has() -> None:
-    server = HttpServer("--prom", "256.1.1.1:7010", {})
-    with pytest.raises(StartupError, match=r"cannot listen at 256\.1\.1\.1:7010: [A-Z][a-z ]+; give --prom") as error:
+    server = HttpServer("--prom", "[fe80::1%nowhere]:7010", {})
+    with pytest.raises(
+        StartupError, match=r"cannot listen at \[fe80::1%nowhere\]:7010: [A-Z][a-z ]+; give --prom"
+    ) as error:
         asyncio.run(server.start())
     assert "unknown error" not in str(error.value).lower()
 
