@@ -67,7 +67,7 @@ def rows_of(connections: np.ndarray, network_namespace: int) -> Tables:
 
 def follow(conntrack: Conntrack, seconds: float) -> None:
     """Follow the connections, and print what it took."""
-    translations = Translations()
+    translations = Translations({conntrack.inode})
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begin, cpu_begin, polled = time.monotonic(), time.thread_time(), time.monotonic()
     events = rows = 0

@@ -41,28 +41,24 @@ def in_loopback(endpoints: np.ndarray) -> np.ndarray:
 
 
 class EndpointKeys:
-    """Gives `ENDPOINTS` keys by which they are told apart; the way is secret, since others choose addresses and ports.
-
-    Those with a loopback address mean something in their network namespace alone, and have keys by namespace.
-    """
+    """Gives `ENDPOINTS` keys by which they are told apart; the way is secret, since others choose addresses and ports."""
 
     def __init__(self) -> None:
         self._secret = np.frombuffer(secrets.token_bytes(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
 
-    def __call__(self, endpoints: np.ndarray, protocol: np.ndarray, network_namespace: np.ndarray) -> np.ndarray:
+    def __call__(self, endpoints: np.ndarray, protocol: np.ndarray, scope: np.ndarray) -> np.ndarray:
         """Return a uint64 for each of *endpoints*.
 
         Args:
             endpoints: `ENDPOINTS`.
             protocol: uint8, IPPROTO_TCP or IPPROTO_UDP.
-            network_namespace: uint32, inode numbers.
+            scope: uint32, in which they mean something.
 
         """
         addresses = _addresses(endpoints)
         ports = endpoints["local_port"].astype(np.uint64) << np.uint64(16) | endpoints["remote_port"]
-        scope = np.where(in_loopback(endpoints), network_namespace, 0).astype(np.uint64)
         words = [column for address in addresses for column in address.T]
-        words += [ports | protocol.astype(np.uint64) << _SHIFT, scope]
+        words += [ports | protocol.astype(np.uint64) << _SHIFT, scope.astype(np.uint64)]
         key = np.zeros(len(endpoints), np.uint64)
         for word, add, multiply in zip(words, *self._secret, strict=True):
             key = (key ^ word ^ add) * multiply

@@ -41,7 +41,6 @@ class NatConcern(Concern):
     """The translated connections of all network namespaces, or if some are named, of these and the machine's."""
 
     def __init__(self, surroundings: Surroundings) -> None:
-        self._translations = Translations()
         self._stack = contextlib.ExitStack()
         self._wakeups = self._stack.enter_context(select.epoll())
         self.wakeup_fd = self._wakeups.fileno()
@@ -51,10 +50,13 @@ class NatConcern(Concern):
         self._told = False
         try:
             proc, named = surroundings.settings.proc, surroundings.settings.network_namespaces
+            with NetworkNamespace(_OWN) as own:
+                common = {own.inode}
             if not named:
                 self._open_everywhere(proc)
             if not self._conntracks:
                 self._conntracks = [self._stack.enter_context(each) for each in _conntracks(proc, named)]
+            self._translations = Translations(common.union(conntrack.inode for conntrack in self._conntracks))
             for conntrack in self._conntracks:
                 self._wakeups.register(conntrack, select.EPOLLIN | select.EPOLLONESHOT)
             self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
@@ -116,7 +118,10 @@ class NatConcern(Concern):
             self._others = self._stack.enter_context(OtherNamespaces(proc, conntrack.inode))
 
     def _read_events(self) -> None:
-        for inode in self._others.ended() if self._others else ():
+        ended = self._others.ended() if self._others else []
+        if ended:
+            self._enter_events()  # else those of the namespaces that are gone are entered after their end
+        for inode in ended:
             self._translations.end(inode, time.monotonic_ns())
         for conntrack in self._conntracks:
             try:

@@ -6,9 +6,10 @@ socket of this machine, the packets that leave it are translated, so its rows ge
 another machine, the packets that reach this one are not translated yet, so the rows of the other end, which is here,
 get the original pair. What the collectors of both ends tell is then one flow.
 
-A connection may be translated several times, in the network namespaces that it passes on the machine: from a pod to a
-service (by the machine), and to the port of a proxy (in the other pod). The translated pair of one is then the original
-pair of the next, and rows go from one to the next.
+A connection may be translated several times, in the network namespaces that it passes: from a pod to a service (by the
+machine), and to the port of a proxy (in the other pod). A row goes from its own pair, by what its namespace translates,
+to the pair that its packets have outside, and from there by what the machine translates; so do the rows of the other
+end, from theirs. What any other namespace translates changes no row: anybody may have one, with any addresses.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ from kernel_collector.nat.chosen_endpoints import ChosenEndpoints
 from kernel_collector.nat.conntrack_messages import CONNECTION
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from intake.columns import Columns, Tables
 
 MOST_TRANSLATIONS = 1 << 20
 # The kernel forgets a connection some seconds after its sockets are closed, at the earliest; their last rows come with
 # the next poll.
 KEPT_NS = 60 * SECOND_NS
-MOST_IN_A_ROW = 4
+_COMMON = 0  # in place of an inode number
 _IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
 _TABLES = ("tcp", "udp", "dns", "http", "bins", "drops")
@@ -51,9 +54,18 @@ _TRANSLATION = np.dtype(
 
 
 class Translations:
-    """The translated connections of the last time, at most *most*: about 150 bytes each."""
+    """The translated connections of the last time, at most *most*: about 150 bytes each.
 
-    def __init__(self, most: int = MOST_TRANSLATIONS) -> None:
+    Args:
+        common: inode numbers of the network namespaces whose translations change the rows of all: the machine's. Those
+            of any other change its own rows alone.
+
+    """
+
+    def __init__(self, common: Collection[int], most: int = MOST_TRANSLATIONS) -> None:
+        self._common = np.array(sorted(common), np.uint32)
+        self._own: set[int] = set()  # other namespaces that translate
+        self._most_of_others = most // 2  # so that nobody else takes all the room
         self._untracked = 0
         self._chosen = ChosenEndpoints()
         self._keys = EndpointKeys()
@@ -62,7 +74,6 @@ class Translations:
         self._by_answer = SocketIndex(most)  # by the pair of the other end
         self._of_answer = np.zeros(1024, np.intp)
         self._dumps: dict[int, int] = {}
-        self._namespaces: set[int] = set()  # some that have translated any
 
     def __len__(self) -> int:
         return len(self._by_original)
@@ -84,12 +95,14 @@ class Translations:
         if not len(connections):
             return
         namespaces = np.broadcast_to(np.asarray(network_namespace, np.uint32), len(connections))
-        keys = self._keys(connections["original"], connections["protocol"], namespaces)
+        keys = self._keys_of(connections["original"], connections["protocol"], namespaces)
         keys, last = np.unique(keys[::-1], return_index=True)  # of several events the last one counts
         connections, namespaces = connections[::-1].take(last), namespaces[::-1].take(last)
         slots = self._by_original.find(keys)
         self._forget_answers(slots[slots >= 0])
         new = slots < 0
+        if len(self._by_original) >= self._most_of_others:
+            new &= np.isin(namespaces, self._common)
         slots[new] = self._by_original.insert(keys[new])
         kept = np.flatnonzero(slots >= 0)
         self._untracked += len(slots) - len(kept)
@@ -100,8 +113,7 @@ class Translations:
         entries["network_namespace"] = namespaces
         entries["ended_ns"][connections["ended"]] = now_ns
         distinct, which = np.unique(namespaces, return_inverse=True)
-        if len(self._namespaces) < MOST_IN_A_ROW:
-            self._namespaces.update(distinct.tolist())
+        self._own.update(np.setdiff1d(distinct, self._common).tolist())
         entries["dump"] = np.array([self._dumps.get(inode, 0) for inode in distinct.tolist()], np.uint32)[which]
         self._table = _with_room(self._table, slots)
         opaque(self._table)[slots] = opaque(entries)
@@ -120,6 +132,7 @@ class Translations:
         """Take it that a namespace is gone, and all of its translations."""
         self.replace(np.empty(0, CONNECTION), network_namespace, now_ns)
         del self._dumps[network_namespace]
+        self._own.discard(network_namespace)
 
     def forget(self, now_ns: int) -> None:
         """Forget those that ended `KEPT_NS` ago."""
@@ -130,7 +143,7 @@ class Translations:
             self._forget_answers(slots)
             entries = self._table.take(slots)
             self._by_original.remove(
-                np.sort(self._keys(entries["original"], entries["protocol"], entries["network_namespace"]))
+                np.sort(self._keys_of(entries["original"], entries["protocol"], entries["network_namespace"]))
             )
 
     def translate(self, tables: Tables) -> Tables:
@@ -151,33 +164,19 @@ class Translations:
         """Return the endpoints that rows get, and which of them are others than their own."""
         known, chosen = self._chosen.find(rows.sockets, rows.endpoints)
         known &= rows.protocols == _IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
-        matches = self._matches(rows)
-        self._note_first_ends(rows, matches)
-        endpoints = np.where(known, chosen, rows.endpoints)
-        changed = known.copy()
-        left, moved = np.arange(len(known)), ~known
-        for step in range(self._most_in_a_row):
-            if step:
-                rows = rows.at(moved, endpoints[left])
-                matches, moved = self._matches(rows), np.ones(len(left), bool)
-            given, further = self._moved(rows, matches)
-            moved &= further
-            left = left.compress(moved)
-            endpoints[left] = given.compress(moved)
-            changed[left] = True
-            if not len(left):
-                break
-        return endpoints, changed
-
-    @property
-    def _most_in_a_row(self) -> int:
-        """How often a connection can be translated: in each namespace once."""
-        return min(max(len(self._namespaces), 1), MOST_IN_A_ROW)
+        endpoints = rows.endpoints.copy()
+        changed = np.zeros(len(endpoints), bool)
+        inside = np.flatnonzero(np.isin(rows.network_namespaces, list(self._own)))
+        if len(inside):
+            endpoints[inside], changed[inside] = self._moved(rows.at(inside))
+        common = np.where(np.isin(rows.network_namespaces, self._common), rows.network_namespaces, _COMMON)
+        endpoints, moved = self._moved(rows._replace(endpoints=endpoints, network_namespaces=common))
+        return np.where(known, chosen, endpoints), known | changed | moved
 
     def _matches(self, rows: _Rows) -> _Matches:
         turned = other_end(rows.endpoints)
         keys, turned_keys = (
-            self._keys(each, rows.protocols, rows.network_namespaces) for each in (rows.endpoints, turned)
+            self._keys_of(each, rows.protocols, rows.network_namespaces) for each in (rows.endpoints, turned)
         )
         return _Matches(
             first=self._held(self._by_original.find(keys), "original", rows.endpoints),
@@ -190,8 +189,10 @@ class Translations:
             ),
         )
 
-    def _moved(self, rows: _Rows, matches: _Matches) -> tuple[np.ndarray, np.ndarray]:
-        """Return the endpoints of rows after one translation, or before it, and which of them it changes."""
+    def _moved(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return the endpoints of rows after their translation, or before it, and which of them it changes."""
+        matches = self._matches(rows)
+        self._note_first_ends(rows, matches)
         here = self._table["first_end_here"]
         endpoints = rows.endpoints.copy()
         changed = np.zeros(len(endpoints), bool)
@@ -208,24 +209,22 @@ class Translations:
         return endpoints, changed
 
     def _note_first_ends(self, rows: _Rows, matches: _Matches) -> None:
-        """Note of which translations the first ends are here: of those that rows of sockets match, and of the next.
+        """Note of which translations the first ends are here: of those that rows of sockets match.
 
         A pair with a loopback address means nothing to a first end in another namespace, such as a pod that dials a
         service which a program of the node answers on 127.0.0.1: it is as if that end was on another machine.
         """
-        for step in range(self._most_in_a_row):
-            if step:
-                onward = (matches.first >= 0) & rows.of_sockets & self._table["first_end_here"][matches.first]
-                if not onward.any():
-                    return
-                rows = rows.at(onward, self._table["translated"][matches.first[onward]])
-                matches = self._matches(rows)
-            for slots in (matches.first, matches.first_done):
-                these = np.flatnonzero((slots >= 0) & rows.of_sockets)
-                slots_here = slots[these]
-                beyond_reach = in_loopback(self._table["translated"][slots_here])
-                beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
-                self._table["first_end_here"][slots_here[~beyond_reach]] = True
+        for slots in (matches.first, matches.first_done):
+            these = np.flatnonzero((slots >= 0) & rows.of_sockets)
+            slots_here = slots[these]
+            beyond_reach = in_loopback(self._table["translated"][slots_here])
+            beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
+            self._table["first_end_here"][slots_here[~beyond_reach]] = True
+
+    def _keys_of(self, endpoints: np.ndarray, protocols: np.ndarray, namespaces: np.ndarray) -> np.ndarray:
+        """Return keys of endpoints in network namespaces; outside of loopback the common ones are as one."""
+        as_one = np.isin(namespaces, self._common) & ~in_loopback(endpoints)
+        return self._keys(endpoints, protocols, np.where(as_one, _COMMON, namespaces))
 
     def _held(self, slots: np.ndarray, name: str, endpoints: np.ndarray) -> np.ndarray:
         """Return *slots*, -1 for those that hold no translation with these *endpoints* by *name*."""
@@ -237,7 +236,7 @@ class Translations:
 
     def _answer_keys(self, slots: np.ndarray) -> np.ndarray:
         entries = self._table.take(slots)
-        return self._keys(other_end(entries["translated"]), entries["protocol"], entries["network_namespace"])
+        return self._keys_of(other_end(entries["translated"]), entries["protocol"], entries["network_namespace"])
 
     def _remember_answers(self, slots: np.ndarray) -> None:
         keys, first = np.unique(self._answer_keys(slots), return_index=True)
@@ -279,9 +278,9 @@ class _Rows(NamedTuple):
     lasting: np.ndarray  # more rows of the socket follow
     ending: np.ndarray  # the last row of the socket
 
-    def at(self, which: np.ndarray, endpoints: np.ndarray) -> _Rows:
-        """Return some of the rows, with other endpoints."""
-        return _Rows(*(column.compress(which) for column in self))._replace(endpoints=endpoints)
+    def at(self, which: np.ndarray) -> _Rows:
+        """Return some of the rows, by their numbers."""
+        return _Rows(*(column.take(which) for column in self))
 
 
 def _rows_of(tables: Tables, names: list[str]) -> _Rows:

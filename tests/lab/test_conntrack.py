@@ -14,10 +14,13 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.columns import empty_columns
 from kernel_collector.concern import Surroundings
+from kernel_collector.nat import translations
 from kernel_collector.nat.concern import NatConcern, tried
 from kernel_collector.nat.conntrack import Conntrack
+from kernel_collector.nat.namespace_ids import NamespaceIds
 from kernel_collector.options import Settings
 from tests.lab.network import Network, forget_connections
+from tests.lab.waiting import wait_until
 from tests.tcp_records import address
 
 SERVICE = "10.96.0.1"
@@ -111,8 +114,7 @@ def test_the_collector_reads_all_again_where_events_were_lost(host, monkeypatch)
         given = concern.rewrite({"udp": rows})["udp"]
         assert set(given["remote_port"].tolist()) == {5353}
         assert set(given["remote_address"].tolist()) == {address("10.203.0.1")}
-        statistics = intake_pb2.CollectorStatistics()
-        concern.fill(statistics)
+        statistics = statistics_of(concern)
         assert statistics.translation_overruns > 0
         assert statistics.translations_tracked >= 500
 
@@ -135,26 +137,84 @@ input()
 """
 
 
+@contextlib.contextmanager
+def shown(host_directory, process):
+    """Show a process in the machine's /proc, and have it end then."""
+    path = host_directory / "proc" / f"{process.pid}"
+    path.symlink_to(f"/proc/{process.pid}")
+    try:
+        yield
+    finally:
+        process.communicate(b"\n")
+        path.unlink()
+
+
+def opened_concern(host_directory):
+    settings = Settings(host_directory=host_directory)
+    return contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None, None)))
+
+
+def drain_when_woken(concern):
+    async def wait():
+        woken = asyncio.Event()
+        asyncio.get_running_loop().add_reader(concern.wakeup_fd, woken.set)
+        await asyncio.wait_for(woken.wait(), 10)
+        concern.drain()
+
+    asyncio.run(wait())
+
+
+def start_sender(pod):
+    with pod.entered():
+        return subprocess.Popen(["python3", "-c", SENDER], stdin=subprocess.PIPE)
+
+
+def wait_until_free(ids: NamespaceIds, number: int) -> None:
+    """Wait until a network namespace is gone, by its number."""
+    ended: set[int] = set()
+
+    def free() -> bool:
+        ended.update(ids.ended() or ())
+        return number in ended
+
+    wait_until(free, 60, "the number of a network namespace to be free")
+
+
+def statistics_of(concern):
+    statistics = intake_pb2.CollectorStatistics()
+    concern.fill(statistics)
+    return statistics
+
+
+def test_what_a_pod_translated_that_is_gone_before_its_events_are_entered_is_forgotten(
+    host, host_directory, monkeypatch
+):
+    monkeypatch.setattr(translations, "KEPT_NS", 0)
+    with contextlib.closing(Network()) as network:
+        pod = network.behind(host, "pod")
+        pod.run("nft", "-f", "-", input=RULES)
+        with host.entered():
+            ids = NamespaceIds()
+        with ids, opened_concern(host_directory) as concern:
+            with shown(host_directory, start_sender(pod)):
+                drain_when_woken(concern)
+            with pod.namespace.open() as namespace:
+                number = ids.of(namespace.fileno())
+            network.remove(pod)
+            wait_until_free(ids, number)
+            concern.rewrite({})
+            assert statistics_of(concern).translations_tracked == 1
+            concern.read()
+            assert statistics_of(concern).translations_tracked == 0
+
+
 def test_a_pod_that_is_gone_before_its_rows_come_is_known_from_its_first_event(host, host_directory):
     with contextlib.closing(Network()) as network:
         pod = network.behind(host, "pod")
         pod.run("nft", "-f", "-", input=RULES)
-        settings = Settings(host_directory=host_directory)
-        with contextlib.closing(NatConcern(Surroundings(settings, frozenset(), None, None, None))) as concern:
-
-            async def drain_when_woken():
-                woken = asyncio.Event()
-                asyncio.get_running_loop().add_reader(concern.wakeup_fd, woken.set)
-                await asyncio.wait_for(woken.wait(), 10)
-                concern.drain()
-
-            with pod.entered():
-                sender = subprocess.Popen(["python3", "-c", SENDER], stdin=subprocess.PIPE)
-            shown = host_directory / "proc" / f"{sender.pid}"
-            shown.symlink_to(f"/proc/{sender.pid}")
-            asyncio.run(drain_when_woken())
-            sender.communicate(b"\n")
-            shown.unlink()
+        with opened_concern(host_directory) as concern:
+            with shown(host_directory, start_sender(pod)):
+                drain_when_woken(concern)
             rows = empty_columns(1, "udp")
             rows["local_port"][0], rows["remote_port"][0] = 40000, 53
             rows["local_address"][0], rows["remote_address"][0] = address(pod.ipv4), address(SERVICE)

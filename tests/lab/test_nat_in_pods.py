@@ -11,6 +11,7 @@ import pytest
 from kernel_collector.nat.namespace_ids import NamespaceIds
 from tests.lab.daemons import Exported, script
 from tests.lab.network import wait_for_listener
+from tests.lab.test_conntrack import wait_until_free
 from tests.lab.test_nat import BLOCK, DATAGRAMS, UDP_PORT, exchange_datagrams
 from tests.lab.traffic import DISCARDING_SERVER, hand_over
 from tests.lab.waiting import wait_until
@@ -31,9 +32,9 @@ class Mesh:
     The first pod redirects what it sends to port 81 to a proxy of its own, the second what comes to its ports.
     """
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, node: Host) -> None:
         self._lab = lab
-        self.node = lab.host("node")
+        self.node = node
         self.first, self.second = (lab.network.behind(self.node, name) for name in ("first", "second"))
         ports = f"{{ {PORT}, {LATER_PORT} }}"
         translate(self.node, "prerouting", f"ip daddr {SERVICE} tcp dport {ports} dnat to {self.second.ipv4}")
@@ -76,8 +77,9 @@ def assert_one_flow(exported: Exported, source: str, address: str, connections: 
 def test_what_pods_redirect_is_one_flow_with_both_names(lab: Lab) -> None:
     """The pods come after the collector, which has to find them."""
     reducer = lab.start_reducer_with_sink("--keep-loopback")
-    collector = lab.start_collector(lab.centre, everywhere=True)
-    mesh = Mesh(lab)
+    node = lab.host("node")
+    collector = lab.start_collector(node, everywhere=True)
+    mesh = Mesh(lab, node)
     send(mesh.first, mesh.second.ipv4)
     send(mesh.first, SERVICE)
     send(mesh.first, mesh.node.ipv4, 81)
@@ -92,7 +94,7 @@ def test_what_pods_redirect_is_one_flow_with_both_names(lab: Lab) -> None:
 
 
 def test_what_was_translated_in_a_pod_before_the_start_and_a_datagram(lab: Lab) -> None:
-    mesh = Mesh(lab)
+    mesh = Mesh(lab, lab.host("node"))
     reducer = lab.start_reducer_with_sink()
     with mesh.second.entered():
         listener = socket.create_server(("0.0.0.0", LATER_PORT + 1))
@@ -116,7 +118,7 @@ def test_what_was_translated_in_a_pod_before_the_start_and_a_datagram(lab: Lab) 
 
 def test_a_pod_goes_when_its_last_program_does(lab: Lab) -> None:
     lab.start_reducer_with_sink()
-    mesh = Mesh(lab)
+    mesh = Mesh(lab, lab.host("node"))
     lab.start_collector(mesh.node, everywhere=True)
     send(mesh.first, mesh.second.ipv4)
     time.sleep(1)
@@ -129,7 +131,7 @@ def test_a_pod_goes_when_its_last_program_does(lab: Lab) -> None:
         mesh.servers[1].stop()
         lab.network.remove(mesh.second)
         wait_until(lambda: mesh.node.run("ip", "-o", "link") != before, 60, "the interfaces of the pod to go")
-        wait_until(lambda: ids.ended() == {number}, 60, "its number to be free")
+        wait_until_free(ids, number)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_a_pod_goes_when_its_last_program_does(lab: Lab) -> None:
     ],
 )
 def test_without_a_capability_for_it_all_else_goes_on(lab: Lab, capability: str, told: str) -> None:
-    mesh = Mesh(lab)
+    mesh = Mesh(lab, lab.host("node"))
     send(mesh.first, mesh.second.ipv4)
     without = ("setpriv", f"--bounding-set=-{capability}", f"--inh-caps=-{capability}", "--")
     collector = lab.programs.start("collector", *without, script("kernel-collector"), "--log-console", "--no-log-file")

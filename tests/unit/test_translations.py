@@ -14,7 +14,7 @@ from kernel_collector.nat.translations import KEPT_NS, Translations
 from tests.conntrack_messages import TCP, UDP, connections
 from tests.tcp_records import address
 
-NAMESPACE, POD_NAMESPACE = 4_026_531_840, 4_026_532_000
+NAMESPACE, POD_NAMESPACE, OTHER_NAMESPACE = 4_026_531_840, 4_026_532_000, 4_026_532_001
 SECOND_NS = 10**9
 CLIENT, SERVICE, POD, NODE = ("10.0.0.1", 40000), ("10.96.0.1", 80), ("10.1.0.7", 8080), ("10.0.0.9", 50000)
 PORT_OF_NODE = ("10.0.0.9", 30080)
@@ -59,7 +59,7 @@ def translated(table, *pairs, name="tcp", **columns):
 
 
 def table_of(*entries, **options):
-    table = Translations(**options)
+    table = Translations({NAMESPACE}, **options)
     table.update(connections(*entries), NAMESPACE, SECOND_NS)
     return table
 
@@ -88,7 +88,7 @@ def test_rows_of_others_keep_theirs_and_the_tables_that_need_none_stay_as_they_a
     assert given["drops"] is tables["drops"]
     assert pairs_of(given["tcp"]) == [pair(CLIENT, POD)]
     assert translated(table, pair(CLIENT, SERVICE), name="udp") == [pair(CLIENT, SERVICE)], "another protocol"
-    assert translated(Translations(), pair(CLIENT, SERVICE)) == [pair(CLIENT, SERVICE)]
+    assert translated(Translations({NAMESPACE}), pair(CLIENT, SERVICE)) == [pair(CLIENT, SERVICE)]
 
 
 def test_all_tables_with_endpoints_are_translated_alike_and_keep_all_else():
@@ -205,7 +205,7 @@ OUTWARD = (pair(NODE, POD), pair(NODE, IN_PROXY))
 
 def table_in_a_row(*namespaces, protocol=TCP):
     """Translated by the machine, by one entry, and in the pod, by the other, which come in either order."""
-    table = Translations()
+    table = Translations({NAMESPACE})
     for entry, namespace in namespaces:
         table.update(connections((*entry, protocol)), namespace, SECOND_NS)
     return table
@@ -218,33 +218,61 @@ def test_one_translated_by_the_machine_and_by_the_pod_goes_from_end_to_end(name,
     for outer, inner in ((DNAT, IN_POD), (FULL, OUTWARD)):
         table = table_in_a_row(*((outer, NAMESPACE), (inner, POD_NAMESPACE))[::order], protocol=protocol)
         here, there = outer[0], pair(IN_PROXY, inner[1][:2])
-        namespaces = [POD_NAMESPACE, NAMESPACE][::order]
-        given = translated(table, *(there, here)[::order], name=name, network_namespace=namespaces)
-        assert given == [there, inner[1]][::order], "both ends are on this machine"
+        for client in (NAMESPACE, OTHER_NAMESPACE):
+            namespaces = [POD_NAMESPACE, client][::order]
+            given = translated(table, *(there, here)[::order], name=name, network_namespace=namespaces)
+            assert given == [pair(POD, inner[0][:2]), outer[1]][::order], "both ends are on this machine"
         table = table_in_a_row((outer, NAMESPACE), (inner, POD_NAMESPACE), protocol=protocol)
-        assert translated(table, there, name=name) == [pair(outer[0][2:], CLIENT)], "the first end is elsewhere"
+        given = translated(table, there, name=name, network_namespace=[POD_NAMESPACE])
+        assert given == [pair(outer[0][2:], CLIENT)], "the first end is elsewhere"
 
 
 def test_a_pods_redirect_to_its_own_proxy_is_one_flow():
-    table = Translations()
+    table = Translations({NAMESPACE})
     table.update(connections((pair(POD, SERVICE), pair(POD, PROXY))), POD_NAMESPACE, SECOND_NS)
     given = translated(table, pair(POD, SERVICE), pair(PROXY, POD), network_namespace=[POD_NAMESPACE] * 2)
     assert given == [pair(POD, PROXY), pair(PROXY, POD)]
 
 
-def test_translations_that_lead_back_to_where_they_began_end():
-    table = table_of(DNAT, DNAT[::-1])
-    assert translated(table, DNAT[0]) in ([DNAT[0]], [DNAT[1]])
+def test_a_pod_translates_first_what_the_machine_then_does():
+    nested = (pair(CLIENT, ("10.96.1.1", 80)), DNAT[0])
+    table = table_in_a_row((nested, OTHER_NAMESPACE), (DNAT, NAMESPACE), (IN_POD, POD_NAMESPACE))
+    dialled, proxied = nested[0], pair(IN_PROXY, CLIENT)
+    given = translated(table, dialled, proxied, network_namespace=[OTHER_NAMESPACE, POD_NAMESPACE])
+    assert given == [DNAT[1], pair(POD, CLIENT)]
+
+
+def test_what_a_namespace_translates_changes_no_rows_of_others():
+    forged = pair(("192.0.2.1", 1), ("192.0.2.2", 2))
+    entries = [(each, forged) for each in (*DNAT, IN_POD[1])] + [(forged, each) for each in (*DNAT, IN_POD[1])]
+    table = table_in_a_row((DNAT, NAMESPACE), (IN_POD, POD_NAMESPACE))
+    ends = (DNAT[0], DNAT[0], pair(IN_PROXY, CLIENT), pair(POD, CLIENT))
+    namespaces = {"network_namespace": [NAMESPACE, POD_NAMESPACE, POD_NAMESPACE, NAMESPACE]}
+    asked = [{"name": name, "transport": [TCP] * 4} if name == "drops" else {} for name in ("tcp", "drops")]
+    before = [translated(table, *ends, **namespaces, **each, socket=[0] * 4) for each in asked]
+    for ended in (False, True):
+        table.update(connections(*((*each, TCP, ended) for each in entries)), OTHER_NAMESPACE, SECOND_NS)
+        table.forget(SECOND_NS + KEPT_NS)
+        assert [translated(table, *ends, **namespaces, **each, socket=[0] * 4) for each in asked] == before
+    assert before[0] == [DNAT[1], DNAT[1], pair(POD, CLIENT), pair(POD, CLIENT)]
+
+
+def test_named_namespaces_translate_for_each_other_as_one():
+    table = Translations({NAMESPACE, POD_NAMESPACE})
+    table.update(connections(DNAT), NAMESPACE, SECOND_NS)
+    given = translated(table, DNAT[0], pair(POD, CLIENT), network_namespace=[POD_NAMESPACE, OTHER_NAMESPACE])
+    assert given == [DNAT[1], pair(POD, CLIENT)]
 
 
 def test_events_of_several_namespaces_come_together():
     elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
-    table = Translations()
+    table = Translations({NAMESPACE})
     namespaces = np.array([NAMESPACE, POD_NAMESPACE, NAMESPACE], np.uint32)
     table.update(connections(DNAT, elsewhere, FULL), namespaces, SECOND_NS)
     table.end(POD_NAMESPACE, SECOND_NS)
     table.forget(SECOND_NS + KEPT_NS)
-    assert translated(table, DNAT[0], elsewhere[0]) == [DNAT[1], elsewhere[0]]
+    given = translated(table, DNAT[0], elsewhere[0], network_namespace=[NAMESPACE, POD_NAMESPACE])
+    assert given == [DNAT[1], elsewhere[0]]
 
 
 def test_a_dump_ends_what_it_does_not_tell_in_its_namespace():
@@ -255,7 +283,9 @@ def test_a_dump_ends_what_it_does_not_tell_in_its_namespace():
     table.replace(connections(DNAT, DNAT), NAMESPACE, 2 * SECOND_NS)
     table.forget(2 * SECOND_NS + KEPT_NS)
     assert len(table) == 2
-    assert translated(table, DNAT[0], other[0], elsewhere[0]) == [DNAT[1], other[0], elsewhere[1]]
+    namespaces = [NAMESPACE, NAMESPACE, POD_NAMESPACE]
+    given = translated(table, DNAT[0], other[0], elsewhere[0], network_namespace=namespaces)
+    assert given == [DNAT[1], other[0], elsewhere[1]]
     table.update(connections(other), NAMESPACE, 3 * SECOND_NS)
     table.replace(connections(), NAMESPACE, 4 * SECOND_NS)
     table.forget(4 * SECOND_NS + KEPT_NS)
@@ -271,6 +301,15 @@ def test_beyond_its_limits_it_counts_and_goes_on():
     assert translated(table, FULL[0]) == [FULL[1]]
 
 
+def test_what_other_namespaces_translate_leaves_the_machine_half_of_the_room():
+    table = Translations({NAMESPACE}, most=4)
+    for number in range(4):
+        table.update(connections((pair(POD, (SERVICE[0], number)), pair(POD, PROXY))), POD_NAMESPACE, SECOND_NS)
+    assert (len(table), table.untracked) == (2, 2)
+    table.update(connections(DNAT, FULL), NAMESPACE, SECOND_NS)
+    assert (len(table), table.untracked) == (4, 2)
+
+
 def test_sockets_beyond_those_that_keep_what_they_got_are_counted(monkeypatch):
     monkeypatch.setattr(translations, "ChosenEndpoints", lambda: ChosenEndpoints(most=1))
     table = table_of(DNAT, FULL)
@@ -282,7 +321,7 @@ def test_sockets_beyond_those_that_keep_what_they_got_are_counted(monkeypatch):
 def test_many_in_any_order_agree_with_a_dictionary(seed, monkeypatch):
     monkeypatch.setattr(translations, "KEPT_NS", 10)
     random = np.random.default_rng(seed)
-    table, truth = Translations(), {}
+    table, truth = Translations({NAMESPACE}), {}
     for now_ns in range(1, 60):
         events = []
         for client in random.integers(0, 40, random.integers(0, 30)).tolist():
