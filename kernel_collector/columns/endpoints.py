@@ -41,7 +41,7 @@ def in_loopback(endpoints: np.ndarray) -> np.ndarray:
 
 
 class EndpointKeys:
-    """Gives `ENDPOINTS` keys by which they are told apart; the way is secret, since others choose addresses and ports."""
+    """Gives `ENDPOINTS` keys by which they are told apart; the way is secret, since others choose these."""
 
     def __init__(self) -> None:
         self._secret = np.frombuffer(secrets.token_bytes(16 * _WORDS), np.uint64).reshape(2, _WORDS) | np.uint64(1)
