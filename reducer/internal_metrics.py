@@ -115,7 +115,7 @@ TABLE = (
     _gauge("queue", "bytes", "By", "Size of the OTLP requests that wait for their export."),
     _gauge("queue", "most_bytes", "By", "Size from which on the queue drops its oldest windows."),
     _gauge("queue", "windows_unwritten", "{window}", "Windows that the data directory could not take yet."),
-    _counter("queue", "windows_dropped", "{window}", "Windows lost since the queue was full, or at the end."),
+    _counter("queue", "windows_dropped", "{window}", "Windows lost since the queue was full."),
     _counter("queue", "points_dropped", "{point}", "Points in the windows lost."),
     _gauge("otlp", "connected", "", "Whether the OTLP receiver took, or refused, the last request."),
     _counter("otlp_grpc", "requests_sent", "{request}", "Requests that the OTLP receiver took."),

@@ -21,7 +21,7 @@ from reducer.outputs.store import (
     WaitingRequest,
     WindowExport,
     count_drop,
-    count_loss_at_end,
+    log_loss_at_end,
 )
 
 if TYPE_CHECKING:
@@ -118,12 +118,12 @@ class DiskStore:
         return StoreStatistics(**vars(self._statistics) | {"windows_unwritten": len(self._unwritten)})
 
     def close(self) -> None:
-        """Let another reducer have the directory; what could not be written to it is counted and logged as lost."""
+        """Let another reducer have the directory; what could not be written to it is logged as lost."""
         with self._lock:
             if self._unwritten:
                 requests = [request for window in self._unwritten for request in window.requests]
                 advice = f"see to the disk of {self._directory}"
-                count_loss_at_end(self._statistics, len(self._unwritten), requests, advice)
+                log_loss_at_end(len(self._unwritten), requests, advice)
                 self._unwritten.clear()
             self._database.close()
             os.close(self._lock_file)

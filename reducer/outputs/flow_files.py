@@ -37,7 +37,7 @@ RETRY_S = 10.0
 # Errors of what is written to: a disk, or an object store by way of polars.
 _ERRORS = (OSError, pl.exceptions.PolarsError)
 # What polars writes to by URL, with a bucket or container.
-_STORE = re.compile(r"(s3a?|gs|gcs|az|azure|adl|abfss?)://[^/]")
+_STORE = re.compile(r"(s3a?|gs|az|azure|adl|abfss?)://[^/]")
 # Inside of a string quotes are escaped, so these are keys.
 _NOTHING = re.compile(rb',"\w+":(?:null|0)(?=[,}])')
 
@@ -150,11 +150,15 @@ def _open_to_append(path: Path) -> int:
         OSError: it cannot be written.
 
     """
+    # In a directory such as /tmp the kernel refuses to create what is there, and another user's (fs.protected_fifos).
+    create = 0 if path.exists() else os.O_CREAT
     try:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | create | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        if error.errno == errno.ENXIO:
+        if path.is_fifo() and error.errno == errno.ENXIO:
             raise _NoReaderError(errno.ENXIO, "nobody reads from it", str(path)) from error
+        if path.is_socket():
+            raise OSError(errno.ENXIO, "it is a socket", str(path)) from error
         raise
     os.set_blocking(file, True)
     return file
@@ -200,7 +204,7 @@ class ParquetFiles:
         partition = f"date={start:%Y-%m-%d}/hour={start:%H}"
         file = f"flows-{_moment(start)}-{_moment(end)}.parquet"
         if self._directory is None:
-            flows.write_parquet(f"{self.name.rstrip('/')}/{partition}/{file}")
+            _write_to_store(flows, f"{self.name.rstrip('/')}/{partition}/{file}")
             return
         place = self._directory / partition
         place.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -243,6 +247,16 @@ class ParquetFiles:
             for partition in (path.parent, path.parent.parent):
                 with contextlib.suppress(OSError):  # there is more in it
                     partition.rmdir()
+
+
+def _write_to_store(flows: pl.DataFrame, url: str) -> None:
+    try:
+        flows.write_parquet(url)
+    except _ERRORS:
+        raise
+    except Exception as error:
+        # Those of a store's own library, such as that there are no credentials, have no class in common.
+        raise OSError(str(error) or type(error).__name__) from error
 
 
 def _moment(time: datetime) -> str:
@@ -297,14 +311,10 @@ class FlowWriter:
             await set_within(self._woken, RETRY_S if self._waiting else None)
 
     def close(self) -> None:
-        """Count and log what is not written: nobody waits for it any longer."""
-        if self._writing is not None:
-            self._waiting.appendleft(self._writing)
-        if self._waiting:
-            count = len(self._waiting)
+        """Log what is not written: nobody waits for it any longer."""
+        count = len(self._waiting) + (self._writing is not None)
+        if count:
             _LOGGER.error("%d windows of flows could not be written to %s and are lost", count, self.name)
-        while self._waiting:
-            self._drop_oldest()
 
     async def _write(self, flows: pl.DataFrame) -> bool:
         """Write a window, or let it wait before the others; return whether it was written."""

@@ -100,7 +100,7 @@ class Store(Protocol):
         """Return how full the queue is; this one does not wait for another."""
 
     def close(self) -> None:
-        """Let others have what the queue holds; what nobody can have is counted and logged as lost."""
+        """Let others have what the queue holds; what nobody can have is logged as lost."""
 
 
 class MemoryStore:
@@ -151,12 +151,12 @@ class MemoryStore:
         return StoreStatistics(**vars(self._statistics))
 
     def close(self) -> None:
-        """Count and log what waits: it ends with the process."""
+        """Log what waits: it ends with the process."""
         with self._lock:
             lost = [waiting for _, waiting in self._windows if waiting]
             if lost:
                 requests = [request for waiting in lost for request in waiting]
-                count_loss_at_end(self._statistics, len(lost), requests, "--data-dir keeps them")
+                log_loss_at_end(len(lost), requests, "--data-dir keeps them")
             self._windows.clear()
             self._statistics.requests = self._statistics.bytes = 0
 
@@ -190,18 +190,14 @@ def count_drop(statistics: StoreStatistics, end_ns: int, points: int, most_bytes
     )
 
 
-def count_loss_at_end(
-    statistics: StoreStatistics, windows: int, requests: Sequence[Request | WaitingRequest], advice: str
-) -> None:
-    """Count and log that *requests* of as many *windows* are lost since the process ends."""
+def log_loss_at_end(windows: int, requests: Sequence[Request | WaitingRequest], advice: str) -> None:
+    """Log that *requests* of as many *windows* are lost since the process ends, when nobody reads counters any more."""
     points = Counter[Signal]()
     for request in requests:
         points[request.signal] += request.points
-    statistics.windows_dropped += windows
-    statistics.points_dropped += points.total()
+    units = " and ".join(f"{count} {signal.unit}" for signal, count in points.items())
     _LOGGER.error(
-        "%s of %d windows could not be sent before the end and are lost, but for what collectors send again; %s",
-        " and ".join(f"{count} {signal.unit}" for signal, count in points.items()),
-        windows,
+        "%s before the end and are lost, but for what collectors send again; %s",
+        f"{units} of {windows} windows could not be sent" if units else f"{windows} windows could not be written",
         advice,
     )

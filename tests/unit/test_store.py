@@ -99,7 +99,7 @@ def test_statistics_follow(store: Store) -> None:
     assert (store.statistics().requests, store.statistics().bytes) == (1, 2)
 
 
-def test_what_ends_with_the_process_is_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_ends_with_the_process_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     logs = Request(2, b"l", Signal.LOGS)
     store.put(WindowExport(30, [Request(3, b"1"), logs], {A: 1}))
@@ -108,5 +108,4 @@ def test_what_ends_with_the_process_is_counted_and_logged(caplog: pytest.LogCapt
     store.close()
     assert "4 log records and 4 points of 2 windows could not be sent before the end and are lost" in caplog.text
     assert "--data-dir keeps them" in caplog.text
-    statistics = store.statistics()
-    assert (statistics.windows_dropped, statistics.points_dropped, statistics.requests) == (2, 8, 0)
+    assert store.statistics().requests == 0
