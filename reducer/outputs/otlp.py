@@ -274,7 +274,7 @@ class _Packed(NamedTuple):
 
 
 class _Packer:
-    """Fills requests up to a size and a number with the points of one metric after the other."""
+    """Fills requests up to a size and a number with the points of metrics, those of a metric together."""
 
     def __init__(self, scope: bytes, most_bytes: int, most_points: int | None, temporality: int) -> None:
         # What follows the points: aggregation_temporality, of a sum is_monotonic = true.
@@ -285,7 +285,8 @@ class _Packer:
         self._most_bytes = most_bytes
         self._most_points = most_points or sys.maxsize
         self._requests: list[Request] = []
-        self._metrics: list[_Packed] = []
+        # By name.
+        self._metrics: dict[str, _Packed] = {}
         self._size = 0
         self._points = 0
 
@@ -311,16 +312,16 @@ class _Packer:
         return self._requests
 
     def _append(self, metric: Metric, header: bytes, points: bytes) -> None:
-        if not self._metrics or self._metrics[-1].metric is not metric:
-            self._metrics.append(_Packed(metric, header, []))
+        if metric.name not in self._metrics:
+            self._metrics[metric.name] = _Packed(metric, header, [])
             self._size += len(header) + ENVELOPE_BYTES
-        self._metrics[-1].points.append(points)
+        self._metrics[metric.name].points.append(points)
         self._size += len(points)
 
     def _close(self) -> None:
         # The points are many: each is copied but once more.
         parts: list[bytes] = []
-        for metric, header, points in self._metrics:
+        for metric, header, points in self._metrics.values():
             number, settings = _DATA[metric.instrument], self._settings[metric.instrument]
             size = sum(map(len, points)) + len(settings)
             data_head = head(number, size)
@@ -330,4 +331,4 @@ class _Packer:
         request_head = head(1, len(RESOURCE) + len(scope_head) + size)
         body = b"".join((request_head, RESOURCE, scope_head, self._scope, *parts))
         self._requests.append(Request(self._points, body))
-        self._metrics, self._size, self._points = [], 0, 0
+        self._metrics, self._size, self._points = {}, 0, 0

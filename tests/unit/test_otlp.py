@@ -349,7 +349,9 @@ def test_portions_of_series_have_the_same_points(monkeypatch: pytest.MonkeyPatch
     assert sorted(map(repr, decode(OtlpEncoder(METRICS).encode(window)))) == sorted(map(repr, whole))
 
 
-def test_points_of_several_layouts_are_one_metric() -> None:
+@pytest.mark.parametrize("portion", [7, 10_000])
+def test_points_of_several_layouts_and_portions_are_one_metric(portion: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reducer.outputs.otlp.POINTS_AT_ONCE", portion)
     [request] = OtlpEncoder(METRICS).encode(many_series(20))
     message = ExportMetricsServiceRequest.FromString(request.body)
     names = [metric.name for metric in message.resource_metrics[0].scope_metrics[0].metrics]
