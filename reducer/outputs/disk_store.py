@@ -99,7 +99,7 @@ class DiskStore:
                 row = self._database.execute(query, (max(self._undeleted, default=0),)).fetchone()
                 if row:
                     number, points, body, signal = row
-                    return WaitingRequest(number, points, body, Signal(signal))
+                    return WaitingRequest(number, points, body, _signal(number, signal))
             return None
 
     def done(self, request_id: int) -> Acknowledgements:
@@ -132,6 +132,9 @@ class DiskStore:
         self.acknowledged: Acknowledgements = dict(self._database.execute("SELECT id, acknowledged FROM sessions"))
         row = self._database.execute("SELECT state FROM balances").fetchone()
         self.balances: bytes = row[0] if row else b""
+        oldest = "SELECT id, signal, window_end_ns, points FROM requests ORDER BY id LIMIT 1"
+        for number, signal, *_ in self._database.execute(oldest):
+            _signal(number, signal)
         count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM requests"
         self._statistics.requests, self._statistics.bytes = self._database.execute(count).fetchone()
 
@@ -263,10 +266,22 @@ def _open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
+def _signal(request_id: int, told: str) -> Signal:
+    """Return the signal of a request.
+
+    Raises:
+        sqlite3.DatabaseError: the file is damaged: it is none.
+
+    """
+    if told not in tuple(Signal):
+        raise sqlite3.DatabaseError(f"request {request_id} is of signal {told!r}, which is none")
+    return Signal(told)
+
+
 def _unusable(directory: Path, error: sqlite3.Error) -> StartupError:
     """Return the error that says what to do: to what is damaged, or to what the system refuses."""
-    # sqlite3 has no class of its own for files whose content is none.
-    damaged = type(error) is sqlite3.DatabaseError
+    # sqlite3 has no class of its own for files whose content is none; SQLITE_ERROR: a table or a column is missing.
+    damaged = type(error) is sqlite3.DatabaseError or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
     advice = "move it away, and with it the windows that wait" if damaged else "see to its permissions and its disk"
     return StartupError(f"cannot use the data directory {directory}, windows.sqlite: {error}; {advice}")
 

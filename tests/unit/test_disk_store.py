@@ -221,3 +221,32 @@ def test_database_of_another_version(tmp_path: Path) -> None:
     for _ in range(2):  # The directory is not left locked.
         with pytest.raises(StartupError, match="schema 7"):
             DiskStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("DROP TABLE sessions", "no such table: sessions"),
+        ("DROP TABLE balances", "no such table: balances"),
+        ("ALTER TABLE requests DROP COLUMN signal", "no such column: signal"),
+    ],
+)
+def test_database_without_a_table_or_a_column(tmp_path: Path, change: str, missing: str) -> None:
+    DiskStore(tmp_path).close()
+    database = sqlite3.connect(tmp_path / "windows.sqlite")
+    database.execute(change)
+    database.close()
+    with pytest.raises(StartupError, match=f"{missing}; move it away"):
+        DiskStore(tmp_path)
+
+
+def test_a_signal_that_is_none_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = DiskStore(tmp_path)
+    store.put(window(30, b"one"))
+    store._database.execute("UPDATE requests SET signal = 'traces'")
+    assert store.next() is None
+    assert store.next() is None
+    assert caplog.text.count("request 1 is of signal 'traces', which is none") == 1
+    store.close()
+    with pytest.raises(StartupError, match="which is none; move it away"):
+        DiskStore(tmp_path)
