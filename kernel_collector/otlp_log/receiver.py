@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
 
+from daemon.cut_off import cut_off_after
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from daemon.version import VERSION
 from kernel_collector.text import printable
@@ -64,7 +65,8 @@ class LogReceiver:
         """Post an ExportLogsServiceRequest, compressed by gzip, once."""
         kept = self._connection.sock is not None
         try:
-            return self._send(body)
+            with cut_off_after(TIMEOUT_S, lambda: [self._connection.sock]):
+                return self._send(body)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if kept and isinstance(error, http.client.RemoteDisconnected | ConnectionError):

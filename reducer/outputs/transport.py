@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import grpc
 import requests
+import requests.adapters
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
@@ -27,6 +30,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url
 
+from daemon.cut_off import cut_off_after
 from daemon.export_outcome import Accepted, Outcome, Refused, Unavailable
 from reducer.outputs import complaints
 from reducer.outputs.otlp_environment import (
@@ -57,6 +61,7 @@ RETRYABLE_CODES = frozenset(
 )
 # The channel connects again by itself: at least this often, where gRPC's own limit is two minutes.
 CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 5000))
+MOST_ANSWER_BYTES = 1 << 20
 SUCCESS_CLASS = 2  # HTTP status 2xx
 
 
@@ -215,14 +220,28 @@ def _credentials(variables: OtlpVariables) -> grpc.ChannelCredentials:
 
 
 class _Session(requests.Session):
-    """One that heeds what it was told before what it finds.
+    """One that heeds what it was told before what it finds, and bounds each request's time and its answer's size.
 
-    That is authorities before REQUESTS_CA_BUNDLE (psf/requests#3829), and headers before ~/.netrc.
+    What it was told is authorities before REQUESTS_CA_BUNDLE (psf/requests#3829), and headers before ~/.netrc.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.auth = _authorized_by_url
+        self._adapter = _Adapter()
+        self.mount("http://", self._adapter)
+        self.mount("https://", self._adapter)
+
+    def request(self, *arguments: Any, **options: Any) -> requests.Response:
+        with cut_off_after(options["timeout"], lambda: [each.sock for each in list(self._adapter.connections)]):
+            response = super().request(*arguments, **options | {"stream": True})
+            answer = response.raw.read(MOST_ANSWER_BYTES + 1, decode_content=True)
+            if len(answer) > MOST_ANSWER_BYTES:
+                response.close()
+                raise ValueError(f"an answer of more than {MOST_ANSWER_BYTES} bytes")
+            response.raw.drain_conn()
+            response._content = answer  # noqa: SLF001
+        return response
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         told = self.verify if verify is None else verify
@@ -232,6 +251,25 @@ class _Session(requests.Session):
 def _authorized_by_url(request: requests.PreparedRequest) -> requests.PreparedRequest:
     told = get_auth_from_url(request.url or "")
     return HTTPBasicAuth(*told)(request) if any(told) else request
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    """One that knows its connections."""
+
+    def __init__(self) -> None:
+        self.connections: WeakSet[Any] = WeakSet()
+        super().__init__()
+
+    def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*arguments, **options)
+        if not isinstance(pool.ConnectionCls, partial):
+            pool.ConnectionCls = partial(self._connection, pool.ConnectionCls)  # type: ignore[assignment]
+        return pool
+
+    def _connection(self, kind: Any, **options: Any) -> Any:
+        connection = kind(**options)
+        self.connections.add(connection)
+        return connection
 
 
 def _accepted(response: bytes, signal: Signal) -> Outcome:

@@ -23,6 +23,7 @@ from kernel_collector.otlp_log import client as otlp_log
 from kernel_collector.otlp_log import receiver as log_receiver
 from kernel_collector.otlp_log.client import OtlpLogClient
 from kernel_collector.otlp_log.receiver import LogReceiver
+from tests.http_answers import server_that_answers
 from tests.intake_ends import until
 from tests.otlp_log_sink import LogSink, log_sink
 
@@ -230,3 +231,13 @@ def test_tls(tmp_path: Path):
         assert isinstance(outcome, Unavailable)
         assert "certificate" in outcome.reason
         assert len(sink.requests) == 1
+
+
+def test_an_answer_that_drips_is_cut_off_in_time(monkeypatch):
+    monkeypatch.setattr(log_receiver, "TIMEOUT_S", 0.5)
+    with server_that_answers([b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 60], 0.1) as port:
+        receiver = LogReceiver("127.0.0.1", port, ClientCredentials())
+        began = time.monotonic()
+        assert receiver.send(b"") == Unavailable("timed out")
+        assert time.monotonic() - began < 4
+        receiver.close()

@@ -13,6 +13,7 @@ from daemon.errors import StartupError
 from daemon.export_outcome import Accepted, Refused, Unavailable
 from reducer.outputs.request import Signal
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
+from tests.http_answers import HEAD, server_that_answers
 from tests.otlp_sink import Answer, OtlpSink
 
 if TYPE_CHECKING:
@@ -299,3 +300,25 @@ def test_grpc_endpoint_without_scheme() -> None:
 def test_http_endpoint_without_scheme() -> None:
     with pytest.raises(StartupError, match="must be http://HOST:PORT"):
         HttpTransport("localhost:4318")
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", HEAD])
+def test_an_answer_that_drips_is_cut_off_in_time(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "500")
+    with server_that_answers([head, *[b"x"] * 60], 0.1) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}/v1/metrics")
+        began = time.monotonic()
+        outcome = transport.send(request())
+        assert time.monotonic() - began < 4
+        assert isinstance(outcome, Unavailable)
+        assert "timed out" in outcome.reason
+        transport.close()
+
+
+def test_an_answer_that_is_too_long_is_not_read() -> None:
+    with server_that_answers([HEAD, *[bytes(1 << 20)] * 10]) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}/v1/metrics")
+        outcome = transport.send(request())
+        assert isinstance(outcome, Unavailable)
+        assert "an answer of more than 1048576 bytes" in outcome.reason
+        transport.close()
