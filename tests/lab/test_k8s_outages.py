@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from k8s_collector.election import LEASE_S, RETRY_S
+from k8s_collector.resources import WATCHED
 from k8s_collector.watch import LONGEST_BACKOFF_S
 from tests.api_proxy import Fault
 from tests.lab.k8s_collector import MANIFEST, NAMESPACE, start_collector, wait_until_equal, wait_until_running, workload
@@ -82,7 +83,9 @@ def test_a_server_that_asks_to_wait_is_waited_for(
     proxy.fault_for = fault
     start_collector(programs, sink, control_plane.kubeconfig("proxy", "any", server=proxy.url))
     wait_until_equal(sink, control_plane)
-    wait_until(lambda: len(asked) == 5 and min(map(len, asked.values())) > 1, 60, "each resource to be listed")
+    wait_until(
+        lambda: len(asked) == len(WATCHED) and min(map(len, asked.values())) > 1, 60, "each resource to be listed"
+    )
     for first, second, *_ in asked.values():
         assert 2 <= second - first < LONGEST_BACKOFF_S
 
