@@ -44,7 +44,6 @@ class NatConcern(Concern):
         self._stack = contextlib.ExitStack()
         self._wakeups = self._stack.enter_context(select.epoll())
         self.wakeup_fd = self._wakeups.fileno()
-        self._conntracks: list[Conntrack] = []
         self._others: OtherNamespaces | None = None
         self._overruns = self._dumped_ns = self._unplaced = 0
         self._told = False
@@ -52,10 +51,9 @@ class NatConcern(Concern):
             proc, named = surroundings.settings.proc, surroundings.settings.network_namespaces
             with NetworkNamespace(_OWN) as own:
                 common = {own.inode}
+            self._conntracks = [self._stack.enter_context(each) for each in _conntracks(proc, named)]
             if not named:
-                self._open_everywhere(proc)
-            if not self._conntracks:
-                self._conntracks = [self._stack.enter_context(each) for each in _conntracks(proc, named)]
+                self._listen_everywhere(proc, *self._conntracks)
             self._translations = Translations(common.union(conntrack.inode for conntrack in self._conntracks))
             for conntrack in self._conntracks:
                 self._wakeups.register(conntrack, select.EPOLLIN | select.EPOLLONESHOT)
@@ -106,16 +104,20 @@ class NatConcern(Concern):
         """Stop listening."""
         self._stack.close()
 
-    def _open_everywhere(self, proc: Path) -> None:
-        """Listen to the connection tracking of all namespaces, if that is allowed."""
+    def _listen_everywhere(self, proc: Path, conntrack: Conntrack) -> None:
+        """Listen to the connection tracking of all namespaces, if that is allowed; the machine's is known without."""
         try:
-            (conntrack,) = _conntracks(proc, (), everywhere=True)
+            with _machines_namespace(proc) as namespace, NetworkNamespace(_OWN) as own, _stepped(namespace, own):
+                others = self._stack.enter_context(OtherNamespaces(proc))
+        except OSError as error:
+            _LOGGER.warning("what containers translate themselves is not known: %s", error)
+            return
+        try:
+            conntrack.listen_everywhere()
         except PermissionError:
             _LOGGER.warning("what containers translate themselves is not known: CAP_NET_BROADCAST is missing")
-            return
-        self._conntracks = [self._stack.enter_context(conntrack)]
-        with _machines_namespace(proc) as namespace, NetworkNamespace(_OWN) as own, _stepped(namespace, own):
-            self._others = self._stack.enter_context(OtherNamespaces(proc, conntrack.inode))
+        else:
+            self._others = others
 
     def _read_events(self) -> None:
         ended = self._others.ended() if self._others else []
@@ -132,12 +134,14 @@ class NatConcern(Concern):
                 self._waiting.append((events, self._namespaces(events["namespace_id"], conntrack.inode)))
 
     def _namespaces(self, ids: np.ndarray, own: int) -> np.ndarray:
-        """Return the inode numbers of the namespaces with these numbers, 0 where no process is in one."""
-        found = np.full(len(ids), own, np.uint32)
-        if self._others:
-            for number in np.unique(ids[ids != OWN_NAMESPACE]).tolist():
-                found[ids == number] = self._others.inode(number) or 0
-        return found
+        """Return the inode numbers of the namespaces with these numbers, 0 where one is not known."""
+        if not self._others:
+            return np.full(len(ids), own, np.uint32)
+        distinct, which = np.unique(ids, return_inverse=True)
+        numbers = distinct.tolist()
+        self._others.seek([number for number in numbers if number != OWN_NAMESPACE])
+        inodes = [own if number == OWN_NAMESPACE else self._others.inode(number) or 0 for number in numbers]
+        return np.array(inodes, np.uint32)[which]
 
     def _enter_events(self) -> None:
         if not self._waiting:
@@ -179,7 +183,7 @@ def tried(proc: Path, _objects: Path) -> str:
         return f"{len(conntrack.dump())} connections are translated (ctnetlink)"
 
 
-def _conntracks(proc: Path, named: tuple[Path, ...], *, everywhere: bool = False) -> list[Conntrack]:
+def _conntracks(proc: Path, named: tuple[Path, ...]) -> list[Conntrack]:
     """Open the connection tracking of the machine's namespace, and of the named ones."""
     opened: dict[int, Conntrack] = {}
     with contextlib.ExitStack() as namespaces, contextlib.ExitStack() as on_failure:
@@ -187,7 +191,7 @@ def _conntracks(proc: Path, named: tuple[Path, ...], *, everywhere: bool = False
         for namespace in map(namespaces.enter_context, [_machines_namespace(proc), *named_network_namespaces(named)]):
             if namespace.inode not in opened:
                 within = None if namespace.inode == own.inode else namespace.fd
-                opened[namespace.inode] = on_failure.enter_context(Conntrack(within, everywhere=everywhere))
+                opened[namespace.inode] = on_failure.enter_context(Conntrack(within))
         on_failure.pop_all()
     return list(opened.values())
 

@@ -29,6 +29,7 @@ from kernel_collector.nat.conntrack_dumps import (
     opened,
 )
 from kernel_collector.nat.conntrack_messages import CONNECTION, FRONT_BYTES, OWN_NAMESPACE, decode
+from kernel_collector.nat.namespace_ids import widen
 
 RECEIVE_BUFFER_BYTES = 8 << 20
 MESSAGES_AT_ONCE = 512
@@ -36,7 +37,7 @@ _MOST_READS = 128  # of so many messages, before others have their turn
 
 # include/uapi/linux: netlink.h, netfilter/nfnetlink_compat.h
 _SOL_NETLINK, _ADD_MEMBERSHIP, _LISTEN_ALL_NSID = 270, 1, 8
-_SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
+_SO_ATTACH_FILTER = 26
 _GROUP_NEW, _GROUP_DESTROY = 1, 3
 
 # Classic BPF (include/uapi/linux/filter.h): jump offsets count from the next instruction.
@@ -80,32 +81,26 @@ class Conntrack:
     Args:
         namespace: a file descriptor of the network namespace; None: that of the calling thread.
         buffer_bytes: of the socket, for events that nobody has read yet.
-        everywhere: whether events of the other namespaces that have a number in this one are told as well.
 
     Attributes:
         inode: of the network namespace.
         overruns: how often there were more events than the buffer holds: some are lost, a dump tells what there is.
 
     Raises:
-        OSError: CAP_NET_ADMIN is missing, or CAP_SYS_ADMIN for another namespace than the thread's,
-            or CAP_NET_BROADCAST for events from everywhere, or the module.
+        OSError: CAP_NET_ADMIN is missing, or CAP_SYS_ADMIN for another namespace than the thread's, or the module.
 
     """
 
-    def __init__(
-        self, namespace: int | None = None, buffer_bytes: int = RECEIVE_BUFFER_BYTES, *, everywhere: bool = False
-    ) -> None:
+    def __init__(self, namespace: int | None = None, buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
         self.overruns = self._unread = 0
         with entered(namespace) if namespace is not None else contextlib.nullcontext():
             self.inode = Path("/proc/thread-self/ns/net").stat().st_ino
             self._events, self._dumps = opened(), ConntrackDumps()
         try:
-            _widen(self._events, buffer_bytes)
+            widen(self._events, buffer_bytes)
             _attach_filter(self._events)
             for group in (_GROUP_NEW, _GROUP_DESTROY):
                 self._events.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, group)
-            if everywhere:
-                self._events.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
         except BaseException:
             self.close()
             raise
@@ -139,6 +134,15 @@ class Conntrack:
     def fileno(self) -> int:
         """Return a file descriptor that is readable while there are events."""
         return self._events.fileno()
+
+    def listen_everywhere(self) -> None:
+        """Have the events of the other namespaces that have a number in this one told as well.
+
+        Raises:
+            PermissionError: CAP_NET_BROADCAST is missing.
+
+        """
+        self._events.setsockopt(_SOL_NETLINK, _LISTEN_ALL_NSID, 1)
 
     def drain(self) -> np.ndarray:
         """Return the events since the call before, in their order, as an array of `CONNECTION`."""
@@ -181,14 +185,6 @@ class Conntrack:
         if number in (errno.EAGAIN, errno.EINTR):
             return 0
         raise OSError(number, os.strerror(number))
-
-
-def _widen(events: socket.socket, buffer_bytes: int) -> None:
-    """Set the receive buffer, beyond net.core.rmem_max where that is allowed."""
-    try:
-        events.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes)
-    except PermissionError:
-        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
 
 
 def _attach_filter(events: socket.socket) -> None:

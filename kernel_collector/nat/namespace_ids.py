@@ -6,6 +6,7 @@ one here. It holds nothing: a namespace goes when its last program does, and its
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 10
 _READ_BYTES = 1 << 15
+NOTICES_BYTES = 4 << 20  # of the socket; a notice takes 832, and there is one for each number that is given as well
+_SO_RCVBUFFORCE = 33
 # include/uapi/linux: netlink.h, rtnetlink.h, net_namespace.h
 _SOL_NETLINK, _ADD_MEMBERSHIP = 270, 1
 _GROUP_NSID = 28
@@ -43,6 +46,7 @@ class NamespaceIds:
         )
         self._requests.settimeout(_TIMEOUT_S)
         self._notices.settimeout(0)
+        widen(self._notices, NOTICES_BYTES)
         self._notices.bind((0, 0))  # else the kernel takes it for the sender of its notices
         self._notices.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NSID)
         self._sequence = 0
@@ -65,11 +69,17 @@ class NamespaceIds:
             OSError: the kernel gives none: CAP_NET_ADMIN is missing.
 
         """
-        found = self._ask(_GET_ID, network_namespace)
-        if found == _NONE:
-            self._ask(_NEW_ID, network_namespace)
+        found = self.known(network_namespace)
+        if found is None:
+            with contextlib.suppress(FileExistsError):  # the kernel has given it one meanwhile
+                self._ask(_NEW_ID, network_namespace)
             found = self._ask(_GET_ID, network_namespace)
         return found
+
+    def known(self, network_namespace: int) -> int | None:
+        """Return the number of the namespace of a file descriptor, None where it has none."""
+        found = self._ask(_GET_ID, network_namespace)
+        return None if found == _NONE else found
 
     def ended(self) -> set[int] | None:
         """Return the numbers that mean nothing any more, or another namespace, since the call before; None: all may."""
@@ -99,6 +109,14 @@ class NamespaceIds:
                     if number:
                         raise OSError(number, f"a network namespace has no number: {os.strerror(number)}")
                     return _id(body) if answer == _NEW_ID else _NONE
+
+
+def widen(netlink: socket.socket, buffer_bytes: int) -> None:
+    """Set the receive buffer of a socket, beyond net.core.rmem_max where that is allowed."""
+    try:
+        netlink.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, buffer_bytes)
+    except PermissionError:
+        netlink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
