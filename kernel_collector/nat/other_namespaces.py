@@ -125,9 +125,12 @@ class OtherNamespaces:
     def _look(self) -> None:
         """Find the namespaces of processes, and give those that are new their numbers."""
         begin_ns = time.monotonic_ns()
-        own = self._ids.known(self._own.fd)
-        if own is not None:  # its own events then have it too, before commit 88b126b39f97
-            self._inodes[own] = self._own.inode
+        try:
+            own = self._ids.known(self._own.fd)
+            if own is not None:  # its own events then have it too, before commit 88b126b39f97
+                self._inodes[own] = self._own.inode
+        except OSError as error:
+            self._tell(error)
         for inode, pid in self._processes().items():
             if inode not in self._known and len(self._known) < MOST_NAMESPACES:
                 try:

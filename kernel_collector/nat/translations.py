@@ -64,7 +64,7 @@ class Translations:
 
     def __init__(self, common: Collection[int], most: int = MOST_TRANSLATIONS) -> None:
         self._common = np.array(sorted(common), np.uint32)
-        self._own: set[int] = set()  # other namespaces that translate
+        self._own: set[int] = set()  # other namespaces with translations
         self._most_of_others = most // 2  # so that nobody else takes all the room
         self._untracked = 0
         self._chosen = ChosenEndpoints()
@@ -132,7 +132,6 @@ class Translations:
         """Take it that a namespace is gone, and all of its translations."""
         self.replace(np.empty(0, CONNECTION), network_namespace, now_ns)
         del self._dumps[network_namespace]
-        self._own.discard(network_namespace)
 
     def forget(self, now_ns: int) -> None:
         """Forget those that ended `KEPT_NS` ago."""
@@ -145,6 +144,7 @@ class Translations:
             self._by_original.remove(
                 np.sort(self._keys_of(entries["original"], entries["protocol"], entries["network_namespace"]))
             )
+            self._own &= set(np.unique(self._table["network_namespace"][self._by_original.slots]).tolist())
 
     def translate(self, tables: Tables) -> Tables:
         """Return the tables, those with translated rows with other endpoints in these; the rows keep their places."""

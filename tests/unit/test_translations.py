@@ -145,6 +145,16 @@ def test_it_is_kept_for_rows_that_come_after_its_end():
     assert translated(table, pair(CLIENT, SERVICE), pair(POD, CLIENT)) == [pair(CLIENT, SERVICE), pair(POD, CLIENT)]
 
 
+def test_the_last_rows_of_a_namespace_that_is_gone_are_still_translated():
+    table = table_in_a_row((DNAT, NAMESPACE), (IN_POD, POD_NAMESPACE))
+    table.end(POD_NAMESPACE, 2 * SECOND_NS)
+    last = {"network_namespace": [POD_NAMESPACE], "closed": [1]}
+    table.forget(2 * SECOND_NS + KEPT_NS - 1)
+    assert translated(table, pair(IN_PROXY, CLIENT), **last) == [pair(SERVICE, CLIENT)]
+    table.forget(2 * SECOND_NS + KEPT_NS)
+    assert translated(table, pair(IN_PROXY, CLIENT), **last) == [pair(IN_PROXY, CLIENT)]
+
+
 def test_one_that_began_and_ended_between_two_reads_is_known():
     table = table_of(DNAT, (*DNAT, TCP, True))
     assert translated(table, pair(CLIENT, SERVICE)) == [pair(CLIENT, POD)]
