@@ -14,7 +14,8 @@ from reducer.outputs.flow_records import SCHEMA
 
 FORMATS = ("table", "csv", "json")
 # What the engine would do to its own view of the files, and say nothing.
-_CHANGE = re.compile(r"(?:\s|;|--[^\n]*|/\*.*?\*/)*(create|delete|drop|truncate)\b", re.IGNORECASE | re.DOTALL)
+# Each comment is taken in one way alone (possessive), else dashes are split in as many ways as there are.
+_CHANGE = re.compile(r"(?:\s++|;|--[^\n]*+|(?>/\*.*?\*/))*+(create|delete|drop|truncate)\b", re.IGNORECASE | re.DOTALL)
 _MISSING_COLUMN = re.compile(r'unable to find column "([^"]+)"')
 
 

@@ -66,6 +66,7 @@ class DiskStore:
         self._unwritten: deque[WindowExport] = deque()
         self._undeleted: set[int] = set()
         self._failing = False
+        self._unknown_signals = False
         self._lock = threading.Lock()
         self._statistics = StoreStatistics(most_bytes)
         self._lock_file = _lock_directory(directory)
@@ -92,14 +93,20 @@ class DiskStore:
             return safe
 
     def next(self) -> WaitingRequest | None:
-        """Return the oldest request on disk; it stays. None also while the disk cannot be read."""
+        """Return the oldest request on disk; it stays. None also while the disk cannot be read.
+
+        Those of a signal that is none are dropped.
+        """
         with self._lock:
-            query = "SELECT id, points, body, signal FROM requests WHERE id > ? ORDER BY id LIMIT 1"
+            # What is not UTF-8 cannot be read as text.
+            query = "SELECT id, points, body, CAST(signal AS BLOB) FROM requests WHERE id > ? ORDER BY id LIMIT 1"
             with self._disk_may_fail():
-                row = self._database.execute(query, (max(self._undeleted, default=0),)).fetchone()
-                if row:
-                    number, points, body, signal = row
-                    return WaitingRequest(number, points, body, _signal(number, signal))
+                while row := self._database.execute(query, (max(self._undeleted, default=0),)).fetchone():
+                    number, points, body, told = row
+                    signal = told.decode(errors="replace")
+                    if signal in tuple(Signal):
+                        return WaitingRequest(number, points, body, Signal(signal))
+                    self._drop_unknown(number, points, signal)
             return None
 
     def done(self, request_id: int) -> Acknowledgements:
@@ -134,7 +141,8 @@ class DiskStore:
         self.balances: bytes = row[0] if row else b""
         oldest = "SELECT id, signal, window_end_ns, points FROM requests ORDER BY id LIMIT 1"
         for number, signal, *_ in self._database.execute(oldest):
-            _signal(number, signal)
+            if signal not in tuple(Signal):
+                raise sqlite3.DatabaseError(f"request {number} is of signal {signal!r}, which is none")
         count = "SELECT count(*), coalesce(sum(length(body)), 0) FROM requests"
         self._statistics.requests, self._statistics.bytes = self._database.execute(count).fetchone()
 
@@ -194,6 +202,19 @@ class DiskStore:
         self._statistics.requests -= requests
         self._statistics.bytes -= size
         count_drop(self._statistics, end_ns, points, self._most_bytes)
+
+    def _drop_unknown(self, request_id: int, points: int, signal: str) -> None:
+        """Count a request of a signal that is none, and log the first one; it is removed with what is done."""
+        self._undeleted.add(request_id)
+        self._statistics.points_dropped += points
+        if not self._unknown_signals:
+            self._unknown_signals = True
+            _LOGGER.error(
+                "request %d in the data directory %s is of signal %r, which is none: such are dropped",
+                request_id,
+                self._directory,
+                signal,
+            )
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -266,22 +287,12 @@ def _open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _signal(request_id: int, told: str) -> Signal:
-    """Return the signal of a request.
-
-    Raises:
-        sqlite3.DatabaseError: the file is damaged: it is none.
-
-    """
-    if told not in tuple(Signal):
-        raise sqlite3.DatabaseError(f"request {request_id} is of signal {told!r}, which is none")
-    return Signal(told)
-
-
 def _unusable(directory: Path, error: sqlite3.Error) -> StartupError:
     """Return the error that says what to do: to what is damaged, or to what the system refuses."""
     # sqlite3 has no class of its own for files whose content is none; SQLITE_ERROR: a table or a column is missing.
-    damaged = type(error) is sqlite3.DatabaseError or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    # Its own errors have no code: of text that is not UTF-8.
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    damaged = type(error) is sqlite3.DatabaseError or code == sqlite3.SQLITE_ERROR
     advice = "move it away, and with it the windows that wait" if damaged else "see to its permissions and its disk"
     return StartupError(f"cannot use the data directory {directory}, windows.sqlite: {error}; {advice}")
 

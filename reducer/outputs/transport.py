@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -43,6 +44,7 @@ from reducer.outputs.otlp_environment import (
 from reducer.outputs.request import Signal
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterable
 
     from opentelemetry.exporter.http.transport._base import BaseHTTPResult
@@ -233,7 +235,7 @@ class _Session(requests.Session):
         self.mount("https://", self._adapter)
 
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
-        with cut_off_after(options["timeout"], lambda: [each.sock for each in list(self._adapter.connections)]):
+        with cut_off_after(options["timeout"], self._adapter.sockets):
             response = super().request(*arguments, **options | {"stream": True})
             answer = response.raw.read(MOST_ANSWER_BYTES + 1, decode_content=True)
             if len(answer) > MOST_ANSWER_BYTES:
@@ -257,8 +259,14 @@ class _Adapter(requests.adapters.HTTPAdapter):
     """One that knows its connections."""
 
     def __init__(self) -> None:
-        self.connections: WeakSet[Any] = WeakSet()
+        self._connections: WeakSet[Any] = WeakSet()
+        self._lock = threading.Lock()
         super().__init__()
+
+    def sockets(self) -> list[socket.socket | None]:
+        """Return those of its connections; None where one is not made."""
+        with self._lock:
+            return [each.sock for each in self._connections]
 
     def get_connection_with_tls_context(self, *arguments: Any, **options: Any) -> Any:
         pool = super().get_connection_with_tls_context(*arguments, **options)
@@ -268,7 +276,8 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
     def _connection(self, kind: Any, **options: Any) -> Any:
         connection = kind(**options)
-        self.connections.add(connection)
+        with self._lock:
+            self._connections.add(connection)
         return connection
 
 

@@ -240,13 +240,19 @@ def test_database_without_a_table_or_a_column(tmp_path: Path, change: str, missi
         DiskStore(tmp_path)
 
 
-def test_a_signal_that_is_none_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("signal", "reason"), [("'traces'", "is of signal 'traces', which is none"), ("CAST(x'ff' AS TEXT)", "UTF-8")]
+)
+def test_a_signal_that_is_none(tmp_path: Path, caplog: pytest.LogCaptureFixture, signal: str, reason: str) -> None:
     store = DiskStore(tmp_path)
-    store.put(window(30, b"one"))
-    store._database.execute("UPDATE requests SET signal = 'traces'")
-    assert store.next() is None
-    assert store.next() is None
-    assert caplog.text.count("request 1 is of signal 'traces', which is none") == 1
+    store.put(window(30, b"one", b"two", b"three"))
+    change = f"UPDATE requests SET signal = {signal} WHERE id < 3"
+    store._database.execute(change)
+    assert bodies(store) == [b"three"]
+    assert caplog.text.count("which is none: such are dropped") == len(caplog.records) == 1
+    assert (store.statistics().points_dropped, store.statistics().requests, store.statistics().bytes) == (6, 0, 0)
+    store.put(window(60, b"four", b"five"))
+    store._database.execute(change.replace("< 3", "= 4"))
     store.close()
-    with pytest.raises(StartupError, match="which is none; move it away"):
+    with pytest.raises(StartupError, match=f"{reason}.*; move it away"):
         DiskStore(tmp_path)

@@ -84,6 +84,8 @@ def test_everything_can_be_printed(asked, tmp_path):
         ("", "error: cannot answer"),
         ("drop table flows", "DROP would change nothing: ask with SELECT"),
         ("; -- all\n /* of\nthem */ Truncate flows", "TRUNCATE would change nothing"),
+        (";" + ("-" * 40 + "\n") * 8 + "selec 1", "Expected: an SQL statement, found: selec"),
+        ("/* a */" + "--" * 40 + "\ndrop table flows", "DROP would change nothing"),
         ("delete from flows where bytes > 0", "DELETE would change nothing"),
         ("create table more as select * from flows", "CREATE would change nothing"),
         ("update flows set bytes = 0", "statement type is not supported"),

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import sys
+import threading
 import time
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,7 +15,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from daemon.errors import StartupError
 from daemon.export_outcome import Accepted, Refused, Unavailable
 from reducer.outputs.request import Signal
-from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
+from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport, _Adapter
 from tests.http_answers import HEAD, server_that_answers
 from tests.otlp_sink import Answer, OtlpSink
 
@@ -322,3 +325,23 @@ def test_an_answer_that_is_too_long_is_not_read() -> None:
         assert isinstance(outcome, Unavailable)
         assert "an answer of more than 1048576 bytes" in outcome.reason
         transport.close()
+
+
+def test_connections_may_be_made_while_their_sockets_are_asked_for() -> None:
+    adapter = _Adapter()
+    kept = []
+
+    def connect() -> None:
+        kept.extend(adapter._connection(HTTPConnection, host="localhost") for _ in range(3000))
+
+    thread = threading.Thread(target=connect)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        thread.start()
+        while thread.is_alive():
+            adapter.sockets()
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert adapter.sockets() == [None] * 3000
