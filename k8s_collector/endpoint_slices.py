@@ -12,8 +12,9 @@ from k8s_collector.services import Port, port_messages
 _SERVICE_NAME = "kubernetes.io/service-name"
 # Both have their addresses from objects of their own.
 _TOLD_OTHERWISE = ("Pod", "Node")
-# The API server takes no more.
+# The API server takes no more endpoints, and by its documentation no more ports.
 MOST_ENDPOINTS = 1_000
+MOST_PORTS = 100
 
 
 class Target(TypedDict, total=False):
@@ -56,5 +57,5 @@ def endpoint_slice_message(endpoint_slice: EndpointSlice) -> intake_pb2.Kubernet
         name=name,
         namespace=metadata["namespace"],
         addresses=addresses,
-        ports=port_messages(endpoint_slice.get("ports")),
+        ports=port_messages((endpoint_slice.get("ports") or [])[:MOST_PORTS]),
     )

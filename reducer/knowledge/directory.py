@@ -17,16 +17,15 @@ from intake.clock import SECOND_NS
 from reducer.knowledge.entities import Entity, Interface, Node, Pod
 from reducer.knowledge.last_word import LastWord
 from reducer.knowledge.timeline import FOREVER, NOT_KNOWN, Timeline, TimelineView
-from reducer.knowledge.told import Claim, Key, Told, told_entities
+from reducer.knowledge.told import MOST_CLAIMS_OF_ENTITY, Claim, Key, Told, told_entities
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 NO_ENTITY = 0
-# An entity takes about 800 bytes, a claim 60.
+# An entity takes about 800 bytes.
 MOST_HELD = 1 << 19
 MOST_CLAIMS = 1 << 21
-MOST_CLAIMS_OF_ENTITY = 4_096
 MOST_PAST_CLAIMS = 16  # of an entity
 MOST_CONTAINERS = 1 << 20
 # Of all messages that tell of entities: their texts, containers and other parts.
@@ -319,7 +318,7 @@ class Directory:
     def _claim(self, record: _Record, told: Told, time_ns: int) -> None:
         """Let a record have the claims that were told, and no others from now on."""
         wanted = dict.fromkeys(told.claims[:MOST_CLAIMS_OF_ENTITY])
-        self.refused += max(0, len(told.claims) - MOST_CLAIMS_OF_ENTITY)
+        self.refused += told.refused + max(0, len(told.claims) - MOST_CLAIMS_OF_ENTITY)
         for claim in record.claims.keys() - wanted.keys():
             number = record.claims.pop(claim)
             self._timelines[claim.timeline].hold(number, record.since_ns, min(time_ns, record.until_ns))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Stands for the addresses of all nodes: a port there is a service's wherever one connects to it.
 ANY_NODE = bytes(16)
+# Each takes about 60 bytes.
+MOST_CLAIMS_OF_ENTITY = 4_096
 # What a part of an entity, such as a container, takes besides its texts.
 _PART_BYTES = 128
 _ENDED_PHASES = ("Succeeded", "Failed")
@@ -33,7 +35,7 @@ class Claim(NamedTuple):
 
 
 class Told(NamedTuple):
-    """An entity of a message, and about how much memory it takes besides its claims."""
+    """An entity of a message, about what memory it takes besides its claims, and how many of these were left out."""
 
     key: Key
     entity: Entity
@@ -41,6 +43,7 @@ class Told(NamedTuple):
     size_bytes: int
     since_ns: int = NOT_KNOWN
     until_ns: int = FOREVER
+    refused: int = 0
 
 
 def told_entities(entities: intake_pb2.Entities, environment: str) -> Iterator[Told]:
@@ -66,9 +69,13 @@ def _told_service(service: intake_pb2.KubernetesService, environment: str, scope
     entity = Service(environment, service.namespace, service.name, service.service_uid or service.uid)
     ports = [0, *(port_number(port.protocol, port.port) for port in service.ports)]
     node_ports = [port_number(port.protocol, port.node_port) for port in service.ports if port.node_port]
-    places = _places(service.addresses, ports) + _places([ANY_NODE], node_ports)
+    # A short message may have millions of pairs: of the addresses, as many as fit with all ports.
+    fitting = max(1, (MOST_CLAIMS_OF_ENTITY - len(node_ports)) // len(ports))
+    addresses = service.addresses[:fitting]
+    places = _places(addresses, ports) + _places([ANY_NODE], node_ports)
     claims = [Claim("services", place, scope) for place in places]
-    return Told(("service", service.uid), entity, claims, service.ByteSize())
+    refused = (len(service.addresses) - len(addresses)) * len(ports)
+    return Told(("service", service.uid), entity, claims, service.ByteSize(), refused=refused)
 
 
 def _told_node(node: intake_pb2.KubernetesNode, environment: str, scope: int) -> Told:

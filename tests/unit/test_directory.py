@@ -7,7 +7,7 @@ from reducer.knowledge import directory as module
 from reducer.knowledge.directory import Directory
 from reducer.knowledge.entities import Container, Pod
 from reducer.knowledge.timeline import keys_of, place_of, scope_of
-from reducer.knowledge.told import ANY_NODE, port_number
+from reducer.knowledge.told import ANY_NODE, port_number, told_entities
 from tests.rows import packed, session_id
 
 K8S, CLOUD = intake_pb2.COLLECTOR_KIND_K8S, intake_pb2.COLLECTOR_KIND_CLOUD
@@ -393,6 +393,19 @@ def test_too_many_entities_and_claims_are_refused_and_counted(told, monkeypatch)
     told.learn(0, 100, pods=[pod("a", "10.1.0.1", "10.1.0.9")])
     assert told.directory.refused == 3
     assert told.name(told.directory.view().of_pod("uid-a")) == "a"
+
+
+def test_of_a_services_addresses_as_many_are_taken_as_fit_with_all_ports(told):
+    addresses = [packed(f"192.0.{i >> 8}.{i & 255}") for i in range(1000)]
+    ports = [{"port": port, "protocol": 6, "node_port": port} for port in range(1, 1024)]
+    service = intake_pb2.KubernetesService(uid="s", name="web", addresses=addresses, ports=ports)
+    [entity] = told_entities(intake_pb2.Entities(services=[service]), ENVIRONMENT)
+    assert len(entity.claims) == 3 * 1024 + 1023
+    told.learn(0, 100, services=[service])
+    where = {"timeline": "services", "port": port_number(6, 1023)}
+    found = [told.at(address, 100, **where) for address in ("192.0.0.0", "192.0.0.2", "192.0.0.3", ANY_NODE)]
+    assert found == [["web"], ["web"], [None], ["web"]]
+    assert told.directory.refused == 997 * 1024
 
 
 def test_an_entity_of_a_message_does_not_keep_the_message(told):

@@ -58,3 +58,9 @@ def test_other_addresses_of_an_endpoint_mean_nothing():
 def test_as_many_endpoints_as_the_server_takes_are_told():
     told = endpoint_slice_message(endpoint_slice(*(endpoint(f"192.0.{i >> 8}.{i & 255}") for i in range(1_001))))
     assert len(told.addresses) == 1_000
+
+
+def test_more_ports_than_a_slice_has_are_left_out():
+    ports = [{"port": number} for number in range(1, 200)]
+    told = endpoint_slice_message(endpoint_slice(endpoint("192.0.2.7"), ports=ports))
+    assert [port.port for port in told.ports] == list(range(1, 101))
