@@ -9,7 +9,8 @@ get the original pair. What the collectors of both ends tell is then one flow.
 A connection may be translated several times, in the network namespaces that it passes: from a pod to a service (by the
 machine), and to the port of a proxy (in the other pod). A row goes from its own pair, by what its namespace translates,
 to the pair that its packets have outside, and from there by what the machine translates; so do the rows of the other
-end, from theirs. What any other namespace translates changes no row: anybody may have one, with any addresses.
+end, from theirs. Namespaces that are named translate for each other as the machine does. What any other namespace
+translates changes no row: anybody may have one, with any addresses.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ MOST_TRANSLATIONS = 1 << 20
 # The kernel forgets a connection some seconds after its sockets are closed, at the earliest; their last rows come with
 # the next poll.
 KEPT_NS = 60 * SECOND_NS
+# Where several namespaces translate for all, a connection may pass some of them, and be translated in each.
+MOST_IN_A_ROW = 4
 _COMMON = 0  # in place of an inode number
 _IPPROTO_TCP, _IPPROTO_UDP = 6, 17
 _PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
@@ -57,15 +60,18 @@ class Translations:
     """The translated connections of the last time, at most *most*: about 150 bytes each.
 
     Args:
-        common: inode numbers of the network namespaces whose translations change the rows of all: the machine's. Those
-            of any other change its own rows alone.
+        common: inode numbers of the network namespaces whose translations change the rows of all: the machine's, and
+            those that are named. Those of any other change its own rows alone.
+        most: half of them at most are of other namespaces than the common ones.
 
     """
 
     def __init__(self, common: Collection[int], most: int = MOST_TRANSLATIONS) -> None:
         self._common = np.array(sorted(common), np.uint32)
         self._own: set[int] = set()  # other namespaces with translations
+        self._most_in_a_row = min(len(self._common), MOST_IN_A_ROW)
         self._most_of_others = most // 2  # so that nobody else takes all the room
+        self._of_others = 0
         self._untracked = 0
         self._chosen = ChosenEndpoints()
         self._keys = EndpointKeys()
@@ -101,9 +107,10 @@ class Translations:
         slots = self._by_original.find(keys)
         self._forget_answers(slots[slots >= 0])
         new = slots < 0
-        if len(self._by_original) >= self._most_of_others:
-            new &= np.isin(namespaces, self._common)
+        new_of_others = new & ~np.isin(namespaces, self._common)
+        new[np.flatnonzero(new_of_others)[self._most_of_others - self._of_others :]] = False
         slots[new] = self._by_original.insert(keys[new])
+        self._of_others += int(np.count_nonzero(new_of_others & (slots >= 0)))
         kept = np.flatnonzero(slots >= 0)
         self._untracked += len(slots) - len(kept)
         slots, connections, namespaces = slots[kept], connections.take(kept), namespaces.take(kept)
@@ -144,7 +151,9 @@ class Translations:
             self._by_original.remove(
                 np.sort(self._keys_of(entries["original"], entries["protocol"], entries["network_namespace"]))
             )
-            self._own &= set(np.unique(self._table["network_namespace"][self._by_original.slots]).tolist())
+            self._of_others -= int(np.count_nonzero(~np.isin(entries["network_namespace"], self._common)))
+            if self._own.intersection(entries["network_namespace"].tolist()):
+                self._own &= set(np.unique(self._table["network_namespace"][self._by_original.slots]).tolist())
 
     def translate(self, tables: Tables) -> Tables:
         """Return the tables, those with translated rows with other endpoints in these; the rows keep their places."""
@@ -168,9 +177,10 @@ class Translations:
         changed = np.zeros(len(endpoints), bool)
         inside = np.flatnonzero(np.isin(rows.network_namespaces, list(self._own)))
         if len(inside):
-            endpoints[inside], changed[inside] = self._moved(rows.at(inside))
+            endpoints[inside], changed[inside] = self._moved(rows.at(inside), 1)
         common = np.where(np.isin(rows.network_namespaces, self._common), rows.network_namespaces, _COMMON)
-        endpoints, moved = self._moved(rows._replace(endpoints=endpoints, network_namespaces=common))
+        rows = rows._replace(endpoints=endpoints, network_namespaces=common)
+        endpoints, moved = self._moved(rows, self._most_in_a_row)
         return np.where(known, chosen, endpoints), known | changed | moved
 
     def _matches(self, rows: _Rows) -> _Matches:
@@ -189,10 +199,21 @@ class Translations:
             ),
         )
 
-    def _moved(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Return the endpoints of rows after their translation, or before it, and which of them it changes."""
+    def _moved(self, rows: _Rows, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the endpoints of rows after *most* translations, or before them, and which of them these change."""
         matches = self._matches(rows)
-        self._note_first_ends(rows, matches)
+        self._note_first_ends(rows, matches, most)
+        endpoints, changed = self._moved_once(rows, matches)
+        left = np.flatnonzero(changed)
+        for _ in range(1, most):
+            if not len(left):
+                break
+            between = rows._replace(endpoints=endpoints).at(left)
+            endpoints[left], further = self._moved_once(between, self._matches(between))
+            left = left.compress(further)
+        return endpoints, changed
+
+    def _moved_once(self, rows: _Rows, matches: _Matches) -> tuple[np.ndarray, np.ndarray]:
         here = self._table["first_end_here"]
         endpoints = rows.endpoints.copy()
         changed = np.zeros(len(endpoints), bool)
@@ -208,18 +229,27 @@ class Translations:
             changed[these] = True
         return endpoints, changed
 
-    def _note_first_ends(self, rows: _Rows, matches: _Matches) -> None:
-        """Note of which translations the first ends are here: of those that rows of sockets match.
+    def _note_first_ends(self, rows: _Rows, matches: _Matches, most: int) -> None:
+        """Note of which translations the first ends are here: of those that rows of sockets match, and of the next.
 
         A pair with a loopback address means nothing to a first end in another namespace, such as a pod that dials a
         service which a program of the node answers on 127.0.0.1: it is as if that end was on another machine.
         """
-        for slots in (matches.first, matches.first_done):
-            these = np.flatnonzero((slots >= 0) & rows.of_sockets)
-            slots_here = slots[these]
-            beyond_reach = in_loopback(self._table["translated"][slots_here])
-            beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
-            self._table["first_end_here"][slots_here[~beyond_reach]] = True
+        for step in range(most):
+            if step:
+                here = self._table["first_end_here"][matches.first]
+                onward = np.flatnonzero((matches.first >= 0) & rows.of_sockets & here)
+                if not len(onward):
+                    return
+                endpoints = self._table["translated"][matches.first[onward]]
+                rows = rows.at(onward)._replace(endpoints=endpoints)
+                matches = self._matches(rows)
+            for slots in (matches.first, matches.first_done):
+                these = np.flatnonzero((slots >= 0) & rows.of_sockets)
+                slots_here = slots[these]
+                beyond_reach = in_loopback(self._table["translated"][slots_here])
+                beyond_reach &= self._table["network_namespace"][slots_here] != rows.network_namespaces[these]
+                self._table["first_end_here"][slots_here[~beyond_reach]] = True
 
     def _keys_of(self, endpoints: np.ndarray, protocols: np.ndarray, namespaces: np.ndarray) -> np.ndarray:
         """Return keys of endpoints in network namespaces; outside of loopback the common ones are as one."""

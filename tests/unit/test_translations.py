@@ -274,6 +274,28 @@ def test_named_namespaces_translate_for_each_other_as_one():
     assert given == [DNAT[1], pair(POD, CLIENT)]
 
 
+@pytest.mark.parametrize("name", ["tcp", "udp"])
+def test_a_row_goes_through_all_that_named_namespaces_translate(name):
+    table = Translations({NAMESPACE, POD_NAMESPACE})
+    protocol = TCP if name == "tcp" else UDP
+    table.update(connections((*DNAT, protocol)), NAMESPACE, SECOND_NS)
+    table.update(connections((*IN_POD, protocol)), POD_NAMESPACE, SECOND_NS)
+    redirected = {"name": name, "network_namespace": [POD_NAMESPACE]}
+    proxied = pair(IN_PROXY, CLIENT)
+    assert translated(table, proxied, **redirected) == [pair(SERVICE, CLIENT)], "the first end is elsewhere"
+    both = {"name": name, "network_namespace": [POD_NAMESPACE, NAMESPACE], "socket": [7, 8]}
+    given = translated(table, proxied, DNAT[0], **both)
+    assert given == [proxied, pair(CLIENT, IN_PROXY)], "both ends are on this machine"
+
+
+def test_a_named_namespaces_service_is_masqueraded_by_the_machine():
+    dialled, chosen, outside = pair(POD, SERVICE), pair(POD, CLIENT), pair(NODE, CLIENT)
+    table = Translations({NAMESPACE, POD_NAMESPACE})
+    table.update(connections((dialled, chosen)), POD_NAMESPACE, SECOND_NS)
+    table.update(connections((chosen, outside)), NAMESPACE, SECOND_NS)
+    assert translated(table, dialled, network_namespace=[POD_NAMESPACE]) == [outside]
+
+
 def test_events_of_several_namespaces_come_together():
     elsewhere = (pair(("10.0.0.3", 1), SERVICE), pair(("10.0.0.3", 1), POD))
     table = Translations({NAMESPACE})
@@ -318,6 +340,21 @@ def test_what_other_namespaces_translate_leaves_the_machine_half_of_the_room():
     assert (len(table), table.untracked) == (2, 2)
     table.update(connections(DNAT, FULL), NAMESPACE, SECOND_NS)
     assert (len(table), table.untracked) == (4, 2)
+
+
+def test_a_dump_of_another_namespace_gets_no_more_than_what_is_left_of_half_of_the_room():
+    dump = connections(*((pair(POD, (SERVICE[0], number)), pair(POD, PROXY)) for number in range(4)))
+    table = Translations({NAMESPACE}, most=6)
+    table.update(connections(DNAT, FULL, (*DNAT, UDP)), NAMESPACE, SECOND_NS)
+    for _ in range(2):
+        untracked = table.untracked
+        table.replace(dump, POD_NAMESPACE, SECOND_NS)
+        assert (len(table), table.untracked) == (6, untracked + 1), "what the machine has takes nothing from theirs"
+    table.end(POD_NAMESPACE, SECOND_NS)
+    table.forget(SECOND_NS + KEPT_NS)
+    table.update(dump[:1], OTHER_NAMESPACE, SECOND_NS)
+    table.update(dump, POD_NAMESPACE, SECOND_NS)
+    assert (len(table), table.untracked) == (6, 4)
 
 
 def test_sockets_beyond_those_that_keep_what_they_got_are_counted(monkeypatch):
