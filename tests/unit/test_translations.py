@@ -345,6 +345,9 @@ def test_what_other_namespaces_translate_leaves_the_machine_half_of_the_room():
 def test_a_dump_of_another_namespace_gets_no_more_than_what_is_left_of_half_of_the_room():
     dump = connections(*((pair(POD, (SERVICE[0], number)), pair(POD, PROXY)) for number in range(4)))
     table = Translations({NAMESPACE}, most=6)
+    table.replace(dump, POD_NAMESPACE, SECOND_NS)
+    assert (len(table), table.untracked) == (3, 1)
+    table = Translations({NAMESPACE}, most=6)
     table.update(connections(DNAT, FULL, (*DNAT, UDP)), NAMESPACE, SECOND_NS)
     for _ in range(2):
         untracked = table.untracked
