@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Final
 
@@ -182,25 +183,41 @@ def _following(since: np.ndarray, same: np.ndarray) -> np.ndarray:
 
 
 def _resumed(
-    same: np.ndarray, until: np.ndarray, following: np.ndarray, stays: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    same: np.ndarray, until: np.ndarray, following: np.ndarray, unbegun: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find what holds again where a later claim has ended: several services may have one address at a time.
+
+    It is the last claim before without a known beginning that lasts longer, and after that one such again.
 
     Args:
         same: by row, whether its key is that of the row before.
         until: by row.
         following: by row, when the next one of its key begins.
-        stays: by row, whether it is a claim without a known beginning that has not ended.
+        unbegun: by row, whether it is a claim without a known beginning.
 
     Returns:
-        Rows that have ended, and for each the last row of its key before it that has not.
+        Rows that have ended, ascending, when something holds again after each, and the row that does.
 
     """
     row = np.arange(len(until))
     first = np.maximum.accumulate(np.where(same, 0, row))
-    before = np.maximum.accumulate(np.where(stays, row, -1))
-    ended = np.flatnonzero((until < following) & (before >= first) & ~stays)
-    return ended, before[ended]
+    before = np.full(len(until), -1)
+    before[1:] = np.maximum.accumulate(np.where(unbegun, row, -1))[:-1]
+    found: list[tuple[int, int, int]] = []
+    lasting: list[int] = []  # rows without a known beginning, of which each ends before those before it
+    for each in np.flatnonzero(np.isin(first, first[(until < following) & (before >= first)])).tolist():
+        if not same[each]:
+            lasting = []
+        time = int(until[each])
+        longer = held = bisect_left(lasting, -time, key=lambda other: -int(until[other]))
+        while held and time < following[each]:
+            held -= 1
+            found.append((each, time, lasting[held]))
+            time = int(until[lasting[held]])
+        if unbegun[each]:
+            lasting[longer:] = [each]
+    ended, again_ns, again = np.array(found, np.int64).reshape(-1, 3).T
+    return ended, again_ns, again
 
 
 class Timeline:
@@ -275,13 +292,13 @@ class Timeline:
         previous_end[1:] = until[:-1]
         # When a claim began is not always told: no earlier than the one before ended, if that has ended.
         guess = np.where(same, np.minimum(previous_end, told), _ALWAYS)
-        stays = (since == NOT_KNOWN) & (until == FOREVER)
-        since = np.where(since == NOT_KNOWN, guess, since)
+        unbegun = since == NOT_KNOWN
+        since = np.where(unbegun, guess, since)
         following = _following(since, same)
-        ended, again = _resumed(same, until, following, stays)
+        ended, again_ns, again = _resumed(same, until, following, unbegun)
         if len(ended):
             rows = np.insert(np.arange(len(key)), ended + 1, again)
-            since = np.insert(since, ended + 1, until[ended])
+            since = np.insert(since, ended + 1, again_ns)
             key, until = key[rows], until[rows]
             claims = {name: column[rows] for name, column in claims.items()}
             following = _following(since, _as_before(key))

@@ -52,11 +52,38 @@ def test_what_has_not_ended_holds_again_when_a_later_claim_has():
     first, second = (5, NOT_KNOWN, FOREVER, 10), (6, NOT_KNOWN, 30, 20)
     assert found(timeline_of(first, second, slack=5).view(), 15, 25, 30, 99) == [5, 6, 5, 5]
     assert found(timeline_of(first, second, (7, NOT_KNOWN, 50, 40)).view(), 25, 35, 50) == [6, 7, 5]
-    assert found(timeline_of(first, second, (7, 25, 28, 25)).view(), 22, 26, 28) == [6, 7, 5]
+    assert found(timeline_of(first, second, (7, 25, 28, 25)).view(), 22, 26, 28, 30) == [6, 7, 6, 5]
     assert found(timeline_of((5, NOT_KNOWN, 30, 10), second).view(), 15, 25, 30) == [5, 6, 0]
     other = timeline_of(first, second)
     other.hold(other.add(PLACE, 2, 8, 20), NOT_KNOWN, 30)
     assert found(other.view(), 99, scope=2) == [0]
+
+
+def test_what_held_again_still_did_once_it_has_ended_itself():
+    second = (6, 5, 10, 5)
+    assert found(timeline_of((5, NOT_KNOWN, FOREVER, 1), second).view(), 7, 20, 29, 30) == [6, 5, 5, 5]
+    assert found(timeline_of((5, NOT_KNOWN, 30, 1), second).view(), 7, 20, 29, 30) == [6, 5, 5, 0]
+    assert found(timeline_of((5, NOT_KNOWN, 30, 1), second, slack=5).view(), 29, 34, 35) == [5, 5, 0]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 30), st.integers(0, 30), st.booleans()), max_size=8, unique_by=lambda claim: claim[0]
+    )
+)
+def test_the_last_claim_of_unknown_beginning_that_lasts_holds_where_a_later_one_has_ended(claims):
+    claims = [(told, told + lasts if lasts < 25 else FOREVER, known) for told, lasts, known in sorted(claims)]
+    told = [(row + 1, at if known else NOT_KNOWN, until, at) for row, (at, until, known) in enumerate(claims)]
+    ends = [-1, *(until for _, until, _ in claims)]
+    begins = [at if known else min(end, at) for end, (at, _, known) in zip(ends, claims, strict=False)]
+    for time, entity in enumerate(found(timeline_of(*told).view(), *range(60))):
+        last = max((row for row, begin in enumerate(begins) if begin <= time), default=-1)
+        holds = [
+            row + 1
+            for row, (_, until, known) in enumerate(claims[: last + 1])
+            if time < until and (row == last or not known)
+        ]
+        assert entity == (holds[-1] if holds else 0)
 
 
 def test_claims_that_are_removed_are_not_found_and_their_room_is_used_again():
