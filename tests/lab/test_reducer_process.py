@@ -156,6 +156,7 @@ def test_a_disk_that_is_full_for_a_while(programs: Programs, disk: Path) -> None
         assert "could not take" in get(ports.internal, "/readyz")[1]
         assert get(ports.internal, "/healthz")[0] == 200
         assert sink.total("tcp.bytes") == 0
+        reducer.wait_for("ERROR .*cannot write flows to")
         ballast.unlink()
         wait_until(lambda: get(ports.internal, "/readyz")[0] == 200, 60, "it to be ready again")
         sink.wait(lambda sink: sink.total("tcp.bytes", aggregation="az_az") == 3000, 30)

@@ -32,10 +32,11 @@ def test_what_strangers_provoke_is_written_seldom_and_says_how_often_it_happened
 def _root_as_before():
     root = logging.getLogger()
     before = root.handlers, root.level
+    filters = {name: logging.getLogger(name).filters for name in PROVOKED}
     yield
     root.handlers, root.level = before
     for name in PROVOKED:
-        logging.getLogger(name).filters = []
+        logging.getLogger(name).filters = filters[name]
 
 
 @pytest.mark.usefixtures("_root_as_before")
