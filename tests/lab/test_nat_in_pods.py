@@ -46,9 +46,10 @@ class Mesh:
         translate(self.second, "prerouting", f"tcp dport {PORT} redirect to :{PROXY_PORT}")
         translate(self.second, "prerouting", f"tcp dport {LATER_PORT} redirect to :{LATER_PORT + 1}")
         lab.programs.start("init", "sleep", "600", host=self.node)
-        self.servers = [self._serve(host) for host in (self.first, self.second)]
+        self.servers = [self.serve(host) for host in (self.first, self.second)]
 
-    def _serve(self, host: Host) -> Program:
+    def serve(self, host: Host) -> Program:
+        """Start a program that takes what comes to the port of the proxy."""
         server = self._lab.programs.start("server", "python3", "-c", DISCARDING_SERVER, f"{PROXY_PORT}", host=host)
         wait_for_listener(host, PROXY_PORT)
         return server
@@ -91,6 +92,25 @@ def test_what_pods_redirect_is_one_flow_with_both_names(lab: Lab) -> None:
     sent = {"source__ip": mesh.first.ipv4}
     assert exported.total("tcp.bytes", **sent) == 3 * SIZE, "no other flow has any of it"
     assert exported.total("tcp.new_sockets", **sent) == 3
+
+
+def test_pods_that_are_named_are_one_flow_with_another_machine(lab: Lab) -> None:
+    node, elsewhere = (lab.host(name) for name in ("node", "elsewhere"))
+    mesh = Mesh(lab, node)
+    mesh.serve(elsewhere)
+    elsewhere.run("ip", "route", "add", f"{SERVICE}/32", "via", node.ipv4)
+    translate(mesh.first, "output", f"ip daddr {SERVICE} dnat to {elsewhere.ipv4}")
+    translate(node, "postrouting", f"ip daddr {elsewhere.ipv4} ip saddr {mesh.first.ipv4} masquerade")
+    reducer = lab.start_reducer_with_sink()
+    collectors = [lab.start_collector(elsewhere), lab.start_collector(node, node, mesh.first, mesh.second)]
+    send(elsewhere, SERVICE)
+    send(mesh.first, SERVICE, PROXY_PORT)
+    time.sleep(0.5)
+    lab.finish(reducer, *collectors)
+    exported = Exported(lab.sink.points())
+    assert_one_flow(exported, elsewhere.ipv4, SERVICE)
+    assert_one_flow(exported, node.ipv4, elsewhere.ipv4)
+    assert exported.total("tcp.new_sockets", source__process__name="bash") == 2, "no flow has one of them alone"
 
 
 def test_what_was_translated_in_a_pod_before_the_start_and_a_datagram(lab: Lab) -> None:

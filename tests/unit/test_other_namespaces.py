@@ -72,6 +72,16 @@ def machine(monkeypatch, tmp_path):
     return made
 
 
+def test_that_its_own_number_is_refused_leaves_the_others(machine, monkeypatch, caplog):
+    def refused(_inode):
+        raise PermissionError
+
+    monkeypatch.setattr(machine.ids, "known", refused)
+    machine.processes = {OWN: 0, OWN + 7: 7}
+    assert machine.others().inode(7) == OWN + 7
+    assert len(caplog.records) == 1
+
+
 def test_it_looks_once_for_a_batch_and_a_fiftieth_of_the_time(machine):
     others = machine.others()
     others.seek(range(300))
