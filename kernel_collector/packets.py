@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from kernel_collector.bpf.bpf_object import BpfObject
 from kernel_collector.bpf.btf import BtfError
 from kernel_collector.bpf.libbpf import open_iterator, read_iterator
 from kernel_collector.bpf.watched_namespaces import load_watching
+from kernel_collector.closing import Closing
 from kernel_collector.objects import OBJECTS
 from kernel_collector.workloads.cgroup_tree import v2_hierarchy
 
@@ -36,7 +37,7 @@ HTTP_CLOSED = "http_socket_closed"
 PREFIXES = {"udp": ("udp_",), "dns": ("dns_", UDP_SOCKETS, UDP_CREATED, UDP_PROCESSES), "http": ("http_",)}
 
 
-class Packets:
+class Packets(Closing):
     """The programs on packets, and on UDP's functions, attached while it is open; concerns read their maps.
 
     Where the kernel does not take them with all that is asked for, they are loaded with those concerns that it takes.
@@ -70,12 +71,6 @@ class Packets:
         except BaseException:
             self._close_udp()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach and unload."""

@@ -6,13 +6,14 @@ import ctypes
 import errno
 import mmap
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
 
 from kernel_collector.bpf.btf import Btf, BtfError
 from kernel_collector.bpf.libbpf import LibbpfError, call, library
+from kernel_collector.closing import Closing
 from kernel_collector.columns.structured import concatenated
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class MapFill(NamedTuple):
     most: int
 
 
-class BpfObject:
+class BpfObject(Closing):
     """A compiled object file: open from the start, its programs in the kernel from `load` to `close`.
 
     Attributes:
@@ -63,12 +64,6 @@ class BpfObject:
         data = call(f"{path} has no BTF", self._lib.btf__raw_data, btf, ctypes.byref(size))
         self.btf = Btf(ctypes.string_at(data, size.value))
         self.opened.add(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach and unload everything; a second call does nothing."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from kernel_collector.bpf.bpf_object import BpfObject
 from kernel_collector.bpf.ring import Ring
+from kernel_collector.closing import Closing
 from kernel_collector.objects import OBJECTS
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from kernel_collector.bpf.btf import Btf
 
 
-class EventProbe:
+class EventProbe(Closing):
     """The events of the programs of an object, while it is open.
 
     Args:
@@ -54,12 +55,6 @@ class EventProbe:
         except BaseException:
             self._object.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach and unload."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 from kernel_collector.bpf.bpf_object import BpfObject, ProgramCost
 from kernel_collector.bpf.exchanged_maps import ExchangedMaps
 from kernel_collector.bpf.libbpf import kernel_enum
 from kernel_collector.bpf.records import drop_record_dtypes
 from kernel_collector.bpf.watched_namespaces import load_watching
+from kernel_collector.closing import Closing
 from kernel_collector.objects import OBJECTS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Drops(NamedTuple):
     counts: np.ndarray
 
 
-class DropsProbe:
+class DropsProbe(Closing):
     """Drops on the machine, or in some network namespaces, while it is open.
 
     Args:
@@ -65,12 +66,6 @@ class DropsProbe:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Detach and unload."""

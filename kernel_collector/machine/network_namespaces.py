@@ -9,9 +9,10 @@ import os
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from daemon.errors import StartupError
+from kernel_collector.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 _TCP_IN_USE = re.compile(r"^TCP6?: inuse (\d+)", re.MULTILINE)
 
 
-class NetworkNamespace:
+class NetworkNamespace(Closing):
     """A network namespace, held open so that its inode number is not given to another.
 
     Attributes:
@@ -40,12 +41,6 @@ class NetworkNamespace:
         if not _is_network_namespace(self.fd):
             self.close()
             raise OSError(errno.EINVAL, "not a file of a network namespace", str(path))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of it."""

@@ -115,7 +115,10 @@ class NatConcern(Concern):
         try:
             conntrack.listen_everywhere()
         except PermissionError:
-            _LOGGER.warning("what containers translate themselves is not known: CAP_NET_BROADCAST is missing")
+            _LOGGER.warning(
+                "what containers translate themselves is not known: CAP_NET_BROADCAST is missing; "
+                "give it, as docs/kernel-collector.md says"
+            )
         else:
             self._others = others
 

@@ -14,10 +14,10 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 
+from kernel_collector.closing import Closing
 from kernel_collector.columns.structured import concatenated
 from kernel_collector.machine.network_namespaces import entered
 from kernel_collector.nat.conntrack_dumps import (
@@ -75,7 +75,7 @@ _recvmmsg = _libc.recvmmsg
 _recvmmsg.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int, ctypes.c_void_p)
 
 
-class Conntrack:
+class Conntrack(Closing):
     """Connection tracking of a network namespace, from its opening on.
 
     Args:
@@ -114,12 +114,6 @@ class Conntrack:
         header = self._headers["header"]
         header["name"], header["vector"], header["vector_length"] = _places(self._senders), _places(self._vectors), 1
         header["control"] = _places(self._controls)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening."""

@@ -6,10 +6,10 @@ import os
 import secrets
 import socket
 import struct
-from typing import Self
 
 import numpy as np
 
+from kernel_collector.closing import Closing
 from kernel_collector.columns.structured import concatenated
 from kernel_collector.nat.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, decode
 
@@ -26,7 +26,7 @@ _NETLINK_HEADER = struct.Struct("<IHHII")
 _STATUS = struct.Struct(">I")
 
 
-class ConntrackDumps:
+class ConntrackDumps(Closing):
     """Asks for the connections of the network namespace that the calling thread is in when this is made.
 
     To answer, the kernel walks the connections of all namespaces: that takes 10 ms and more.
@@ -43,12 +43,6 @@ class ConntrackDumps:
         self.unread = 0
         self._socket = opened()
         self._socket.settimeout(_TIMEOUT_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the socket."""

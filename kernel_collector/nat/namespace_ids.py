@@ -10,7 +10,9 @@ import contextlib
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+
+from kernel_collector.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +33,7 @@ _FAMILY = bytes(4)  # struct rtgenmsg, padded
 _ATTRIBUTE = struct.Struct("<HHi")
 
 
-class NamespaceIds:
+class NamespaceIds(Closing):
     """The numbers in the network namespace that the calling thread is in when this is made.
 
     Raises:
@@ -50,12 +52,6 @@ class NamespaceIds:
         self._notices.bind((0, 0))  # else the kernel takes it for the sender of its notices
         self._notices.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _GROUP_NSID)
         self._sequence = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the sockets."""

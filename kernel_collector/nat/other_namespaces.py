@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from intake.clock import SECOND_NS
+from kernel_collector.closing import Closing
 from kernel_collector.machine.network_namespaces import NetworkNamespace, entered, processes_by_network_namespace
 from kernel_collector.nat.conntrack_dumps import ConntrackDumps
 from kernel_collector.nat.conntrack_messages import CONNECTION
@@ -38,7 +39,7 @@ class Dumped(NamedTuple):
     connections: np.ndarray
 
 
-class OtherNamespaces:
+class OtherNamespaces(Closing):
     """Those of all processes; made by a thread in the machine's namespace.
 
     Args:
@@ -65,12 +66,6 @@ class OtherNamespaces:
         self._again: dict[int, int] = {}
         self._told = False
         self._look()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the sockets."""

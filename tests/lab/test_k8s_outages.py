@@ -12,7 +12,6 @@ import yaml
 
 from k8s_collector.election import LEASE_S, RETRY_S
 from k8s_collector.resources import WATCHED
-from k8s_collector.watch import LONGEST_BACKOFF_S
 from tests.api_proxy import Fault
 from tests.lab.k8s_collector import MANIFEST, NAMESPACE, start_collector, wait_until_equal, wait_until_running, workload
 from tests.lab.kubernetes_chaos import Chaos
@@ -87,7 +86,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(
         lambda: len(asked) == len(WATCHED) and min(map(len, asked.values())) > 1, 60, "each resource to be listed"
     )
     for first, second, *_ in asked.values():
-        assert 2 <= second - first < LONGEST_BACKOFF_S
+        assert 2 <= second - first < 4
 
 
 def test_a_token_that_expires_is_read_again(
@@ -155,7 +154,7 @@ def test_one_of_two_replicas_tells(
     [lease] = control_plane.list("Lease", NAMESPACE)
     assert lease["spec"]["holderIdentity"].startswith(f"{leader.name}_")
     assert leader.stop() == 0
-    wait_until(lambda: len(sink.hellos) == 2, LEASE_S - RETRY_S, "the other to take over at once")
+    wait_until(lambda: len(sink.hellos) == 2, 10, "the other to take over at once")
     assert sink.hellos[1].host.name == standby.name
     wait_until_equal(sink, control_plane)
     assert standby.stop() == 0
@@ -205,12 +204,14 @@ def test_when_the_one_that_tells_is_killed_the_other_takes_over_within_the_lease
     leader, standby = start_replicas(programs, sink, account)
     wait_until_equal(sink, control_plane)
     leader.stop(signal.SIGKILL)
+    killed = time.monotonic()
     # Nobody tells of what happens meanwhile. There are fewer pods afterwards, so that not all addresses are used again.
     control_plane.patch("Deployment", "web", {"spec": {"replicas": 1}}, namespace)
     wait_until_running(control_plane, namespace, 1)
     control_plane.create(workload("StatefulSet", "db", 1), namespace)
+    wait_until(lambda: len(sink.hellos) == 2, LEASE_S + RETRY_S + 5, "the other to take over")
     # By its own clock: it may have seen the last renewal just before, and looks each RETRY_S.
-    wait_until(lambda: len(sink.hellos) == 2, 2 * LEASE_S, "the other to take over")
+    assert time.monotonic() - killed < LEASE_S + 2 * RETRY_S
     assert sink.hellos[1].host.name == standby.name
     wait_until_running(control_plane, namespace, 2)
     wait_until_equal(sink, control_plane)

@@ -98,8 +98,9 @@ def test_daemons_end_well_and_at_once_when_told_to(lab: Lab, with_signal: signal
     reducer = lab.start_reducer()
     collector = lab.start_collector(lab.host("node"))
     for daemon in (collector, reducer):
-        # docker stop and the kubelet of a pod with a short grace period wait no longer.
-        assert daemon.stop(with_signal, timeout_s=10) == 0, daemon.tail()
+        begin = time.monotonic()
+        assert daemon.stop(with_signal) == 0, daemon.tail()
+        assert time.monotonic() - begin < 5
         assert "Traceback" not in daemon.output()
 
 
@@ -120,16 +121,16 @@ def test_a_collector_waits_for_a_reducer_that_is_not_there_and_loses_nothing(lab
     transfer.check(transfer.finish(), named=False)
 
 
-def test_ebpf_net_run_shows_loopback_flows_within_seconds_and_ends_with_ctrl_c(lab: Lab) -> None:
+def test_ebpf_net_run_shows_loopback_flows_within_5_s_and_ends_with_ctrl_c(lab: Lab) -> None:
     host = lab.host("node")
     lab.programs.start("iperf3-server", "iperf3", "--server", host=host)
     wait_for_listener(host, IPERF_PORT)
     traffic = ("--client", "127.0.0.1", "--time", "60", "--bitrate", "10M")
     lab.programs.start("iperf3-client", "iperf3", *traffic, host=host)
+    begin = time.monotonic()
     console = lab.programs.start("ebpf-net", script("ebpf-net"), "run", host=host)
-    console.wait_for("Ctrl-C ends it")
-    # In all within 5 s where nothing else runs; a window of the reducer's own length would take 30.
-    line = console.wait_for(r".*iperf3.*iperf3.*", timeout_s=20)
+    line = console.wait_for(r".*iperf3.*iperf3.*", timeout_s=5)
+    assert time.monotonic() - begin < 5
     assert re.search(r"bytes/s \d.*rtt \d.* ms, retransmits \d+, connections \d", line[0])
     assert f"http://127.0.0.1:{PROMETHEUS_PORT}/metrics" in console.output()
     assert "OTLP" in console.output()

@@ -10,7 +10,7 @@ from tests.cloud_services import served
 
 
 def soon():
-    return time.monotonic() + 20
+    return time.monotonic() + 2
 
 
 def test_an_answer():
@@ -43,7 +43,7 @@ def test_silence_ends_at_the_deadline(backlog):
         started = time.monotonic()
         with pytest.raises(OSError, match=r"timed out|refused"):
             Service(silent.getsockname()).fetch("/", started + 0.3)
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 1
 
 
 def test_a_deadline_that_is_over():

@@ -15,7 +15,7 @@ from tests.lab.waiting import wait_until
 
 
 def soon():
-    return time.monotonic() + 20
+    return time.monotonic() + 2
 
 
 def described(cloud):
@@ -147,11 +147,11 @@ def test_hostile_values_are_cut_and_addresses_checked():
 def test_what_is_late_is_left_out():
     def slow_after_identity(method, path, headers):
         if path.startswith("/latest/meta-data"):
-            time.sleep(2)
+            time.sleep(1)
         return aws_v2(method, path, headers)
 
     with served(slow_after_identity) as service:
-        found = aws(service, time.monotonic() + 1)
+        found = aws(service, time.monotonic() + 0.3)
     assert (found.zone, found.role) == ("us-east-1d", "")
 
 

@@ -8,7 +8,6 @@ from tests.flow_rows import CLIENT, acceptor_row
 from tests.named_flows import (
     CLIENT_SESSION,
     CLOUD,
-    CLUSTER,
     POD,
     PUBLIC,
     SERVER_SESSION,
@@ -17,7 +16,6 @@ from tests.named_flows import (
     only,
     pod,
     seconds,
-    sent,
     service,
 )
 from tests.rows import packed
@@ -289,35 +287,12 @@ def test_a_process_that_its_collector_does_not_know():
     assert case.unknown() == {"no_process": 1, "no_collector": 1}
 
 
-CLUSTERS = {"a": [pod("a", POD)], "b": [pod("b", POD)]}
-
-
 def test_an_end_that_its_host_names_is_known():
     case = Case()
     case.client(service="billing")
     case.dials(POD, process=99)
     case.seal()
     assert case.unknown() == {"no_collector": 1}
-
-
-@pytest.mark.parametrize(("environment", "workload"), [("a", "a-app"), ("b", "b-app"), ("c", "(unknown)")])
-def test_an_address_of_two_clusters_is_that_of_the_observers_own(environment, workload):
-    case = Case()
-    case.client(environment)
-    for number, (cluster, pods) in enumerate(CLUSTERS.items(), CLUSTER):
-        case.tell(number, environment=cluster, pods=pods)
-    case.dials(POD)
-    (labels,) = case.seal().values()
-    assert labels["workload.name"] == workload
-    assert case.unknown() == ({"several": 1} if environment == "c" else {})
-
-
-def test_an_address_of_one_cluster_is_known_in_all():
-    case = Case()
-    case.tell(environment="elsewhere", pods=[pod("a", POD)])
-    case.dials(POD)
-    (labels,) = case.seal().values()
-    assert only(labels, "workload.name", "environment") == ("a-app", "elsewhere")
 
 
 OWNED_CASES = {
@@ -379,14 +354,6 @@ def test_the_container_of_a_pod_is_the_one_of_the_cgroup():
     assert only(source, "container.name", "image_version", "pod") == ("side", "3", "web")
 
 
-def test_a_pod_of_another_cluster_with_the_address_of_a_host():
-    case = Case()
-    case.tell(environment="elsewhere", pods=[pod("web", CLIENT)])
-    case.dials(PUBLIC)
-    (source,) = (dict(labels) for labels in case.feed.seal().ends.labels if ("ip", CLIENT) in labels)
-    assert source["workload.name"] == "wget"
-
-
 def test_a_pod_that_is_retired_names_the_flows_of_before():
     case = Case()
     case.tell(pods=[pod("web", POD)])
@@ -404,42 +371,6 @@ def test_interfaces_name_ends_only_where_asked_for():
         found = only(labels, "workload.name", "resolution_type", "availability_zone", "id", "ip", "environment")
         named = ("db", "AWS", "eu-1c", "eni-db/10.0.0.5", "10.0.0.5", "(no agent)")
         assert found == (named if asked_for else ("(unknown)", "IP", "(unknown)", "10.0.0.5", "10.0.0.5", "(no agent)"))
-
-
-def test_private_addresses_of_two_networks_are_told_apart_by_the_observers_network():
-    for instance, expected in (("i-1", "one"), ("i-2", "two"), ("i-3", "(unknown)"), ("", "(unknown)")):
-        case = Case(use_interfaces=True)
-        case.client(cloud={"provider": "aws", "instance_id": instance})
-        machines = [
-            interface(f"machine-{index}", f"10.{index}.0.1", network=f"vpc-{index}", instance_id=f"i-{index}")
-            for index in (1, 2, 3)
-        ]
-        alike = [interface("one", "10.0.0.5", network="vpc-1"), interface("two", "10.0.0.5", network="vpc-2")]
-        case.tell(9, kind=CLOUD, cloud_interfaces=machines + alike)
-        case.dials("10.0.0.5")
-        (labels,) = case.seal().values()
-        assert labels["workload.name"] == expected
-        assert case.unknown() == ({} if expected in ("one", "two") else {"several": 1})
-
-
-def test_both_views_of_an_interface_are_one_end():
-    case = Case(use_interfaces=True)
-    case.tell(9, kind=CLOUD, cloud_interfaces=[interface("db", "10.0.0.5", public=[("54.1.1.1", "10.0.0.5")])])
-    case.dials("10.0.0.5", bytes_sent=1)
-    case.dials("54.1.1.1", bytes_sent=2, socket=2, local_port=2)
-    window = case.feed.seal()
-    assert [labels["id"] for labels in sent(window).values()] == ["eni-db/54.1.1.1"]
-
-
-def test_both_views_of_a_host_are_one_end():
-    case = Case()
-    public = {"addresses": [{"public": packed("54.1.1.1"), "private": packed(CLIENT)}]}
-    case.client(cloud=public)
-    case.dials(POD)
-    window = case.feed.seal()
-    assert ("ip", "54.1.1.1") in window.ends.labels[window.levels[1].source[0]] + window.ends.labels[
-        window.levels[1].dest[0]
-    ]
 
 
 @pytest.mark.parametrize(("provider", "kind"), [("aws", "AWS"), ("gcp", "GCP"), ("azure", "AZURE")])

@@ -11,6 +11,8 @@ from tests.flow_rows import CLIENT, acceptor_row, connector_row
 from tests.named_flows import (
     CLOUD,
     CLUSTER,
+    POD,
+    PUBLIC,
     SERVER_SESSION,
     Case,
     interface,
@@ -113,3 +115,70 @@ def test_the_public_and_the_private_view_of_a_machine_are_one_flow():
     (labels,) = sent(window).values()
     assert only(labels, "workload.name", "ip", "id") == ("nginx", outer, "server")
     assert sum(window.levels[0].values["bytes"]) == 11
+
+
+CLUSTERS = {"a": [pod("a", POD)], "b": [pod("b", POD)]}
+
+
+@pytest.mark.parametrize(("environment", "workload"), [("a", "a-app"), ("b", "b-app"), ("c", "(unknown)")])
+def test_an_address_of_two_clusters_is_that_of_the_observers_own(environment, workload):
+    case = Case()
+    case.client(environment)
+    for number, (cluster, pods) in enumerate(CLUSTERS.items(), CLUSTER):
+        case.tell(number, environment=cluster, pods=pods)
+    case.dials(POD)
+    (labels,) = case.seal().values()
+    assert labels["workload.name"] == workload
+    assert case.unknown() == ({"several": 1} if environment == "c" else {})
+
+
+def test_an_address_of_one_cluster_is_known_in_all():
+    case = Case()
+    case.tell(environment="elsewhere", pods=[pod("a", POD)])
+    case.dials(POD)
+    (labels,) = case.seal().values()
+    assert only(labels, "workload.name", "environment") == ("a-app", "elsewhere")
+
+
+def test_a_pod_of_another_cluster_with_the_address_of_a_host():
+    case = Case()
+    case.tell(environment="elsewhere", pods=[pod("web", CLIENT)])
+    case.dials(PUBLIC)
+    (source,) = (dict(labels) for labels in case.feed.seal().ends.labels if ("ip", CLIENT) in labels)
+    assert source["workload.name"] == "wget"
+
+
+def test_private_addresses_of_two_networks_are_told_apart_by_the_observers_network():
+    for instance, expected in (("i-1", "one"), ("i-2", "two"), ("i-3", "(unknown)"), ("", "(unknown)")):
+        case = Case(use_interfaces=True)
+        case.client(cloud={"provider": "aws", "instance_id": instance})
+        machines = [
+            interface(f"machine-{index}", f"10.{index}.0.1", network=f"vpc-{index}", instance_id=f"i-{index}")
+            for index in (1, 2, 3)
+        ]
+        alike = [interface("one", "10.0.0.5", network="vpc-1"), interface("two", "10.0.0.5", network="vpc-2")]
+        case.tell(9, kind=CLOUD, cloud_interfaces=machines + alike)
+        case.dials("10.0.0.5")
+        (labels,) = case.seal().values()
+        assert labels["workload.name"] == expected
+        assert case.unknown() == ({} if expected in ("one", "two") else {"several": 1})
+
+
+def test_both_views_of_an_interface_are_one_end():
+    case = Case(use_interfaces=True)
+    case.tell(9, kind=CLOUD, cloud_interfaces=[interface("db", "10.0.0.5", public=[("54.1.1.1", "10.0.0.5")])])
+    case.dials("10.0.0.5", bytes_sent=1)
+    case.dials("54.1.1.1", bytes_sent=2, socket=2, local_port=2)
+    window = case.feed.seal()
+    assert [labels["id"] for labels in sent(window).values()] == ["eni-db/54.1.1.1"]
+
+
+def test_both_views_of_a_host_are_one_end():
+    case = Case()
+    public = {"addresses": [{"public": packed("54.1.1.1"), "private": packed(CLIENT)}]}
+    case.client(cloud=public)
+    case.dials(POD)
+    window = case.feed.seal()
+    assert ("ip", "54.1.1.1") in window.ends.labels[window.levels[1].source[0]] + window.ends.labels[
+        window.levels[1].dest[0]
+    ]
