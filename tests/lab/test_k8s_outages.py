@@ -92,6 +92,11 @@ def test_a_server_that_asks_to_wait_is_waited_for(
 def test_a_token_that_expires_is_read_again(
     control_plane: ControlPlane, sink: EntitySink, programs: Programs, proxy: ApiProxy, namespace: str
 ) -> None:
+    def other_tests_gone() -> bool:
+        return not any("deletionTimestamp" in each["metadata"] for each in control_plane.list("Namespace"))
+
+    # While no watch tells anything, nothing may change.
+    wait_until(other_tests_gone, 60, "the namespaces of other tests to be gone")
     proxy.accepted = "first"
     # Watches end at once, so that there are new requests.
     proxy.fault_for = lambda path: Fault(cut_after=0) if "watch=1" in path else None
