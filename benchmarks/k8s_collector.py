@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.conditions import conditions, usage
 from intake.session import DEFAULT_POLL_INTERVAL_NS
 from tests.entity_sink import EntitySink
-from tests.lab.k8s_collector import start_collector
+from tests.lab.k8s_collector import expected_pods, start_collector, told_pods, wrongly_named
 from tests.lab.kubernetes import ControlPlane, Object
 from tests.lab.programs import Programs
 from tests.lab.waiting import wait_until
@@ -102,6 +102,10 @@ def measure(programs: Programs, sink: EntitySink, control_plane: ControlPlane, a
     control_plane.kwok.pause()  # from here on nobody else changes anything
     wait_until_quiet(sink)
     print(f"{'of these pods run':40} {running(sink):6}", flush=True)
+    expected, told = expected_pods(control_plane), told_pods(sink.view.pods)
+    otherwise = sum(told.get(uid) != pod for uid, pod in expected.items()) + len(told.keys() - expected.keys())
+    print(f"{'told otherwise than the server lists':40} {otherwise:6}")
+    print(f"{'of their addresses named otherwise':40} {len(wrongly_named(sink, expected)):6}", flush=True)
     pods = [pod.name for pod in sink.view.pods.values() if pod.phase == "Running"][:CHANGED_PODS]
     for title, rate in (("nothing changes", 0), (f"{arguments.rate} changes/s are asked for", arguments.rate)):
         begin, before, changes = time.monotonic(), usage(collector.pid), sink.changes
