@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from ebpf_net.v1 import intake_pb2
 
 
@@ -103,27 +100,3 @@ class Provider(Protocol):
             ProviderError: its interfaces cannot be had whole.
 
         """
-
-
-def packed(address: str) -> bytes:
-    """Return the 16 bytes of an address as the wire has them.
-
-    Raises:
-        ValueError: it is none.
-
-    """
-    parsed = ipaddress.ip_address(address.partition("/")[0])
-    if parsed.version == 4:  # noqa: PLR2004
-        return bytes(10) + b"\xff\xff" + parsed.packed
-    return parsed.packed
-
-
-def packed_all(addresses: Iterable[str | None]) -> list[bytes]:
-    """Return those of *addresses* that are any, packed, each once, in their order."""
-    found: dict[bytes, None] = {}
-    for address in addresses:
-        try:
-            found[packed(address or "")] = None
-        except ValueError:
-            continue
-    return list(found)

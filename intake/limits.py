@@ -9,6 +9,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 from google.protobuf.message import Message
 
+from intake.addresses import ADDRESS_BYTES
 from intake.columns import MalformedRowsError, Tables, is_constant, unpack_tables
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ MOST_PARTS = 1_024
 MOST_FIGURES = 64
 # Of a machine; more are a mistake.
 MOST_PUBLIC_ADDRESSES = 64
-ADDRESS_BYTES = 16
 LONGEST_LABEL = 256
 LONGEST_COMMAND_LINE = 1_024
 # What a row, and all rows of a batch together, may say at most, so that no sum of many batches leaves int64.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.json_format import MessageToDict
+
+from intake.addresses import address_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,13 +43,10 @@ def readable(messages: Iterable[intake_pb2.Entities], kinds: Sequence[str]) -> d
 
 def _fields(entity: Message) -> dict[str, Any]:
     fields = MessageToDict(entity, preserving_proto_field_name=True)
-    fields["addresses"] = [_text(address) for address in entity.addresses]  # type: ignore[attr-defined]
+    fields["addresses"] = [address_text(address) for address in entity.addresses]  # type: ignore[attr-defined]
     if "public_addresses" in fields:
         pairs = entity.public_addresses  # type: ignore[attr-defined]
-        fields["public_addresses"] = [{"public": _text(pair.public), "private": _text(pair.private)} for pair in pairs]
+        fields["public_addresses"] = [
+            {"public": address_text(pair.public), "private": address_text(pair.private)} for pair in pairs
+        ]
     return fields
-
-
-def _text(address: bytes) -> str:
-    parsed = ipaddress.IPv6Address(address)
-    return str(parsed.ipv4_mapped or parsed)

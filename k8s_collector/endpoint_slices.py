@@ -6,7 +6,8 @@ from typing import TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
-from k8s_collector.fields import AnyObject, packed
+from intake.addresses import packed_all
+from k8s_collector.fields import AnyObject
 from k8s_collector.services import Port, port_messages
 
 _SERVICE_NAME = "kubernetes.io/service-name"
@@ -49,7 +50,7 @@ def endpoint_slice_message(endpoint_slice: EndpointSlice) -> intake_pb2.Kubernet
         for each in endpoint_slice.get("endpoints") or ()
         if (each.get("targetRef") or {}).get("kind") not in _TOLD_OTHERWISE
     ]
-    addresses = packed(others, MOST_ENDPOINTS)  # names (FQDN) are none
+    addresses = packed_all(others, MOST_ENDPOINTS)  # names (FQDN) are none
     if not name or not addresses:
         return None
     return intake_pb2.KubernetesService(

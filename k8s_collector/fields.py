@@ -5,7 +5,6 @@ Types of objects name the fields that are used: no others are decoded.
 
 from __future__ import annotations
 
-import ipaddress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -52,18 +51,7 @@ class AnyObject(TypedDict, total=False):
 
 
 MOST_ADDRESSES = 64
-
-
-def packed(addresses: Iterable[str | None], most: int = MOST_ADDRESSES) -> list[bytes]:
-    """Return IPv4 and IPv6 addresses as 16 bytes each, IPv4 mapped, each once; what is none is left out."""
-    found: dict[bytes, None] = {}
-    for text in addresses:
-        try:
-            address = ipaddress.ip_address(text or "")
-        except ValueError:  # also the "None" of headless services
-            continue
-        found[address.packed if address.version == 6 else bytes(10) + b"\xff\xff" + address.packed] = None  # noqa: PLR2004
-    return list(found)[:most]
+"""Of a pod, a service or a node."""
 
 
 def unix_ns(text: str | None) -> int:

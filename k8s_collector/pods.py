@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.addresses import packed_all
 from intake.clock import SECOND_NS
-from k8s_collector.fields import AnyObject, Metadata, chosen, packed, unix_ns
+from k8s_collector.fields import MOST_ADDRESSES, AnyObject, Metadata, chosen, unix_ns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -112,7 +113,7 @@ def pod_message(pod: Pod, labels: Collection[str], annotations: Collection[str])
         name=metadata["name"],
         namespace=metadata["namespace"],
         node=spec.get("nodeName") or "",
-        addresses=packed(addresses),
+        addresses=packed_all(addresses, MOST_ADDRESSES),
         host_network=bool(spec.get("hostNetwork")),
         start_time_unix_ns=_start_ns(metadata, status),
         end_time_unix_ns=_end_ns(metadata, status),

@@ -6,7 +6,8 @@ from typing import TypedDict
 
 from ebpf_net.v1 import intake_pb2
 
-from k8s_collector.fields import AnyObject, packed
+from intake.addresses import packed_all
+from k8s_collector.fields import MOST_ADDRESSES, AnyObject
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 MOST_PORTS = 1_024
@@ -64,7 +65,7 @@ def service_message(service: Service) -> intake_pb2.KubernetesService:
         uid=metadata["uid"],
         name=metadata["name"],
         namespace=metadata["namespace"],
-        addresses=packed([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers]),
+        addresses=packed_all([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers], MOST_ADDRESSES),
         ports=port_messages(spec.get("ports")),
     )
 

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from kernel_collector.nat.conntrack_messages import CONNECTION, FRONT_BYTES, MESSAGE_NEW, OWN_NAMESPACE
-from tests.tcp_records import address
+from tests.rows import packed
 
 TCP, UDP, ICMP = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_ICMP
 NESTED = 0x8000
@@ -65,6 +65,6 @@ def connections(*rows: tuple[Ends, Ends] | tuple[Ends, Ends, int] | tuple[Ends, 
     found["namespace_id"] = OWN_NAMESPACE
     for entry, (original, translated, *rest) in zip(found, rows, strict=True):
         for name, ends in (("original", original), ("translated", translated)):
-            entry[name] = (address(ends[0]), address(ends[2]), ends[1], ends[3])
+            entry[name] = (packed(ends[0]), packed(ends[2]), ends[1], ends[3])
         entry["protocol"], entry["ended"] = (*rest, *(TCP, False)[len(rest) :])
     return found

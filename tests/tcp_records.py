@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import ipaddress
 
 import numpy as np
 
@@ -11,20 +10,13 @@ from kernel_collector.bpf.bpf_object import BpfObject
 from kernel_collector.bpf.records import TcpRecordKind, exec_record_dtype, tcp_record_dtype
 from kernel_collector.objects import OBJECTS
 from kernel_collector.tcp.states import TcpState
+from tests.rows import packed
 
 NAMESPACE = 4_026_531_840
-
-
-def address(text: str) -> bytes:
-    """16 bytes in network byte order, IPv4 mapped."""
-    parsed = ipaddress.ip_address(text)
-    return parsed.packed if parsed.version == 6 else b"\0" * 10 + b"\xff\xff" + parsed.packed
-
-
 DEFAULTS = {
     "network_namespace": NAMESPACE,
-    "local_address": address("10.0.0.1"),
-    "remote_address": address("10.0.0.2"),
+    "local_address": packed("10.0.0.1"),
+    "remote_address": packed("10.0.0.2"),
     "local_port": 40_000,
     "remote_port": 80,
     "min_rtt_us": 0xFFFFFFFF,

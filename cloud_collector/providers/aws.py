@@ -21,7 +21,8 @@ from botocore.exceptions import (
 from botocore.session import get_session
 from ebpf_net.v1 import intake_pb2
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
+from intake.addresses import packed, packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

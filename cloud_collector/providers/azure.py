@@ -13,7 +13,8 @@ from azure.mgmt.compute import ComputeManagementClient
 from azure.mgmt.network import NetworkManagementClient
 from ebpf_net.v1 import intake_pb2
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
+from intake.addresses import packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

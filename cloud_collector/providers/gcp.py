@@ -11,7 +11,8 @@ from google.api_core import exceptions
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import compute_v1
 
-from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes, packed, packed_all
+from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
+from intake.addresses import packed, packed_all
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -109,6 +110,7 @@ def _instance_interface(project: str, instance: Any, interface: Any) -> intake_p
     zone = _last(instance.zone)
     external = [config.nat_i_p for config in interface.access_configs if config.nat_i_p]
     own = packed_all([interface.network_i_p])
+    aliases = [each.ip_cidr_range for each in interface.alias_ip_ranges]
     return intake_pb2.CloudInterface(
         id=f"{project}/{zone}/{instance.name}/{interface.name}",
         provider=NAME,
@@ -121,7 +123,7 @@ def _instance_interface(project: str, instance: Any, interface: Any) -> intake_p
                 interface.network_i_p,
                 interface.ipv6_address,
                 *(config.external_ipv6 for config in interface.ipv6_access_configs),
-                *(each.ip_cidr_range for each in interface.alias_ip_ranges if each.ip_cidr_range.endswith("/32")),
+                *(_without_prefix_length(each) for each in aliases if each.endswith("/32")),
             ]
         ),
         public_addresses=[intake_pb2.PublicAddress(public=packed(each), private=own[0]) for each in external if own],
@@ -142,12 +144,16 @@ def _rule(project: str, rule: Any) -> intake_pb2.CloudInterface:
         region=region,
         zone=region,
         network=_path(rule.network),
-        addresses=packed_all([rule.I_p_address]),
+        addresses=packed_all([_without_prefix_length(rule.I_p_address)]),
         manager="google",
         role=rule.name,
         type="load_balancer",
         description=rule.description,
     )
+
+
+def _without_prefix_length(address: str) -> str:
+    return address.partition("/")[0]
 
 
 def _role(instance: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dns.exception import DNSException
 from dns.wire import Parser
 
+from intake.addresses import V4_PREFIX
 from intake.limits import LONGEST_LABEL
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 A, CNAME, AAAA = 1, 5, 28
 _IN = 1
 _ADDRESS_BYTES = {A: 4, AAAA: 16}
-_MAPPED = bytes(10) + b"\xff\xff"
 _COUNTS_AT = 4
 MOST_ALIASES = 16
 LONGEST_TTL = 7 * 24 * 3600
@@ -54,7 +54,7 @@ class _Records:
                 self._aliases.setdefault(owner, (_key(parser.get_name(decompress=True)), _ttl(ttl)))
             elif of_class == _IN and length == _ADDRESS_BYTES.get(kind):
                 address = parser.get_bytes(length)
-                mapped = _MAPPED + address if kind == A else address
+                mapped = V4_PREFIX + address if kind == A else address
                 self._addresses.setdefault(owner, []).append((mapped, _ttl(ttl)))
             else:
                 parser.get_bytes(length)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.addresses import mapped
 from kernel_collector.machine.bounded_http import AnswerError, Service
 from kernel_collector.text import printable
 
@@ -181,7 +182,7 @@ def _add_addresses(cloud: intake_pb2.Cloud, public: object, private: Iterable[ob
         if len(cloud.addresses) >= MOST_ADDRESSES:
             return
         try:
-            pair = [ipaddress.IPv6Address(f"::ffff:{ipaddress.IPv4Address(each)}").packed for each in (public, address)]
+            pair = [mapped(ipaddress.IPv4Address(each)) for each in (public, address)]
         except ValueError:
             continue
         cloud.addresses.add(public=pair[0], private=pair[1])

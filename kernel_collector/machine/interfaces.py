@@ -8,6 +8,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
 
+from intake.addresses import mapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -20,7 +22,6 @@ _ADDRESS_HEADER = struct.Struct("=BBBBI")
 _ATTRIBUTE_HEADER = struct.Struct("=HH")
 _READ_BYTES = 1 << 16
 _TIMEOUT_S = 5.0
-_MAPPED = b"\0" * 10 + b"\xff" * 2
 
 
 class InterfaceAddress(NamedTuple):
@@ -41,8 +42,7 @@ def reachable_addresses() -> Iterator[InterfaceAddress]:
         address = ipaddress.ip_address(packed)
         if not address.is_loopback and not address.is_link_local:
             with contextlib.suppress(OSError):  # the interface has gone meanwhile
-                mapped = _MAPPED + packed if address.version == 4 else packed  # noqa: PLR2004
-                yield InterfaceAddress(socket.if_indextoname(index), mapped)
+                yield InterfaceAddress(socket.if_indextoname(index), mapped(address))
 
 
 def _dump() -> Iterator[tuple[int, bytes]]:

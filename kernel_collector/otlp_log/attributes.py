@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.addresses import ADDRESS_BYTES, address_text
 from intake.clock import SECOND_NS
 from intake.columns import TABLES
 
@@ -27,8 +28,7 @@ Attributes = list[tuple[str, Value]]
 """Names and values; an attribute that is 0, empty or false is left out."""
 
 _LONGEST_TEXT = 1_024
-_MAPPED = b"\0" * 10 + b"\xff" * 2
-_NO_ADDRESS = bytes(16)
+_NO_ADDRESS = bytes(ADDRESS_BYTES)
 
 
 class ColumnAttributes(NamedTuple):
@@ -78,13 +78,9 @@ class EntityEvent(NamedTuple):
         return self.names.get(field, f"ebpf_net.{self.entity}.{field}")
 
 
-def address_text(packed: bytes) -> str:
-    """Return an address of 16 bytes as text; an empty one where it stands for none."""
-    if packed == _NO_ADDRESS or len(packed) != len(_NO_ADDRESS):
-        return ""
-    if packed.startswith(_MAPPED):
-        return socket.inet_ntop(socket.AF_INET, packed[12:])
-    return socket.inet_ntop(socket.AF_INET6, packed)
+def _address_text(packed: bytes) -> str:
+    """Return an address as text; an empty one where it stands for none."""
+    return "" if packed == _NO_ADDRESS or len(packed) != ADDRESS_BYTES else address_text(packed)
 
 
 def _column(name: str, column: str) -> ColumnAttributes:
@@ -96,7 +92,7 @@ def _choice(name: str, column: str, choices: dict[int, str]) -> ColumnAttributes
 
 
 def _address(name: str, column: str) -> ColumnAttributes:
-    return ColumnAttributes(column, (name,), lambda packed: [(name, address_text(packed))])
+    return ColumnAttributes(column, (name,), lambda packed: [(name, _address_text(packed))])
 
 
 def _flag(table: str, column: str) -> ColumnAttributes:
@@ -106,7 +102,7 @@ def _flag(table: str, column: str) -> ColumnAttributes:
 
 def _local_address(name: str, column: str) -> ColumnAttributes:
     def values(packed: bytes) -> Attributes:
-        text = address_text(packed)
+        text = _address_text(packed)
         return [(name, text), ("network.type", text and ("ipv6" if ":" in text else "ipv4"))]
 
     return ColumnAttributes(column, (name, "network.type"), values)
@@ -303,11 +299,11 @@ def _attributes_of_field(name: str, field: FieldDescriptor, value: Any) -> Attri
         case "start_time_unix_ns":
             value = _time_text(value)
         case "addresses":
-            value = [address_text(each) for each in value]
+            value = [_address_text(each) for each in value]
         case "Interface":
-            value = [f"{each.name}={address_text(address)}" for each in value for address in each.addresses]
+            value = [f"{each.name}={_address_text(address)}" for each in value for address in each.addresses]
         case "PublicAddress":
-            value = [f"{address_text(each.public)}={address_text(each.private)}" for each in value]
+            value = [f"{_address_text(each.public)}={_address_text(each.private)}" for each in value]
     return [(name, _bounded(value))]
 
 

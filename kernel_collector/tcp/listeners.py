@@ -6,15 +6,13 @@ else the first that was seen.
 
 from __future__ import annotations
 
-import ipaddress
-
 import numpy as np
 
+from intake.addresses import ADDRESS_BYTES, V4_PREFIX
 from kernel_collector.columns.fingerprint import fingerprints
 
-_ANY_V4 = np.frombuffer(ipaddress.IPv6Address("::ffff:0.0.0.0").packed, "V16")
-_V4_PREFIX = np.frombuffer(_ANY_V4.tobytes(), "<u4")[:3]
-_ANY_V6 = np.frombuffer(ipaddress.IPv6Address("::").packed, "V16")
+_ANY_V4, _ANY_V6 = np.frombuffer(V4_PREFIX + bytes(4), "V16"), np.frombuffer(bytes(ADDRESS_BYTES), "V16")
+_V4_WORDS = np.frombuffer(V4_PREFIX, "<u4")
 
 
 class Listeners:
@@ -105,7 +103,7 @@ def _themselves(addresses: np.ndarray) -> np.ndarray:
 def _any_of_version(addresses: np.ndarray) -> np.ndarray:
     """Return 0.0.0.0 for those of *addresses* that are ::ffff:a.b.c.d, :: for the others."""
     words = np.ascontiguousarray(addresses).view("<u4").reshape(len(addresses), 4)
-    is_v4 = (words[:, 0] == _V4_PREFIX[0]) & (words[:, 1] == _V4_PREFIX[1]) & (words[:, 2] == _V4_PREFIX[2])
+    is_v4 = (words[:, : len(_V4_WORDS)] == _V4_WORDS).all(axis=1)
     return np.where(is_v4, _ANY_V4, _ANY_V6)
 
 

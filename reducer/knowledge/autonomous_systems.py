@@ -9,7 +9,7 @@ import maxminddb
 import numpy as np
 
 from daemon.errors import StartupError
-from reducer.knowledge.addresses import address_text
+from intake.addresses import address_text
 from reducer.knowledge.timeline import place_of
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from ebpf_net.v1 import intake_pb2
 
+from intake.addresses import packed
 from intake.columns import is_constant
 from reducer.columns.hash_index import HashIndex
 from reducer.columns.value_columns import CONNECT_FAILURES, VALUE_COLUMNS
@@ -34,7 +35,7 @@ _SUMMED = tuple(column.name for column in ROW_COLUMNS if column.merge == "sum" a
 # What only the end that the column belongs to can tell: in its own direction, and there only while connecting.
 OF_SENDER = ("retransmits", "srtt_sum_us", "srtt_count")
 OF_CONNECTOR = ("syn_timeouts", "connect_sum_us", "connect_count")
-_INSTANCE_METADATA = np.frombuffer(bytes(10) + b"\xff\xff" + bytes((169, 254, 169, 254)), np.uint64)
+_INSTANCE_METADATA = np.frombuffer(packed("169.254.169.254"), np.uint64)
 _DNS_PORT = 53
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reducer.knowledge.addresses import address_text
+from intake.addresses import address_text
 from reducer.knowledge.entities import (
     AUTONOMOUS_SYSTEM,
     INTERNET,

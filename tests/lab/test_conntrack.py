@@ -21,7 +21,7 @@ from kernel_collector.nat.namespace_ids import NamespaceIds
 from kernel_collector.options import Settings
 from tests.lab.network import Network, forget_connections
 from tests.lab.waiting import wait_until
-from tests.tcp_records import address
+from tests.rows import packed
 
 SERVICE = "10.96.0.1"
 RULES = f"""table ip services {{
@@ -110,10 +110,10 @@ def test_the_collector_reads_all_again_where_events_were_lost(host, monkeypatch)
         ports = send(host, 500)
         rows = empty_columns(500, "udp")
         rows["local_port"], rows["remote_port"][:] = ports, 53
-        rows["local_address"][:], rows["remote_address"][:] = address("10.203.0.1"), address(SERVICE)
+        rows["local_address"][:], rows["remote_address"][:] = packed("10.203.0.1"), packed(SERVICE)
         given = concern.rewrite({"udp": rows})["udp"]
         assert set(given["remote_port"].tolist()) == {5353}
-        assert set(given["remote_address"].tolist()) == {address("10.203.0.1")}
+        assert set(given["remote_address"].tolist()) == {packed("10.203.0.1")}
         statistics = statistics_of(concern)
         assert statistics.translation_overruns > 0
         assert statistics.translations_tracked >= 500
@@ -217,10 +217,10 @@ def test_a_pod_that_is_gone_before_its_rows_come_is_known_from_its_first_event(h
                 drain_when_woken(concern)
             rows = empty_columns(1, "udp")
             rows["local_port"][0], rows["remote_port"][0] = 40000, 53
-            rows["local_address"][0], rows["remote_address"][0] = address(pod.ipv4), address(SERVICE)
+            rows["local_address"][0], rows["remote_address"][0] = packed(pod.ipv4), packed(SERVICE)
             rows["network_namespace"][0] = pod.namespace.stat().st_ino
             given = concern.rewrite({"udp": rows})["udp"]
-            assert given["remote_address"].tolist() == [address("10.203.0.1")]
+            assert given["remote_address"].tolist() == [packed("10.203.0.1")]
             assert given["remote_port"].tolist() == [5353]
 
 

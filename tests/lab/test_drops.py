@@ -19,7 +19,7 @@ from kernel_collector.options import Settings
 from tests.lab.network import Network
 from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until
-from tests.tcp_records import address
+from tests.rows import packed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ def test_a_firewalls_drops_equal_its_counter(hosts, open_probe, family):
         one.connect((to, PORT))
     found = told(probe.drain(), "NETFILTER_DROP")
     header = 28 if family == "ipv4" else 48
-    assert found[socket.IPPROTO_UDP, address(source), port, address(to), PORT] == (SENT, SENT * (SIZE + header))
+    assert found[socket.IPPROTO_UDP, packed(source), port, packed(to), PORT] == (SENT, SENT * (SIZE + header))
     assert added(found) == server.counted("drops")
     assert {key[0] for key in found} == {socket.IPPROTO_UDP, socket.IPPROTO_TCP}
     assert told(probe.drain(), "NETFILTER_DROP") == {}, "each is told once"
@@ -113,8 +113,8 @@ def test_packets_for_closed_ports(hosts, open_probe, family):
         tcp_port = one.getsockname()[1]
         one.connect((to, PORT))
     found = told(probe.drain(), "NO_SOCKET")
-    assert found[socket.IPPROTO_UDP, address(source), port, address(to), PORT][0] == SENT
-    assert found[socket.IPPROTO_TCP, address(source), tcp_port, address(to), PORT][0] == 1
+    assert found[socket.IPPROTO_UDP, packed(source), port, packed(to), PORT][0] == SENT
+    assert found[socket.IPPROTO_TCP, packed(source), tcp_port, packed(to), PORT][0] == 1
 
 
 def test_drops_of_what_a_host_sends_itself_tell_the_socket(hosts, open_probe):
@@ -243,7 +243,7 @@ def test_rows_and_the_names_of_their_reasons(hosts):
             rows = concern.read()["drops"]
             (row,) = [number for number, each in enumerate(rows["local_port"]) if each == port]
             assert rows["remote_port"][row] == PORT
-            assert rows["remote_address"][row].tobytes() == address(server.ipv4)
+            assert rows["remote_address"][row].tobytes() == packed(server.ipv4)
             assert rows["network_namespace"][row] == namespace.inode
             assert (rows["packets"][row], rows["bytes"][row]) == (SENT, SENT * (SIZE + 28))
             entities, again, all_ = (intake_pb2.Entities() for _ in range(3))

@@ -13,10 +13,11 @@ from moto.ec2.models import ec2_backends
 from moto.server import ThreadedMotoServer
 
 from cloud_collector.inventory import Inventory
-from cloud_collector.provider import Cause, ProviderError, Scope, packed
+from cloud_collector.provider import Cause, ProviderError, Scope
 from cloud_collector.providers import aws
 from cloud_collector.providers.aws import Aws, Options
 from cloud_collector.reader import Reader
+from tests.rows import packed
 
 REGION = "eu-west-1"
 SCOPE = Scope("aws", "", REGION)

@@ -5,9 +5,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from cloud_collector.provider import Cause, ProviderError, Scope, packed
+from cloud_collector.provider import Cause, ProviderError, Scope
 from cloud_collector.providers.azure import Azure, Options
 from tests.cloud_apis import serving
+from tests.rows import packed
 
 SUBSCRIPTION = "9a1c7d0e-0000-4000-8000-000000000001"
 ROOT = f"/subscriptions/{SUBSCRIPTION}"

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from intake.addresses import packed_all
 from intake.clock import SECOND_NS, Instant
 from k8s_collector.cluster import Choice, Cluster
-from k8s_collector.fields import packed, unix_ns
+from k8s_collector.fields import unix_ns
 from k8s_collector.pod_table import MOST_WAITING
 from k8s_collector.resources import ENDPOINT_SLICES, JOBS, NODES, PODS, REPLICA_SETS, SERVICES
 from tests.k8s_objects import BEGIN, controller, owned, pod, status
@@ -221,11 +222,11 @@ def test_endpoints_that_are_no_pods_are_told_as_their_service_and_end_with_their
     view.changed(ENDPOINT_SLICES, endpoint_slice("e1", "192.0.2.7"), START)
     view.changed(ENDPOINT_SLICES, endpoint_slice("e2", "192.0.2.8"), START)
     told, retired = services(view)
-    assert (told["e1"], told["e2"]) == (("web", packed(["192.0.2.7"])), ("web", packed(["192.0.2.8"])))
+    assert (told["e1"], told["e2"]) == (("web", packed_all(["192.0.2.7"])), ("web", packed_all(["192.0.2.8"])))
     assert (set(told), retired) == ({"s1", "e1", "e2"}, [])
     assert {each.uid for message in view.snapshot() for each in message.services} == {"s1", "e1", "e2"}
     view.changed(ENDPOINT_SLICES, endpoint_slice("e2", "192.0.2.9"), START)
-    assert services(view) == ({"e2": ("web", packed(["192.0.2.9"]))}, [])
+    assert services(view) == ({"e2": ("web", packed_all(["192.0.2.9"]))}, [])
     view.deleted(ENDPOINT_SLICES, "e1", START)
     view.advance(after(10))
     assert services(view) == ({}, ["e1"])
@@ -315,7 +316,7 @@ def test_pods_on_the_network_of_their_node_share_its_address():
         view.changed(PODS, pod(uid, ips=("192.0.2.1",), spec={"hostNetwork": True}), START)
     told, _ = changes(view)
     assert [each.end_time_unix_ns for each in told.values()] == [0, 0]
-    assert [list(each.addresses) for each in told.values()] == [packed(["192.0.2.1"])] * 2
+    assert [list(each.addresses) for each in told.values()] == [packed_all(["192.0.2.1"])] * 2
 
 
 def test_labels_that_were_chosen():

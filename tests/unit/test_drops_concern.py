@@ -14,7 +14,7 @@ from kernel_collector.drops import probe as drops
 from kernel_collector.drops.concern import rows_of
 from kernel_collector.drops.probe import Drops, name_of_unknown, reason_names
 from kernel_collector.objects import OBJECTS
-from tests.tcp_records import address
+from tests.rows import packed
 
 
 @functools.cache
@@ -24,7 +24,7 @@ def dtypes():
 
 def test_a_row_has_the_packets_source_as_its_local_end():
     keys, counts = (np.zeros(2, dtype) for dtype in dtypes())
-    keys[1] = (address("10.0.0.1"), address("10.0.0.2"), 4_026_531_840, 40_000, 80, 517, 6)
+    keys[1] = (packed("10.0.0.1"), packed("10.0.0.2"), 4_026_531_840, 40_000, 80, 517, 6)
     counts[1] = (5, 7500, 99)
     rows = rows_of(Drops(keys, counts))
     assert {name: column[1].tolist() for name, column in rows.items() if not name.endswith("address")} == {
@@ -37,8 +37,8 @@ def test_a_row_has_the_packets_source_as_its_local_end():
         "packets": 5,
         "bytes": 7500,
     }
-    assert rows["local_address"][1].tobytes() == address("10.0.0.1")
-    assert rows["remote_address"][1].tobytes() == address("10.0.0.2")
+    assert rows["local_address"][1].tobytes() == packed("10.0.0.1")
+    assert rows["remote_address"][1].tobytes() == packed("10.0.0.2")
     assert {name: column.dtype for name, column in rows.items()} == {c.name: c.dtype for c in DROP_COLUMNS}
 
 

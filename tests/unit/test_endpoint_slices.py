@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from intake.addresses import packed_all
 from k8s_collector.endpoint_slices import endpoint_slice_message
-from k8s_collector.fields import packed
 
 
 def endpoint_slice(*endpoints, service="database", **fields):
@@ -20,14 +20,14 @@ def endpoint(address, kind=""):
 def test_the_service_has_the_addresses_and_the_ports_of_the_slice():
     told = endpoint_slice_message(endpoint_slice(endpoint("192.0.2.7"), endpoint("192.0.2.8")))
     assert (told.uid, told.name, told.namespace) == ("e1", "database", "shop")
-    assert list(told.addresses) == packed(["192.0.2.7", "192.0.2.8"])
+    assert list(told.addresses) == packed_all(["192.0.2.7", "192.0.2.8"])
     [port] = told.ports
     assert (port.port, port.protocol, port.name, port.node_port) == (5432, 6, "sql", 0)
 
 
 def test_pods_and_nodes_are_left_out():
     ends = (endpoint("10.1.0.1", "Pod"), endpoint("10.0.0.1", "Node"), endpoint("192.0.2.7"), endpoint("fd00::7", "VM"))
-    assert list(endpoint_slice_message(endpoint_slice(*ends)).addresses) == packed(["192.0.2.7", "fd00::7"])
+    assert list(endpoint_slice_message(endpoint_slice(*ends)).addresses) == packed_all(["192.0.2.7", "fd00::7"])
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_ports_may_be_all(ports):
 
 def test_other_addresses_of_an_endpoint_mean_nothing():
     told = endpoint_slice_message(endpoint_slice({"addresses": ["192.0.2.7", "192.0.2.8"]}))
-    assert list(told.addresses) == packed(["192.0.2.7"])
+    assert list(told.addresses) == packed_all(["192.0.2.7"])
 
 
 def test_as_many_endpoints_as_the_server_takes_are_told():

@@ -1,8 +1,9 @@
 import pytest
 
-from cloud_collector.provider import Cause, ProviderError, Scope, packed
+from cloud_collector.provider import Cause, ProviderError, Scope
 from cloud_collector.providers.gcp import Gcp, Options
 from tests.cloud_apis import google_credentials, serving
+from tests.rows import packed
 
 PROJECT = "my-project"
 ROOT = f"/compute/v1/projects/{PROJECT}"

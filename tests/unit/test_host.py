@@ -10,10 +10,10 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
+from intake.addresses import address_text
 from intake.labels import operator_labels
 from kernel_collector.machine import host as host_module
 from kernel_collector.machine.host import describe_host, in_cloud, os_release, watched
-from kernel_collector.otlp_log.attributes import address_text
 
 
 def test_variables_come_before_labels_of_the_file():

@@ -7,8 +7,8 @@ from ebpf_net.v1 import intake_pb2
 from kernel_collector.tcp import sockets
 from kernel_collector.tcp.sockets import SocketTable
 from kernel_collector.tcp.states import TcpState
+from tests.rows import packed
 from tests.socket_rows import CLOSED, LISTENING, SERVER, START, at, rows_of
-from tests.tcp_records import address
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ def test_accepted_between_two_polls_belongs_to_its_listener(table):
 def test_listeners_on_any_address(table, listens, local, found):
     rows_of(
         table,
-        {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80, "local_address": address(listens)},
+        {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80, "local_address": packed(listens)},
         processes=[3],
     )
-    accepted = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "local_address": address(local)}
+    accepted = SERVER | {"kind": CLOSED, "cookie": 2, "time_ns": at(5), "local_address": packed(local)}
     (row,) = rows_of(table, accepted)
     assert ("process" in row) == found
     (row,) = rows_of(table, accepted | {"cookie": 3, "network_namespace": 9})
@@ -50,7 +50,7 @@ def test_listeners_on_any_address(table, listens, local, found):
 
 def test_the_more_special_listener_is_asked_first(table):
     listener = {"state": TcpState.LISTEN, "time_ns": at(0), "local_port": 80}
-    rows_of(table, listener | {"local_address": address("::")}, listener | {"cookie": 2}, processes=[3, 4])
+    rows_of(table, listener | {"local_address": packed("::")}, listener | {"cookie": 2}, processes=[3, 4])
     (row,) = rows_of(table, SERVER | {"kind": CLOSED, "cookie": 5, "time_ns": at(5)})
     assert row["process"] == 4
 

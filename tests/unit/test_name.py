@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from ebpf_net.v1 import intake_pb2
 
-from reducer.knowledge.addresses import address_text
 from reducer.knowledge.entities import Pod, image_version
 from reducer.knowledge.owners import Owner, Owners
 from reducer.live import _Known as Known
@@ -275,11 +274,6 @@ def test_nodes_have_host_and_address():
     assert labels == tuple(sorted((*identity_labels(Party(owner)), ("id", "node-7"), ("ip", "10.1.2.3"))))
     unknown = dict(node_labels(identity_labels(Party(None)), Party(None), packed("fd00::9")))
     assert (unknown["id"], unknown["ip"]) == ("fd00::9", "fd00::9")
-
-
-@pytest.mark.parametrize("address", ["10.0.0.1", "255.255.255.255", "fd00::1", "::1", "::"])
-def test_addresses_as_text(address):
-    assert address_text(packed(address)) == address
 
 
 def known_owners():

@@ -5,7 +5,7 @@ import ipaddress
 import pytest
 
 from intake.clock import SECOND_NS
-from k8s_collector.fields import unix_ns
+from k8s_collector.fields import MOST_ADDRESSES, unix_ns
 from k8s_collector.pods import pod_message
 from tests.k8s_objects import BEGIN, pod, status
 
@@ -31,6 +31,11 @@ def test_what_is_told_of_a_pod():
 def test_an_older_server_tells_one_address():
     told = message(pod("u1", podIP="10.0.0.7", podIPs=None))
     assert len(told.addresses) == 1
+
+
+def test_addresses_of_a_pod_are_bounded():
+    told = message(pod("u1", ips=[f"192.0.2.{last}" for last in range(MOST_ADDRESSES + 1)]))
+    assert len(told.addresses) == MOST_ADDRESSES
 
 
 def test_a_pod_that_has_just_been_made():

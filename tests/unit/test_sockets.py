@@ -9,6 +9,7 @@ from ebpf_net.v1 import intake_pb2
 from kernel_collector.tcp import sockets
 from kernel_collector.tcp.sockets import SocketTable
 from kernel_collector.tcp.states import TcpState
+from tests.rows import packed
 from tests.socket_rows import (
     CLOSED,
     CONNECT,
@@ -22,7 +23,7 @@ from tests.socket_rows import (
     at,
     rows_of,
 )
-from tests.tcp_records import NAMESPACE, address
+from tests.tcp_records import NAMESPACE
 
 
 @pytest.fixture
@@ -46,8 +47,8 @@ def test_connection_of_a_client(table):
         "socket": 7,
         "process": 5,
         "network_namespace": NAMESPACE,
-        "local_address": address("10.0.0.1"),
-        "remote_address": address("10.0.0.2"),
+        "local_address": packed("10.0.0.1"),
+        "remote_address": packed("10.0.0.2"),
         "local_port": 40_000,
         "remote_port": 80,
         "role": intake_pb2.ROLE_CONNECTOR,

@@ -12,7 +12,7 @@ from kernel_collector.nat import translations
 from kernel_collector.nat.chosen_endpoints import ChosenEndpoints
 from kernel_collector.nat.translations import KEPT_NS, Translations
 from tests.conntrack_messages import TCP, UDP, connections
-from tests.tcp_records import address
+from tests.rows import packed
 
 NAMESPACE, POD_NAMESPACE, OTHER_NAMESPACE = 4_026_531_840, 4_026_532_000, 4_026_532_001
 SECOND_NS = 10**9
@@ -36,7 +36,7 @@ def rows(*pairs, table="tcp", **columns):
     for name, values in columns.items():
         filled[name] = np.array(values, filled[name].dtype)
     for row, (local, local_port, remote, remote_port) in enumerate(pairs):
-        filled["local_address"][row], filled["remote_address"][row] = address(local), address(remote)
+        filled["local_address"][row], filled["remote_address"][row] = packed(local), packed(remote)
         filled["local_port"][row], filled["remote_port"][row] = local_port, remote_port
     return filled
 
