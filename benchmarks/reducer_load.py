@@ -22,9 +22,10 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
-from intake.columns import Columns, empty_columns, pack_rows
+from intake.columns import Columns, empty_columns
 from intake.compression import compress
 from intake.wire import CLIENT_OPTIONS, METHOD, SERVICE
+from tests.rows import packed_rows
 
 NEIGHBOURS = 10
 PROCESSES = 2
@@ -172,7 +173,7 @@ def simulated(
     snapshot = intake_pb2.Snapshot(entities=intake_pb2.Entities(processes=named))
     batch = intake_pb2.Batch()
     for table, rows_of_table in tables.items():
-        getattr(batch, table).CopyFrom(pack_rows(table, rows_of_table))
+        getattr(batch, table).CopyFrom(packed_rows(table, rows_of_table))
     return Collector(
         intake_pb2.FromCollector(hello=hello).SerializeToString(),
         intake_pb2.FromCollector(snapshot=snapshot).SerializeToString(),

@@ -9,7 +9,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from daemon.protobuf import field, head, varint
-from intake.columns import TABLES, field_numbers
+from intake.columns import TABLES, message_descriptor
 from intake.compression import LEAST_BYTES, LEVEL
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def encoded(batch: intake_pb2.Batch, tables: Tables) -> Encoded:
 
 def _fields(table: str, columns: Columns) -> list[bytes | memoryview]:
     """Return the serialized message of a table, in parts."""
-    numbers = field_numbers(table)
+    numbers = {field.name: field.number for field in message_descriptor(table).fields}
     parts: list[bytes | memoryview] = [varint(numbers["rows"] << 3) + varint(len(columns["socket"]))]
     for column in TABLES[table]:
         elements = np.ascontiguousarray(columns[column.name], column.dtype).view(np.uint8)

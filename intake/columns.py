@@ -12,7 +12,9 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
+
+    from google.protobuf.descriptor import Descriptor
 
 Merge = Literal["key", "last", "sum", "max", "least"]
 """How two rows of the same keys become one: `least` is the smaller of those that are not 0."""
@@ -144,14 +146,6 @@ Message = (
     | intake_pb2.Bins
     | intake_pb2.Drops
 )
-_MESSAGES: dict[str, type[Message]] = {
-    "tcp": intake_pb2.TcpSockets,
-    "udp": intake_pb2.UdpSockets,
-    "dns": intake_pb2.DnsSockets,
-    "http": intake_pb2.HttpSockets,
-    "bins": intake_pb2.Bins,
-    "drops": intake_pb2.Drops,
-}
 
 
 class MalformedRowsError(ValueError):
@@ -163,9 +157,27 @@ def empty_columns(rows: int = 0, table: str = "tcp") -> Columns:
     return {column.name: np.zeros(rows, column.dtype) for column in TABLES[table]}
 
 
-def field_numbers(table: str) -> dict[str, int]:
-    """Return the numbers of the fields of a table's message, by their names."""
-    return {field.name: field.number for field in _MESSAGES[table].DESCRIPTOR.fields}
+def whole(table: str, columns: Columns) -> Columns:
+    """Return a table of which some *columns* are given, in the types of the wire; the others are 0."""
+    rows = len(columns["socket"])
+    return {
+        column.name: columns[column.name].astype(column.dtype)
+        if column.name in columns
+        else np.zeros(rows, column.dtype)
+        for column in TABLES[table]
+    }
+
+
+def stacked(parts: Sequence[Columns]) -> Columns:
+    """Return the rows of *parts*, at least one, which all have the same columns, one after the other."""
+    first, *others = [part for part in parts if len(part["socket"])] or parts[:1]
+    return {name: np.concatenate([part[name] for part in (first, *others)]) for name in first} if others else first
+
+
+def message_descriptor(table: str) -> Descriptor:
+    """Return what protobuf says of a table's message."""
+    descriptor: Descriptor = getattr(intake_pb2.Batch(), table).DESCRIPTOR
+    return descriptor
 
 
 def constant(rows: int, dtype: np.dtype, value: int = 0) -> np.ndarray:
@@ -184,16 +196,6 @@ def words(column: np.ndarray) -> np.ndarray:
     if column.dtype.kind != "V":
         return column
     return constant(2 * len(column), np.dtype(np.uint64)) if is_constant(column) else column.view(np.uint64)
-
-
-def pack_rows(table: str, columns: Mapping[str, np.ndarray]) -> Message:
-    """Return the message of a table; columns that are zero throughout are left out."""
-    message = _MESSAGES[table](rows=len(columns["socket"]))
-    for column in TABLES[table]:
-        data = np.ascontiguousarray(columns[column.name], column.dtype).tobytes()
-        if data.strip(b"\0"):
-            setattr(message, column.name, data)
-    return message
 
 
 def unpack_rows(table: str, message: Message, most_rows: int) -> Columns:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from intake.columns import stacked
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -38,7 +40,7 @@ def merge_some(table: Sequence[Column], columns: Columns, which: np.ndarray) -> 
     if not which.any():
         return columns
     merged = merge_rows(table, [{name: column[which] for name, column in columns.items()}])
-    return {name: np.concatenate((column[~which], merged[name])) for name, column in columns.items()}
+    return stacked([{name: column[~which] for name, column in columns.items()}, merged])
 
 
 def _parts(key: np.ndarray) -> list[np.ndarray]:

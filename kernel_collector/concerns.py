@@ -6,8 +6,7 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from intake.columns import stacked
 from kernel_collector.bpf.btf import BtfError
 from kernel_collector.concern import Concern, Kind
 from kernel_collector.drops import concern as drops_concern
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    import numpy as np
     from ebpf_net.v1 import intake_pb2
 
     from intake.columns import Columns, Tables
@@ -191,9 +191,4 @@ def joined(parts: Iterable[Tables]) -> Tables:
     for tables in parts:
         for table, columns in tables.items():
             found.setdefault(table, []).append(columns)
-    return {
-        table: {name: np.concatenate([columns[name] for columns in of_table]) for name in of_table[0]}
-        if len(of_table) > 1
-        else of_table[0]
-        for table, of_table in found.items()
-    }
+    return {table: stacked(of_table) for table, of_table in found.items()}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 
 import numpy as np
+from ebpf_net.v1 import intake_pb2
 
-from intake.columns import TABLES, Columns, empty_columns
+from intake.columns import TABLES, Columns, Message, empty_columns
 
 
 def packed(address: str) -> bytes:
@@ -29,6 +30,17 @@ def table_of(name: str, *rows: dict) -> Columns:
                 value = row[column.name]
                 table[column.name][index] = np.void(packed(value)) if isinstance(value, str) else value
     return table
+
+
+def packed_rows(table: str, columns: Columns) -> Message:
+    """Return the message of a table, as `intake.batches` writes it: columns that are 0 throughout are left out."""
+    message = getattr(intake_pb2.Batch(), table)
+    message.rows = len(columns["socket"])
+    for column in TABLES[table]:
+        data = np.ascontiguousarray(columns[column.name], column.dtype).tobytes()
+        if data.strip(b"\0"):
+            setattr(message, column.name, data)
+    return message
 
 
 def session_id(number: int) -> bytes:

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import BIN_COLUMNS, DNS_COLUMNS, DNS_RESULTS
+from intake.columns import DNS_COLUMNS, DNS_RESULTS, stacked, whole
 from intake.merge import merge_some
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from intake.columns import Column, Columns, Tables
+    from intake.columns import Columns, Tables
     from kernel_collector.dns.probe import DnsTraffic
 
 _PEER = ("local_address", "remote_address", "local_port", "remote_port", "transport", "role")
@@ -55,22 +53,13 @@ def traffic_rows(traffic: DnsTraffic, ends: Columns) -> Tables:
     bins["bin"] = np.concatenate((counts["latency_bin"][first] - 1, traffic.bins["bin"]))
     bins["count"] = np.concatenate((counts["latency_bin_count"][first], traffic.bin_counts))
     bins["kind"] = np.full(len(bins["bin"]), intake_pb2.BIN_KIND_DNS_LATENCY)
-    return {"dns": _table(DNS_COLUMNS, rows), "bins": _table(BIN_COLUMNS, bins)}
+    return {"dns": whole("dns", rows), "bins": whole("bins", bins)}
 
 
 def with_timeouts(rows: Columns, ends: Columns) -> Columns:
     """Return *rows*, and for each row of *ends*, what is `described` of a query, a time-out besides."""
     if not len(ends["socket"]):
         return rows
-    timeouts = _table(DNS_COLUMNS, ends | {"timeouts": np.ones(len(ends["socket"]), np.uint32)})
-    joined = {name: np.concatenate((column, rows[name])) for name, column in timeouts.items()}
-    return merge_some(DNS_COLUMNS, joined, np.isin(joined["socket"], ends["socket"]))
-
-
-def _table(columns: Iterable[Column], rows: Columns) -> Columns:
-    """Return the whole table of some columns; the others are 0."""
-    count = len(rows["socket"])
-    return {
-        column.name: rows[column.name].astype(column.dtype) if column.name in rows else np.zeros(count, column.dtype)
-        for column in columns
-    }
+    timeouts = whole("dns", ends | {"timeouts": np.ones(len(ends["socket"]), np.uint32)})
+    all_rows = stacked([timeouts, rows])
+    return merge_some(DNS_COLUMNS, all_rows, np.isin(all_rows["socket"], ends["socket"]))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import BIN_COLUMNS, HTTP_COLUMNS, HTTP_STATUSES
+from intake.columns import BIN_COLUMNS, HTTP_COLUMNS, HTTP_STATUSES, empty_columns
 from intake.merge import merge_some
 from kernel_collector.bpf.records import HttpPairKind
 
@@ -50,7 +50,7 @@ def http_rows(records: np.ndarray, owners: Callable[[Columns], np.ndarray]) -> T
     pairs = _pairs(records)
     sockets = _sockets(records)
     sockets["process"] = owners(sockets)
-    http = {column.name: np.zeros(len(records), column.dtype) for column in HTTP_COLUMNS} | sockets
+    http = empty_columns(len(records), "http") | sockets
     http["requests"], http["latency_sum_us"] = records["requests"], records["latency_sum_ns"] // 1000
     is_latency = pairs.kinds == HttpPairKind.LATENCY
     is_status = (pairs.kinds != 0) & ~is_latency

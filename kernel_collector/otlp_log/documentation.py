@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from intake.columns import TABLES, empty_columns, pack_rows
+from intake.columns import TABLES, message_descriptor
 from kernel_collector.otlp_log.attributes import DROP_REASON, ENTITY_EVENTS, REFERENCES, ROW_EVENTS
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ _MEANINGS = {
 }
 _WIRE_TYPE = re.compile(r"^u\d+(: |$)")
 _FIELD = re.compile(r"^  (?:repeated )?\w+ (\w+) = \d+;$")
-_MESSAGES = {table: pack_rows(table, empty_columns(0, table)).DESCRIPTOR.name for table in TABLES}
+_MESSAGES = {table: message_descriptor(table).name for table in TABLES}
 
 
 def documentation(proto: str) -> str:

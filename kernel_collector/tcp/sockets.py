@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
-from intake.columns import TCP_COLUMNS, Columns
+from intake.columns import Columns, empty_columns, stacked, whole
 from kernel_collector.columns.socket_index import SocketIndex
 from kernel_collector.columns.structured import opaque
 from kernel_collector.tcp.ended_sockets import EndedSockets
@@ -151,7 +151,7 @@ class SocketTable:
         if listening.any():
             self._listeners.update(records.compress(listening), processes[listening])
         parts = [self._update(*portion, now_ns) for portion in _portions(records, processes)]
-        rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts[1:] else parts[0]
+        rows = stacked(parts)
         self._ended.add(rows)
         return rows
 
@@ -161,11 +161,11 @@ class SocketTable:
         if len(lives.resets):
             self._note_resets(lives)
         if not len(lives.heads):
-            return _table({}, 0)
+            return empty_columns()
         again = np.flatnonzero(lives.begins & (lives.slots >= 0))  # connects again, and its close event was lost
         ended = self._end(lives.slots[again])
         lives.slots[again] = -1
-        return _joined(ended, self._follow(lives, now_ns))
+        return stacked([ended, self._follow(lives, now_ns)])
 
     def missing(self, before_ns: int) -> np.ndarray:
         """Return the network namespaces of sockets that nothing has shown since *before_ns*, each once."""
@@ -240,7 +240,7 @@ class SocketTable:
         rows = {name: column[changed] for name, column in rows.items()}
         rows["srtt_sum_us"], rows["srtt_count"] = smoothed, smoothed != 0
         rows["min_rtt_us"] = np.where(least == np.uint32(0xFFFFFFFF), 0, least)
-        return _table(_described(sockets.compress(changed)) | rows, int(changed.sum()))
+        return whole("tcp", _described(sockets.compress(changed)) | rows)
 
     def _describe(self, sockets: np.ndarray, lives: Lives, last: np.ndarray, before_start: np.ndarray) -> None:
         """Set what *sockets* are: endpoints, role, owner, times."""
@@ -293,9 +293,7 @@ class SocketTable:
         failure = np.where(failed, intake_pb2.CONNECT_FAILURE_OTHER, intake_pb2.CONNECT_FAILURE_NONE)
         told = sockets["established"] | failed
         rows = {"closed": sockets["established"], "failed": failed, "failure": failure}
-        return _table(
-            _described(sockets.compress(told)) | {name: column[told] for name, column in rows.items()}, int(told.sum())
-        )
+        return whole("tcp", _described(sockets.compress(told)) | {name: column[told] for name, column in rows.items()})
 
 
 def _portions(records: np.ndarray, processes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -330,19 +328,3 @@ def _described(sockets: np.ndarray) -> Columns:
         "socket": sockets["cookie"],
         **{name: sockets[name] for name in ("process", "cgroup", *_ENDPOINTS, "role", "baseline")},
     }
-
-
-def _table(columns: Columns, rows: int) -> Columns:
-    """Return the whole table of some columns; the others are 0."""
-    return {
-        column.name: columns[column.name].astype(column.dtype)
-        if column.name in columns
-        else np.zeros(rows, column.dtype)
-        for column in TCP_COLUMNS
-    }
-
-
-def _joined(first: Columns, second: Columns) -> Columns:
-    if not len(first["socket"]):
-        return second
-    return {name: np.concatenate((column, second[name])) for name, column in first.items()}

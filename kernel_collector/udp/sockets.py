@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from intake.columns import UDP_COLUMNS
+from intake.columns import stacked, whole
 from kernel_collector.tcp.listeners import choose_owners
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class UdpSocketTable:
         traffic_rows = self._traffic_rows(traffic, creators, before)
         totals = self._find_unseen(before, traffic_rows, traffic, dropped)
         drop_rows = (_drop_rows(self._sockets, _drops(self._sockets, polled)), _drop_rows(self._unseen, totals))
-        return _joined(traffic_rows, *drop_rows)
+        return stacked([whole("udp", rows) for rows in (traffic_rows, *drop_rows)])
 
     def _polled(self, polled: np.ndarray, holders: np.ndarray) -> np.ndarray:
         """Return the sockets of a poll, with what is known of them from before."""
@@ -224,19 +224,3 @@ def _find(cookies: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return np.zeros(len(wanted), bool), np.zeros(len(wanted), np.intp)
     at = np.minimum(np.searchsorted(cookies, wanted), len(cookies) - 1)
     return cookies[at] == wanted, at
-
-
-def _joined(*parts: Columns) -> Columns:
-    """Return the whole table of the rows of all; columns that they lack are 0."""
-    tables = [_table(part) for part in parts if len(part["socket"])] or [_table(parts[0])]
-    if len(tables) == 1:
-        return tables[0]
-    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-
-
-def _table(rows: Columns) -> Columns:
-    count = len(rows["socket"])
-    return {
-        column.name: rows[column.name].astype(column.dtype) if column.name in rows else np.zeros(count, column.dtype)
-        for column in UDP_COLUMNS
-    }

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import PROTOCOL_VERSION
-from intake.columns import pack_rows
 from reducer.columns.series import FLOWS, LEVELS
 from reducer.internal_export import encode, render
 from reducer.internal_metrics import Snapshot
@@ -37,7 +36,7 @@ from reducer.sessions import ReducerSessions, RejectedError
 from reducer.windows.rows import SOCKETS
 from reducer.windows.window import Windows
 from tests.fuzz.messages import GREATEST_COUNT, SECOND_NS, Messages
-from tests.rows import tcp_rows
+from tests.rows import packed_rows, tcp_rows
 
 if TYPE_CHECKING:
     from intake.columns import Columns
@@ -219,7 +218,7 @@ class Fuzzer:
         row |= {"bytes_sent": moved, "segments_sent": HONEST_SEGMENTS}
         batch = intake_pb2.Batch(number=self._honest_number, time_unix_ns=self._now_ns)
         batch.entities.processes.add(id=1, name=HONEST_PROCESS)
-        batch.tcp.CopyFrom(pack_rows("tcp", tcp_rows(row)))
+        batch.tcp.CopyFrom(packed_rows("tcp", tcp_rows(row)))
         data = intake_pb2.FromCollector(batch=batch).SerializeToString()
         self._honest_sent += moved
         assert self._sessions.received(self._honest, data, self._now_ns) is None

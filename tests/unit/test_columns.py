@@ -5,10 +5,9 @@ from ebpf_net.v1 import intake_pb2
 from intake.columns import (
     TABLES,
     MalformedRowsError,
-    empty_columns,
-    pack_rows,
+    stacked,
     unpack_rows,
-    unpack_tables,
+    whole,
 )
 
 
@@ -18,29 +17,15 @@ def test_every_column_is_a_field_of_the_message_and_the_other_way_round(table):
     assert fields == {column.name for column in TABLES[table]} | {"rows"}
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_a_table_comes_back_as_it_went(table):
-    columns = empty_columns(3, table)
-    for i, column in enumerate(TABLES[table]):
-        raw = np.random.default_rng(i).bytes(3 * column.dtype.itemsize)
-        columns[column.name] = np.frombuffer(raw, column.dtype)
-    batch = intake_pb2.Batch.FromString(intake_pb2.Batch(**{table: pack_rows(table, columns)}).SerializeToString())
-    assert unpack_tables(batch, 3).keys() == {table}
-    for name, values in unpack_tables(batch, 3)[table].items():
-        assert values.tobytes() == columns[name].tobytes(), name
-        assert values.dtype == columns[name].dtype, name
-
-
-def test_columns_of_zeros_cost_nothing():
-    message = pack_rows("tcp", empty_columns(1_000))
-    assert message.ByteSize() < 10
-    assert unpack_rows("tcp", message, 1_000)["bytes_sent"].tolist() == [0] * 1_000
+def test_columns_that_are_absent_are_0():
+    rows = unpack_rows("tcp", intake_pb2.TcpSockets(rows=1_000), 1_000)
+    assert rows["bytes_sent"].tolist() == [0] * 1_000
 
 
 def test_integers_are_little_endian_on_the_wire():
-    columns = empty_columns(1)
-    columns["local_port"] = np.array([0x1234])
-    assert pack_rows("tcp", columns).local_port == b"\x34\x12"
+    assert unpack_rows("tcp", intake_pb2.TcpSockets(rows=1, local_port=b"\x34\x12"), 1)["local_port"].tolist() == [
+        0x1234
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,3 +39,18 @@ def test_integers_are_little_endian_on_the_wire():
 def test_what_is_no_table_is_told(rows, socket, told):
     with pytest.raises(MalformedRowsError, match=told):
         unpack_rows("tcp", intake_pb2.TcpSockets(rows=rows, socket=socket), 10)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_columns_that_a_table_lacks_are_0(table):
+    rows = whole(table, {"socket": np.array([7, 8], np.uint64), "local_port": np.array([80, 443])})
+    assert {name: column.dtype for name, column in rows.items()} == {each.name: each.dtype for each in TABLES[table]}
+    assert (rows.pop("socket").tolist(), rows.pop("local_port").tolist()) == ([7, 8], [80, 443])
+    assert all(column.tobytes() == bytes(column.nbytes) and len(column) == 2 for column in rows.values())
+
+
+def test_rows_stand_one_after_the_other():
+    parts = [whole("tcp", {"socket": np.array(sockets, np.uint64)}) for sockets in ([], [1, 2], [], [3])]
+    assert stacked(parts)["socket"].tolist() == [1, 2, 3]
+    assert stacked(parts[:3]) is parts[1]
+    assert stacked(parts[:1]) is parts[0]

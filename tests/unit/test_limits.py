@@ -3,8 +3,9 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake import limits
-from intake.columns import empty_columns, pack_rows
+from intake.columns import empty_columns
 from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, cut_statistics, fitting
+from tests.rows import packed_rows
 
 
 def batch_with(number=1, **columns):
@@ -12,14 +13,14 @@ def batch_with(number=1, **columns):
     rows["socket"][:] = 1
     for name, values in columns.items():
         rows[name] = np.asarray(values, rows[name].dtype)
-    return intake_pb2.Batch(number=number, tcp=pack_rows("tcp", rows))
+    return intake_pb2.Batch(number=number, tcp=packed_rows("tcp", rows))
 
 
 def batch_of(rows, **values):
     columns = empty_columns(rows)
     for name, value in values.items():
         columns[name][:] = value
-    return intake_pb2.Batch(number=1, tcp=pack_rows("tcp", columns))
+    return intake_pb2.Batch(number=1, tcp=packed_rows("tcp", columns))
 
 
 def test_rows_within_the_limits_are_taken():

@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from intake.columns import is_constant, pack_rows, unpack_rows
+from intake.columns import is_constant, unpack_rows
 from intake.merge import merge_rows
 from reducer.columns import row_store as module
 from reducer.columns.row_store import RowStore
 from reducer.windows.rows import TABLES, uniform_rows
-from tests.rows import tcp_rows
+from tests.rows import packed_rows, tcp_rows
 
 TABLE = TABLES["sockets"]
 SEED = 7
@@ -78,7 +78,7 @@ def test_only_many_rows_are_added_up():
 
 def test_columns_without_a_value_take_no_memory():
     store = RowStore(TABLE, SEED)
-    message = pack_rows("tcp", tcp_rows({"socket": 1, "bytes_sent": 4}))
+    message = packed_rows("tcp", tcp_rows({"socket": 1, "bytes_sent": 4}))
     store.add(told() | uniform_rows("tcp", unpack_rows("tcp", message, 1)) | {"time": np.array([5])})
     columns = store.columns()
     assert is_constant(columns["closed"])

@@ -6,9 +6,10 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.clock import SECOND_NS
-from intake.columns import empty_columns, pack_rows
+from intake.columns import empty_columns
 from reducer.session import Stream
 from reducer.sessions import ReducerSessions, RejectedError
+from tests.rows import packed_rows
 
 NOW = 1_700_000_000 * SECOND_NS
 ID = bytes(range(16))
@@ -69,7 +70,7 @@ def hello(sessions, session_id=ID, superseded=lambda: None, **fields):
 def batch(number, rows=1, time=NOW, **fields):
     columns = empty_columns(rows)
     columns["socket"][:] = np.arange(1, rows + 1)
-    return intake_pb2.Batch(number=number, time_unix_ns=time, tcp=pack_rows("tcp", columns), **fields)
+    return intake_pb2.Batch(number=number, time_unix_ns=time, tcp=packed_rows("tcp", columns), **fields)
 
 
 def test_a_hello_is_welcomed(sessions, pipeline):
