@@ -102,8 +102,8 @@ def measure(programs: Programs, sink: EntitySink, control_plane: ControlPlane, a
     control_plane.kwok.pause()  # from here on nobody else changes anything
     wait_until_quiet(sink)
     print(f"{'of these pods run':40} {running(sink):6}", flush=True)
-    expected, told = expected_pods(control_plane), told_pods(sink.view.pods)
-    otherwise = sum(told.get(uid) != pod for uid, pod in expected.items()) + len(told.keys() - expected.keys())
+    expected, seen = expected_pods(control_plane), told_pods(sink.view.pods)
+    otherwise = sum(seen.get(uid) != pod for uid, pod in expected.items()) + len(seen.keys() - expected.keys())
     print(f"{'told otherwise than the server lists':40} {otherwise:6}")
     print(f"{'of their addresses named otherwise':40} {len(wrongly_named(sink, expected)):6}", flush=True)
     pods = [pod.name for pod in sink.view.pods.values() if pod.phase == "Running"][:CHANGED_PODS]
