@@ -50,3 +50,9 @@ class SocketIndex:
     def _positions(self, cookies: np.ndarray) -> np.ndarray:
         """Return where each cookie is, if it is anywhere."""
         return np.minimum(np.searchsorted(self._cookies, cookies), len(self._cookies) - 1)
+
+
+def with_room(table: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """Return a table by slot with room for *slots*, and one more, which stays 0: that of what is not there, -1."""
+    room = int(slots.max(initial=-1)) + 2
+    return table if room <= len(table) else np.append(table, np.zeros(max(room, len(table)), table.dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kernel_collector.columns.endpoints import ENDPOINTS, same
-from kernel_collector.columns.socket_index import SocketIndex
+from kernel_collector.columns.socket_index import SocketIndex, with_room
 from kernel_collector.columns.structured import opaque
 
 MOST_SOCKETS = 1 << 18
@@ -52,9 +52,7 @@ class ChosenEndpoints:
         choices["cookie"] = cookies[kept]
         for name, endpoints in (("own", own), ("chosen", chosen)):
             choices[name] = endpoints[::-1][last[kept]]
-        room = int(slots.max(initial=-1)) + 2
-        if room > len(self._choices):
-            self._choices = np.append(self._choices, np.zeros(max(room, len(self._choices)), _CHOICE))
+        self._choices = with_room(self._choices, slots)
         opaque(self._choices)[slots[kept]] = opaque(choices)
 
     def forget(self, cookies: np.ndarray) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from intake.clock import SECOND_NS
 from kernel_collector.columns.endpoints import ENDPOINTS, EndpointKeys, in_loopback, other_end, same
-from kernel_collector.columns.socket_index import SocketIndex
+from kernel_collector.columns.socket_index import SocketIndex, with_room
 from kernel_collector.columns.structured import opaque
 from kernel_collector.nat.chosen_endpoints import ChosenEndpoints
 from kernel_collector.nat.conntrack_messages import CONNECTION
@@ -122,7 +122,7 @@ class Translations:
         distinct, which = np.unique(namespaces, return_inverse=True)
         self._own.update(np.setdiff1d(distinct, self._common).tolist())
         entries["dump"] = np.array([self._dumps.get(inode, 0) for inode in distinct.tolist()], np.uint32)[which]
-        self._table = _with_room(self._table, slots)
+        self._table = with_room(self._table, slots)
         opaque(self._table)[slots] = opaque(entries)
         self._remember_answers(slots)
 
@@ -274,7 +274,7 @@ class Translations:
         new = answers < 0
         answers[new] = self._by_answer.insert(keys[new])
         found = answers >= 0
-        self._of_answer = _with_room(self._of_answer, answers)
+        self._of_answer = with_room(self._of_answer, answers)
         self._of_answer[answers[found]] = slots[first[found]]
 
     def _forget_answers(self, slots: np.ndarray) -> None:
@@ -348,9 +348,3 @@ def _rows_of(tables: Tables, names: list[str]) -> _Rows:
 
 def _columns(endpoints: np.ndarray) -> Columns:
     return {name: np.ascontiguousarray(endpoints[name]) for name in _NAMES}
-
-
-def _with_room(array: np.ndarray, slots: np.ndarray) -> np.ndarray:
-    """Return the array with room for these slots, and one more, which stays 0: that of what is not there, -1."""
-    room = int(slots.max(initial=-1)) + 2
-    return array if room <= len(array) else np.append(array, np.zeros(max(room, len(array)), array.dtype))

@@ -10,6 +10,7 @@ import numpy as np
 
 from intake.addresses import ADDRESS_BYTES, V4_PREFIX
 from kernel_collector.columns.fingerprint import fingerprints
+from kernel_collector.columns.sorted_keys import begins_group, find
 
 _ANY_V4, _ANY_V6 = np.frombuffer(V4_PREFIX + bytes(4), "V16"), np.frombuffer(bytes(ADDRESS_BYTES), "V16")
 _V4_WORDS = np.frombuffer(V4_PREFIX, "<u4")
@@ -30,8 +31,8 @@ class Listeners:
         keys = _keys(records["network_namespace"], records["local_address"], records["local_port"])
         order = np.argsort(keys, kind="stable")
         keys, holders, times = keys[order], processes[order], records["time_ns"][order]
-        heads = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else np.empty(0, np.intp)
-        found, at = _search(self._keys, keys[heads])
+        heads = np.flatnonzero(begins_group(keys))
+        found, at = find(self._keys, keys[heads])
         present = np.where(found, self._processes[at] if len(self._keys) else 0, 0).astype(np.uint32)
         owners = choose_owners(present, holders, heads)
         seen = np.maximum.reduceat(times, heads) if len(heads) else times
@@ -53,7 +54,7 @@ class Listeners:
             return known, processes
         sought = np.arange(len(ports))
         for among in (_themselves, _any_of_version, _any):  # a listener on :: takes IPv4 as well
-            found, at = _search(self._keys, _keys(namespaces[sought], among(addresses[sought]), ports[sought]))
+            found, at = find(self._keys, _keys(namespaces[sought], among(addresses[sought]), ports[sought]))
             known[sought[found]] = True
             processes[sought[found]] = self._processes[at[found]]
             sought = sought[~found]
@@ -109,11 +110,3 @@ def _any_of_version(addresses: np.ndarray) -> np.ndarray:
 
 def _any(addresses: np.ndarray) -> np.ndarray:
     return np.broadcast_to(_ANY_V6, len(addresses))
-
-
-def _search(keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of *wanted* are in the sorted *keys*, and where; where not, the index means nothing."""
-    at = np.searchsorted(keys, wanted)
-    at[at == len(keys)] = 0
-    found = keys[at] == wanted if len(keys) else np.zeros(len(wanted), bool)
-    return found, at

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kernel_collector.bpf.records import TcpRecordKind
+from kernel_collector.columns.sorted_keys import begins_group
 from kernel_collector.tcp.resets import reset_lives
 from kernel_collector.tcp.states import WAS_ESTABLISHED, TcpState
 
@@ -69,7 +70,7 @@ def cut(
     taken = taken[np.lexsort((records["time_ns"][taken], records["cookie"][taken]))]
     records, processes, kinds, marks = records.take(taken), processes[taken], kinds[taken], marks[taken]
     cookies = np.ascontiguousarray(records["cookie"])
-    new_socket = _begins_another(cookies)
+    new_socket = begins_group(cookies)
     slots = find(cookies[new_socket])[np.cumsum(new_socket) - 1]
 
     begins = kinds == TcpRecordKind.CONNECT
@@ -87,7 +88,7 @@ def cut(
         kept = np.repeat(~says_nothing, np.diff(heads, append=len(marks)))
         records, processes, kinds, marks = records.compress(kept), processes[kept], kinds[kept], marks[kept]
         new_life, begins, slots = new_life[kept], begins[kept], slots[kept]
-        new_socket = _begins_another(cookies[kept])
+        new_socket = begins_group(cookies[kept])
         heads = np.flatnonzero(new_life)
     reset_sent = np.zeros(len(heads), bool)
     if len(resets):
@@ -142,10 +143,3 @@ def _established_events(lives: Lives) -> tuple[np.ndarray, np.ndarray]:
     """Return the indexes of the records of the event, and of their lives."""
     events = np.flatnonzero(lives.record_marks & EVENT_ESTABLISHED)
     return events, np.searchsorted(lives.heads, events, side="right") - 1
-
-
-def _begins_another(cookies: np.ndarray) -> np.ndarray:
-    """Return where in sorted *cookies* another socket's begin."""
-    begins = np.ones(len(cookies), bool)
-    begins[1:] = cookies[1:] != cookies[:-1]
-    return begins

@@ -13,7 +13,7 @@ import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import Columns, empty_columns, stacked, whole
-from kernel_collector.columns.socket_index import SocketIndex
+from kernel_collector.columns.socket_index import SocketIndex, with_room
 from kernel_collector.columns.structured import opaque
 from kernel_collector.tcp.ended_sockets import EndedSockets
 from kernel_collector.tcp.listeners import Listeners, choose_owners
@@ -277,9 +277,7 @@ class SocketTable:
             self._untracked += refused
             self.roles_uncertain_until_ns = np.iinfo(np.int64).max
         kept = goes_on & (slots >= 0)
-        room = int(slots.max(initial=-1)) + 2
-        if room > len(self._sockets):
-            self._sockets = np.append(self._sockets, np.zeros(max(room, len(self._sockets)), _SOCKET))
+        self._sockets = with_room(self._sockets, slots)
         remembered = sockets.compress(kept)
         remembered["baseline"] &= ~reported[kept]
         opaque(self._sockets)[slots[kept]] = opaque(remembered)

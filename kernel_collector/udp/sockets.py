@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from intake.columns import stacked, whole
+from kernel_collector.columns.sorted_keys import begins_group, find
 from kernel_collector.tcp.listeners import choose_owners
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class UdpSocketTable:
         sockets = np.zeros(len(groups.cookies), _SOCKET)
         known = np.zeros(len(sockets), bool)
         for before in (self._unseen, self._sockets):
-            found, at = _find(before["cookie"], groups.cookies)
+            found, at = find(before["cookie"], groups.cookies)
             sockets[found] = before[at[found]]
             known |= found
         records = polled[groups.order[groups.heads]]
@@ -134,18 +135,18 @@ class UdpSocketTable:
 
         One of which nothing is known waits for its packets to be told.
         """
-        polled, _ = _find(self._sockets["cookie"], dropped.cookies)
+        polled, _ = find(self._sockets["cookie"], dropped.cookies)
         order = np.flatnonzero(~polled)[np.argsort(dropped.cookies[~polled])]
         cookies, totals = dropped.cookies[order], dropped.now[order]
         unseen = np.zeros(len(cookies), _SOCKET)
         unseen["cookie"], unseen["drops"] = cookies, dropped.before[order]
         exchanged = _grouped(traffic_rows["socket"])
-        known, at = _find(exchanged.cookies, cookies)
+        known, at = find(exchanged.cookies, cookies)
         rows = exchanged.order[exchanged.heads[at[known]]]
         for name in ("process", "cgroup", "network_namespace", "baseline"):
             unseen[name][known] = traffic_rows[name][rows]
         for sockets in (before, self._unseen):
-            known, at = _find(sockets["cookie"], cookies)
+            known, at = find(sockets["cookie"], cookies)
             unseen[known] = sockets[at[known]]
         _learn_peers(unseen, traffic)
         known_ends = unseen["local_port"] != 0
@@ -161,7 +162,7 @@ class UdpSocketTable:
         rows["process"], rows["network_namespace"] = creators.copy(), counts["network_namespace"].copy()
         rows["baseline"] = np.zeros(len(peers), bool)
         for sockets in (before, self._sockets):  # the last word is the later one's
-            known, at = _find(sockets["cookie"], peers["cookie"])
+            known, at = find(sockets["cookie"], peers["cookie"])
             of = sockets[at[known]]
             for name in ("process", "network_namespace", "baseline"):
                 rows[name][known] = np.where(of[name] != 0, of[name], rows[name][known])
@@ -171,7 +172,7 @@ class UdpSocketTable:
 def _learn_peers(sockets: np.ndarray, traffic: UdpTraffic) -> None:
     """Note with whom the sockets, sorted by cookie, exchange packets, and with what local address, in place."""
     groups = _grouped(traffic.peers["cookie"])
-    known, at = _find(sockets["cookie"], groups.cookies)
+    known, at = find(sockets["cookie"], groups.cookies)
     if not known.any():
         return
     peers = traffic.peers[groups.order]
@@ -212,15 +213,5 @@ def _drops(sockets: np.ndarray, polled: np.ndarray) -> np.ndarray:
 def _grouped(cookies: np.ndarray) -> _Groups:
     order = np.argsort(cookies, kind="stable")
     ordered = cookies[order]
-    new = np.ones(len(order), bool)
-    new[1:] = ordered[1:] != ordered[:-1]
-    heads = np.flatnonzero(new)
+    heads = np.flatnonzero(begins_group(ordered))
     return _Groups(order, ordered[heads], heads)
-
-
-def _find(cookies: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return which of *wanted* are in the sorted *cookies*, and where; where not, the index means nothing."""
-    if not len(cookies):
-        return np.zeros(len(wanted), bool), np.zeros(len(wanted), np.intp)
-    at = np.minimum(np.searchsorted(cookies, wanted), len(cookies) - 1)
-    return cookies[at] == wanted, at
