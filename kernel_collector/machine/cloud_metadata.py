@@ -8,7 +8,6 @@ them is believed. Forms: AWS EC2 user guide "Instance metadata", with and withou
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
 import queue
 import re
@@ -20,7 +19,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import mapped
 from kernel_collector.machine.bounded_http import AnswerError, Service
-from kernel_collector.text import printable
+from kernel_collector.machine.foreign_json import LONGEST_VALUE, json_of, object_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 SERVICE = Service(("169.254.169.254", 80), most_bytes=1 << 18)
 TIMEOUT_S = 2.0
-LONGEST_VALUE = 128
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 MOST_INTERFACES = 16
 MOST_ADDRESSES = 64
@@ -87,7 +85,7 @@ def aws(service: Service, deadline: float) -> intake_pb2.Cloud:
             return []
 
     document = service.fetch("/latest/dynamic/instance-identity/document", deadline, headers=headers).body
-    identity = _object(document)
+    identity = object_of(document)
     found = _cloud(
         provider="aws",
         zone=identity.get("availabilityZone"),
@@ -128,7 +126,7 @@ def google(service: Service, deadline: float) -> intake_pb2.Cloud:
             return None
 
     def tree(path: str) -> Any:
-        return _json(body(f"{path}/?recursive=true"))
+        return json_of(body(f"{path}/?recursive=true"))
 
     found = _cloud(
         provider="gcp",
@@ -151,9 +149,9 @@ def azure(service: Service, deadline: float) -> intake_pb2.Cloud:
         OSError, AnswerError: it does not answer, or not as Azure does.
 
     """
-    document = _object(service.fetch(_AZURE, deadline, headers={"Metadata": "true"}).body)
+    document = object_of(service.fetch(_AZURE, deadline, headers={"Metadata": "true"}).body)
     compute = _at(document, "compute")
-    region, number = _text(_at(compute, "location")), _text(_at(compute, "zone"))
+    region, number = text_of(_at(compute, "location")), text_of(_at(compute, "zone"))
     found = _cloud(
         provider="azure",
         zone=f"{region}-{number}" if number else region,
@@ -170,7 +168,7 @@ def azure(service: Service, deadline: float) -> intake_pb2.Cloud:
 def _cloud(**fields: object) -> intake_pb2.Cloud:
     found = intake_pb2.Cloud()
     for name, value in fields.items():
-        setattr(found, name, _text(value))
+        setattr(found, name, text_of(value))
     if not (_NAME.fullmatch(found.zone) and _NAME.fullmatch(found.instance_id)):
         raise AnswerError(f"no zone and instance of {found.provider}")
     return found
@@ -202,20 +200,6 @@ def _lines(body: bytes) -> list[str]:
     ]
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"no JSON: {error!r}") from error
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    document = _json(body)
-    if not isinstance(document, dict):
-        raise AnswerError("no JSON object")
-    return document
-
-
 def _at(document: object, *keys: str) -> Any:
     for key in keys:
         document = document.get(key) if isinstance(document, dict) else None
@@ -224,7 +208,3 @@ def _at(document: object, *keys: str) -> Any:
 
 def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return printable(value)[:LONGEST_VALUE] if isinstance(value, str) else ""

@@ -6,7 +6,6 @@ Of a container that is gone before the answer, the event of its creation tells a
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 import re
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ebpf_net.v1 import intake_pb2
 
 from kernel_collector.machine.bounded_http import AnswerError, Service
-from kernel_collector.text import printable
+from kernel_collector.machine.foreign_json import object_of, text_of
 from kernel_collector.workloads.docker_events import CreationEvents
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 _LOGGER = logging.getLogger(__name__)
 MOST_QUESTIONS = 1_024
 MOST_ANSWER_BYTES = 4 << 20
-LONGEST_VALUE = 128
 # An engine that is starting a container answers questions about it when it is done.
 TIMEOUT_S = 5.0
 TRIES = 3
@@ -135,14 +133,14 @@ def described(body: bytes, namespace_label: str = "", *, nomad: bool = True) -> 
         AnswerError: it is no JSON object.
 
     """
-    document = _document(body)
+    document = object_of(body)
     config = _mapping(document.get("Config"))
     found = _named(document.get("Name"), config.get("Image"), _mapping(config.get("Labels")), namespace_label)
     variables = config.get("Env")
     for variable in variables if nomad and isinstance(variables, list) else ():
         name, _, value = variable.partition("=") if isinstance(variable, str) else ("", "", "")
         if name in _NOMAD_VARIABLES:
-            setattr(found, _NOMAD_VARIABLES[name], _text(value))
+            setattr(found, _NOMAD_VARIABLES[name], text_of(value))
     return found
 
 
@@ -153,7 +151,7 @@ def created(line: bytes, namespace_label: str = "") -> tuple[str, intake_pb2.Cgr
         AnswerError: it is no JSON object, or not the creation of a container.
 
     """
-    document = _document(line)
+    document = object_of(line)
     actor = _mapping(document.get("Actor"))
     container_id = actor.get("ID")
     if (document.get("Type"), document.get("Action")) != ("container", "create"):
@@ -165,27 +163,13 @@ def created(line: bytes, namespace_label: str = "") -> tuple[str, intake_pb2.Cgr
 
 
 def _named(name: object, image: object, labels: dict[str, Any], namespace_label: str) -> intake_pb2.Cgroup:
-    found = intake_pb2.Cgroup(container_name=_text(name).removeprefix("/"), image=_text(image))
+    found = intake_pb2.Cgroup(container_name=text_of(name).removeprefix("/"), image=text_of(image))
     for label, field in _LABELS.items():
-        setattr(found, field, _text(labels.get(label)))
+        setattr(found, field, text_of(labels.get(label)))
     if namespace_label:
-        found.namespace = _text(labels.get(namespace_label))
+        found.namespace = text_of(labels.get(namespace_label))
     return found
-
-
-def _document(body: bytes) -> dict[str, Any]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"no JSON: {error!r}") from error
-    if not isinstance(document, dict):
-        raise AnswerError("no JSON object")
-    return document
 
 
 def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str:
-    return printable(value)[:LONGEST_VALUE] if isinstance(value, str) else ""

@@ -22,10 +22,11 @@ import dns.rrset
 import numpy as np
 
 from kernel_collector.dns.answers import MalformedAnswerError, read_answer
+from kernel_collector.machine.foreign_json import LONGEST_VALUE
 from kernel_collector.nat.conntrack_messages import FRONT_BYTES, decode
 from kernel_collector.tcp.sockets import SocketTable
 from kernel_collector.workloads.cgroup_paths import place_of
-from kernel_collector.workloads.docker import LONGEST_VALUE, AnswerError, created, described
+from kernel_collector.workloads.docker import AnswerError, created, described
 from tests.conntrack_messages import message as connection
 from tests.tcp_records import TcpRecordKind, tcp_dtype, tcp_records
 

@@ -9,7 +9,8 @@ import pytest
 
 from kernel_collector.machine import cloud_metadata
 from kernel_collector.machine.bounded_http import AnswerError
-from kernel_collector.machine.cloud_metadata import LONGEST_VALUE, MOST_ADDRESSES, CloudMetadata, aws, azure, google
+from kernel_collector.machine.cloud_metadata import MOST_ADDRESSES, CloudMetadata, aws, azure, google
+from kernel_collector.machine.foreign_json import LONGEST_VALUE
 from tests.cloud_services import AZURE_DOCUMENT, aws_v1, aws_v2, of_azure, of_google, served
 from tests.lab.waiting import wait_until
 

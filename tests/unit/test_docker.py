@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel_collector.machine.bounded_http import AnswerError, Service
+from kernel_collector.machine.foreign_json import LONGEST_VALUE
 from kernel_collector.workloads import docker as module
-from kernel_collector.workloads.docker import LONGEST_VALUE, MOST_ANSWER_BYTES, Docker, described
+from kernel_collector.workloads.docker import MOST_ANSWER_BYTES, Docker, described
 from tests.docker_engine import engine
 from tests.lab.waiting import wait_until
 
