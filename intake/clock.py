@@ -6,6 +6,7 @@ import time
 from typing import NamedTuple
 
 SECOND_NS = 1_000_000_000
+NANOSECOND_S = 1e-9
 
 
 class Instant(NamedTuple):

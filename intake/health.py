@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from daemon.http import HttpServer, health_page
+from intake.clock import NANOSECOND_S
 from intake.statistics import PROCESS
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 OPTION = "--internal-prom"
 _FAMILIES = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
-_NANOSECOND = 1e-9
 
 
 def internal_prometheus_option(default: str) -> Callable[[Callable[..., Any]], Any]:
@@ -82,5 +82,5 @@ class _Statistics(Collector):
             value: float = getattr(record, statistic.field)
             name = f"ebpf_net_collector_{statistic.field}"
             if statistic.unit == "s":
-                name, value = name.replace("_ns", "_seconds"), value * _NANOSECOND
+                name, value = name.replace("_ns", "_seconds"), value * NANOSECOND_S
             yield _FAMILIES[statistic.kind](name, statistic.description, value)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from kernel_collector.machine.network_namespaces import entered, processes_by_network_namespace
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from intake.columns import Columns, Tables
     from kernel_collector.machine.network_namespaces import NetworkNamespace
 
-INTERVAL_NS = 60_000_000_000
+INTERVAL_NS = 60 * SECOND_NS
 # Whose counters are kept to compare with, also where no process is in them for a while.
 MOST_NAMESPACES = 4_096
 _OWN_NET = Path("/proc/thread-self/net")

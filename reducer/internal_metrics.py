@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from ebpf_net.v1 import intake_pb2
 
 from daemon.version import VERSION
+from intake.clock import NANOSECOND_S, SECOND_NS
 from intake.statistics import CLOUDS, KUBERNETES, PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 PREFIX = "ebpf_net"
-NANOSECOND = 1e-9
 # Those that connected last are left out beyond it.
 MOST_COLLECTORS = 10_000
 # Of all collectors together, of one kind.
 MOST_FIGURES = 100_000
 # The reference takes a collector for lost after that long without a word.
-MOST_SILENCE_NS = 30_000_000_000
+MOST_SILENCE_NS = 30 * SECOND_NS
 
 Attributes = tuple[tuple[str, str], ...]
 
@@ -330,7 +330,7 @@ def _families(
                 ]
                 holders = [(*holder, ("reason", reason)) for holder, reason, _ in told]
                 values = [count for _, _, count in told]
-            scaled = [value * NANOSECOND for value in values] if metric.unit == "s" else list(map(int, values))
+            scaled = [value * NANOSECOND_S for value in values] if metric.unit == "s" else list(map(int, values))
             if scaled:
                 yield Family(metric, holders, scaled)
 

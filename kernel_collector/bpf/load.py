@@ -7,6 +7,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from intake.clock import SECOND_NS
 from kernel_collector.bpf.bpf_object import BpfObject
 from kernel_collector.bpf.libbpf import LibbpfError, count_runs
 from kernel_collector.bpf.ring import Ring
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 # To count the entries of maps takes 0.1 us each.
-_MAPS_INTERVAL_NS = 60_000_000_000
+_MAPS_INTERVAL_NS = 60 * SECOND_NS
 
 
 class Load:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from kernel_collector.concern import Surroundings
     from kernel_collector.dns.probe import DnsTraffic, Message
 
-_TCP = 6
 # At most a fiftieth of one core goes into reading answers.
 READING_BUDGET = 50
 _LEAST_READING_NS = SECOND_NS // 100
@@ -107,7 +107,7 @@ class DnsConcern(Concern):
 
     def _owned(self, ends: Columns) -> Columns:
         """Return *ends* with the owners of TCP's sockets, which are known from their own records."""
-        tcp = np.flatnonzero(ends["transport"] == _TCP)
+        tcp = np.flatnonzero(ends["transport"] == socket.IPPROTO_TCP)
         if len(tcp):
             ends["process"], ends["network_namespace"] = ends["process"].copy(), ends["network_namespace"].copy()
             ends["process"][tcp], ends["network_namespace"][tcp] = self._sockets.owners(ends["socket"][tcp])

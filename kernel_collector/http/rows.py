@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from intake.columns import Columns, Tables
 
 _ENDPOINTS = ("network_namespace", "local_address", "remote_address", "local_port", "remote_port")
-_IPPROTO_TCP = 6
 _BIN_KINDS = {
     HttpPairKind.LATENCY: intake_pb2.BIN_KIND_HTTP_LATENCY,
     HttpPairKind.STATUS: intake_pb2.BIN_KIND_HTTP_STATUS,
@@ -119,7 +119,7 @@ def _bin_rows(pairs: _Pairs, which: np.ndarray, sockets: Columns) -> Columns:
     of = np.nonzero(which)[0]
     rows = {name: column[of] for name, column in sockets.items()}
     kinds = pairs.kinds.T[which]
-    rows["transport"] = np.full(len(of), _IPPROTO_TCP, np.uint8)
+    rows["transport"] = np.full(len(of), socket.IPPROTO_TCP, np.uint8)
     rows["kind"] = np.select([kinds == pair for pair in _BIN_KINDS], list(_BIN_KINDS.values())).astype(np.uint8)
     rows["bin"], rows["count"] = pairs.bins.T[which], pairs.counts.T[which]
     return rows

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROC = Path("/proc")
+OWN_NETWORK_NAMESPACE = Path("/proc/thread-self/ns/net")
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703  # include/uapi/linux/nsfs.h
 _TCP_IN_USE = re.compile(r"^TCP6?: inuse (\d+)", re.MULTILINE)
@@ -103,7 +104,7 @@ def entered(network_namespace: int) -> Iterator[None]:
         OSError: it cannot be entered: CAP_SYS_ADMIN is missing, or it is no network namespace.
 
     """
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(OWN_NETWORK_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _enter(network_namespace)
         try:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import select
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,13 +14,20 @@ import numpy as np
 from intake.clock import SECOND_NS
 from kernel_collector.columns.structured import concatenated
 from kernel_collector.concern import Concern
-from kernel_collector.machine.network_namespaces import NetworkNamespace, entered, named_network_namespaces
+from kernel_collector.machine.network_namespaces import (
+    OWN_NETWORK_NAMESPACE,
+    NetworkNamespace,
+    entered,
+    named_network_namespaces,
+)
 from kernel_collector.nat.conntrack import Conntrack
 from kernel_collector.nat.conntrack_messages import OWN_NAMESPACE
 from kernel_collector.nat.other_namespaces import OtherNamespaces
 from kernel_collector.nat.translations import Translations
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ebpf_net.v1 import intake_pb2
 
     from intake.columns import Tables
@@ -34,7 +40,6 @@ READ_DELAY_S = 0.2
 MOST_WAITING = 1 << 15
 # A connection from before the start may end without an event (net.netfilter.nf_conntrack_events = 2).
 DUMP_INTERVAL_NS = 300 * SECOND_NS
-_OWN = Path("/proc/thread-self/ns/net")
 
 
 class NatConcern(Concern):
@@ -49,7 +54,7 @@ class NatConcern(Concern):
         self._told = False
         try:
             proc, named = surroundings.settings.proc, surroundings.settings.network_namespaces
-            with NetworkNamespace(_OWN) as own:
+            with NetworkNamespace(OWN_NETWORK_NAMESPACE) as own:
                 common = {own.inode}
             self._conntracks = [self._stack.enter_context(each) for each in _conntracks(proc, named)]
             if not named:
@@ -107,7 +112,11 @@ class NatConcern(Concern):
     def _listen_everywhere(self, proc: Path, conntrack: Conntrack) -> None:
         """Listen to the connection tracking of all namespaces, if that is allowed; the machine's is known without."""
         try:
-            with _machines_namespace(proc) as namespace, NetworkNamespace(_OWN) as own, _stepped(namespace, own):
+            with (
+                _machines_namespace(proc) as namespace,
+                NetworkNamespace(OWN_NETWORK_NAMESPACE) as own,
+                _stepped(namespace, own),
+            ):
                 others = self._stack.enter_context(OtherNamespaces(proc))
         except OSError as error:
             _LOGGER.warning("what containers translate themselves is not known: %s", error)
@@ -190,7 +199,7 @@ def _conntracks(proc: Path, named: tuple[Path, ...]) -> list[Conntrack]:
     """Open the connection tracking of the machine's namespace, and of the named ones."""
     opened: dict[int, Conntrack] = {}
     with contextlib.ExitStack() as namespaces, contextlib.ExitStack() as on_failure:
-        own = namespaces.enter_context(NetworkNamespace(_OWN))
+        own = namespaces.enter_context(NetworkNamespace(OWN_NETWORK_NAMESPACE))
         for namespace in map(namespaces.enter_context, [_machines_namespace(proc), *named_network_namespaces(named)]):
             if namespace.inode not in opened:
                 within = None if namespace.inode == own.inode else namespace.fd
@@ -209,4 +218,4 @@ def _machines_namespace(proc: Path) -> NetworkNamespace:
     try:
         return NetworkNamespace(proc / "1" / "ns" / "net")
     except PermissionError:  # of another user's process: CAP_SYS_PTRACE is missing
-        return NetworkNamespace(_OWN)
+        return NetworkNamespace(OWN_NETWORK_NAMESPACE)

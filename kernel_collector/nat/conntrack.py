@@ -13,13 +13,12 @@ import errno
 import os
 import socket
 import struct
-from pathlib import Path
 
 import numpy as np
 
 from kernel_collector.closing import Closing
 from kernel_collector.columns.structured import concatenated
-from kernel_collector.machine.network_namespaces import entered
+from kernel_collector.machine.network_namespaces import OWN_NETWORK_NAMESPACE, entered
 from kernel_collector.nat.conntrack_dumps import (
     ATTRIBUTE_STATUS,
     DESTINATION_TRANSLATED,
@@ -94,7 +93,7 @@ class Conntrack(Closing):
     def __init__(self, namespace: int | None = None, buffer_bytes: int = RECEIVE_BUFFER_BYTES) -> None:
         self.overruns = self._unread = 0
         with entered(namespace) if namespace is not None else contextlib.nullcontext():
-            self.inode = Path("/proc/thread-self/ns/net").stat().st_ino
+            self.inode = OWN_NETWORK_NAMESPACE.stat().st_ino
             self._events, self._dumps = opened(), ConntrackDumps()
         try:
             widen(self._events, buffer_bytes)

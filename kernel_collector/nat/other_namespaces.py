@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from intake.clock import SECOND_NS
 from kernel_collector.closing import Closing
-from kernel_collector.machine.network_namespaces import NetworkNamespace, entered, processes_by_network_namespace
+from kernel_collector.machine.network_namespaces import (
+    OWN_NETWORK_NAMESPACE,
+    NetworkNamespace,
+    entered,
+    processes_by_network_namespace,
+)
 from kernel_collector.nat.conntrack_dumps import ConntrackDumps
 from kernel_collector.nat.conntrack_messages import CONNECTION
 from kernel_collector.nat.namespace_ids import NamespaceIds
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
 _LOGGER = logging.getLogger(__name__)
 MOST_NAMESPACES = 4_096
@@ -57,7 +62,7 @@ class OtherNamespaces(Closing):
         self.unread = 0
         self._proc = proc
         self._ids = NamespaceIds()
-        self._own = NetworkNamespace(Path("/proc/thread-self/ns/net"))
+        self._own = NetworkNamespace(OWN_NETWORK_NAMESPACE)
         self._inodes: dict[int, int] = {}  # by number
         self._known = {self._own.inode}
         self._missing: set[int] = set()  # inode numbers and others

@@ -15,6 +15,7 @@ translates changes no row: anybody may have one, with any addresses.
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -38,8 +39,7 @@ KEPT_NS = 60 * SECOND_NS
 # Where several namespaces translate for all, a connection may pass some of them, and be translated in each.
 MOST_IN_A_ROW = 4
 _COMMON = 0  # in place of an inode number
-_IPPROTO_TCP, _IPPROTO_UDP = 6, 17
-_PROTOCOLS = {"tcp": _IPPROTO_TCP, "udp": _IPPROTO_UDP, "http": _IPPROTO_TCP}
+_PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "http": socket.IPPROTO_TCP}
 _TABLES = ("tcp", "udp", "dns", "http", "bins", "drops")
 _NAMES = ENDPOINTS.names or ()
 
@@ -172,7 +172,7 @@ class Translations:
     def _translated(self, rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
         """Return the endpoints that rows get, and which of them are others than their own."""
         known, chosen = self._chosen.find(rows.sockets, rows.endpoints)
-        known &= rows.protocols == _IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
+        known &= rows.protocols == socket.IPPROTO_TCP  # a UDP socket has many peers, and their translations come and go
         endpoints = rows.endpoints.copy()
         changed = np.zeros(len(endpoints), bool)
         inside = np.flatnonzero(np.isin(rows.network_namespaces, list(self._own)))
@@ -340,7 +340,7 @@ def _rows_of(tables: Tables, names: list[str]) -> _Rows:
         column["network_namespace"],
         protocols,
         of_sockets=~of_drops,
-        of_packets=of_drops | (protocols == _IPPROTO_UDP),
+        of_packets=of_drops | (protocols == socket.IPPROTO_UDP),
         lasting=of_tcp & ~ending,
         ending=ending,
     )

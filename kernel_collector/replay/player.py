@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from kernel_collector.core import CollectorCore
@@ -86,6 +85,6 @@ def _call(core: CollectorCore, moment: str) -> None:
     if name in _MOMENTS:
         getattr(core, name)()
     elif name == "drain_concern" and number.isdecimal():
-        partial(core.drain_concern, int(number))()
+        core.drain_concern(int(number))
     else:
         raise TranscriptError(f"the recording has a moment {moment}: another version made it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from intake.clock import SECOND_NS
 from kernel_collector.workloads.announced import Announced
 from kernel_collector.workloads.cgroup_paths import NOWHERE, Place, place_of
 from kernel_collector.workloads.cgroup_tree import MOST_DIRECTORIES, ROOT_ID
@@ -25,7 +26,7 @@ MOST_CGROUPS = 4_096
 # Ids whose path is known, those that no row refers to as well.
 MOST_KNOWN = 65_536
 FIRST_V1_ID = 1 << 63
-WALK_PAUSE_NS = 10_000_000_000
+WALK_PAUSE_NS = 10 * SECOND_NS
 # At most a fiftieth of one core goes into walks.
 _WALK_BUDGET = 50
 
