@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from unicodedata import category
 
 from ebpf_net.v1 import intake_pb2
 
@@ -35,7 +36,7 @@ def operator_labels(from_file: object, environ: Mapping[str, str]) -> dict[str, 
     """Return the labels of the configuration file's key `labels`, and of the variables, which come first.
 
     Raises:
-        StartupError: a label is not one of `LABELS`, or its value is no text of at most 40 characters.
+        StartupError: a label is not one of `LABELS`, or its value is no text (UTF-8) of at most 40 characters.
 
     """
     if not isinstance(from_file, dict):
@@ -46,6 +47,8 @@ def operator_labels(from_file: object, environ: Mapping[str, str]) -> dict[str, 
     if "cluster" in labels and environ.get(LABEL_VARIABLES["cluster"]):
         labels["environment"] = labels["cluster"]
     for name, value in labels.items():
+        if any(category(char) == "Cs" for char in value):  # what stands for a byte that is no text
+            raise StartupError(f"label {name}: {value!r} is no text (UTF-8)")
         if len(value) > LONGEST_VALUE:
             raise StartupError(
                 f"label {name}: {value!r} has {len(value)} characters, at most {LONGEST_VALUE} are taken"

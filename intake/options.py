@@ -70,7 +70,7 @@ def intake_settings(arguments: dict[str, Any], environ: Mapping[str, str]) -> In
 
 def _host(text: str) -> str:
     host = text.removeprefix("[").removesuffix("]")  # an IPv6 address as in a URL
-    if "/" in host or "]" in host or host.count(":") == 1 or not host.strip():
+    if "/" in host or "]" in host or " " in host or host.count(":") == 1 or not host or not host.isprintable():
         message = f"the reducer's host (--intake-host, EBPF_NET_INTAKE_HOST) is a name or an address, not {text!r}"
         raise StartupError(f"{message}; its port goes into --intake-port (EBPF_NET_INTAKE_PORT)")
     return host

@@ -111,7 +111,7 @@ class Concerns:
                 try:
                     self._open.append(kind.open(surroundings))
                 except (OSError, BtfError) as error:
-                    _LOGGER.warning("%s is not watched, all else is: %s", kind.name, error)
+                    _LOGGER.warning("%s is not watched, all else is: %s; %s", kind.name, error, kind.remedy)
         self._unread = [*self._open]
 
     def __iter__(self) -> Iterator[Concern]:

@@ -89,7 +89,7 @@ class Files:
     def __init__(self, settings: Settings) -> None:
         self._proc = settings.proc
         self._service_of = runit.finder(settings.proc, settings.host_directory)
-        self._has_v1 = cgroup_tree.has_v1(Path("/proc/self/cgroup").read_text())
+        self._has_v1 = cgroup_tree.has_v1(Path("/proc/self/cgroup").read_bytes())
         try:
             self._hierarchy: Path | None = cgroup_tree.v2_hierarchy(settings.proc)
         except OSError:

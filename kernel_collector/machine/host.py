@@ -44,7 +44,7 @@ def describe_host(
     """
     system = os_release(directory)
     namespaces = list(network_namespaces)
-    host = labelled_host(labels.get("host") or socket.gethostname(), labels)
+    host = labelled_host(labels.get("host") or printable(socket.gethostname()), labels)
     host.kernel_version = os.uname().release
     host.os, host.os_version = system.get("ID", ""), system.get("VERSION_ID", "")
     host.watches = watched(host.name, namespaces)

@@ -9,6 +9,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from intake.addresses import mapped
+from kernel_collector.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ def reachable_addresses() -> Iterator[InterfaceAddress]:
         address = ipaddress.ip_address(packed)
         if not address.is_loopback and not address.is_link_local:
             with contextlib.suppress(OSError):  # the interface has gone meanwhile
-                yield InterfaceAddress(socket.if_indextoname(index), mapped(address))
+                yield InterfaceAddress(printable(socket.if_indextoname(index)), mapped(address))
 
 
 def _dump() -> Iterator[tuple[int, bytes]]:

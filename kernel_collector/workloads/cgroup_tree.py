@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from pathlib import Path
 
 MOST_DIRECTORIES = 20_000
@@ -16,6 +17,7 @@ ROOT_ID = 1
 """Id of the root cgroup of v2: the sockets of a machine without containers, or with cgroup v1 alone, are all in it."""
 
 _LONGEST_FILE = 65_536
+_ESCAPED = re.compile(rb"\\([0-7]{3})")  # space, tab, newline, backslash: proc_mounts(5)
 # Of all architectures but alpha; Linux 5.2, include/uapi/asm-generic/unistd.h and linux/mount.h.
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432
 _CLOSE_ON_EXEC = 1
@@ -59,9 +61,9 @@ def is_whole(hierarchy: Path) -> bool:
     return _inode(hierarchy) == ROOT_ID
 
 
-def has_v1(cgroups_of_a_process: str) -> bool:
+def has_v1(cgroups_of_a_process: bytes) -> bool:
     """Return whether what /proc/PID/cgroup holds tells of a v1 hierarchy."""
-    return any(not line.startswith("0:") for line in cgroups_of_a_process.splitlines())
+    return any(not line.startswith(b"0:") for line in cgroups_of_a_process.splitlines())
 
 
 def walk(hierarchy: Path, most: int = MOST_DIRECTORIES) -> dict[int, str]:
@@ -98,8 +100,10 @@ def paths_of_process(proc: Path, pid: int) -> list[str]:
 
 def _mounted(mounts: Path) -> list[Path]:
     """Return the directories on which cgroup v2 is mounted."""
-    lines = (line.split() for line in mounts.read_text().splitlines())
-    return [Path(fields[1]) for fields in lines if len(fields) > 2 and fields[2] == "cgroup2"]  # noqa: PLR2004
+    # Names of directories may hold anything: bytes that are no text, and whatever else separates words in text.
+    lines = (line.split(b" ") for line in mounts.read_bytes().split(b"\n"))
+    paths = [fields[1] for fields in lines if len(fields) > 2 and fields[2] == b"cgroup2"]  # noqa: PLR2004
+    return [Path(os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), path))) for path in paths]
 
 
 @functools.cache

@@ -76,6 +76,15 @@ def test_the_whole_hierarchy_comes_before_a_part_of_it(proc, monkeypatch):
     assert v2_hierarchy(proc) == Path("/whole")
 
 
+def test_names_of_mounts_may_hold_anything(proc):
+    forged = "/home/u/\u2028cgroup2\u2003/tmp\u2003cgroup2\u2003rw".encode()
+    (proc / "1" / "mounts").unlink()
+    (proc / "self" / "mounts").write_bytes(
+        b"fuse %b fuse rw 0 0\nfuse /media/\xff fuse rw 0 0\ncgroup2 /of\\040all\\134 cgroup2 rw 0 0\n" % forged
+    )
+    assert v2_hierarchy(proc) == Path("/of all\\")
+
+
 def test_only_version_1(proc):
     for process in ("self", "1"):
         (proc / process / "mounts").write_text(MOUNTS)
@@ -95,8 +104,8 @@ def test_where_no_mount_shows_it_all_it_is_mounted_for_this_process(tmp_path):
 
 
 def test_v1_is_told_from_v2():
-    assert not has_v1("0::/\n")
-    assert has_v1("9:name=systemd:/\n0::/\n")
+    assert not has_v1(b"0::/x\xff\n")
+    assert has_v1(b"9:name=systemd:/\n0::/\n")
 
 
 def test_paths_of_a_process(tmp_path):

@@ -69,7 +69,7 @@ def refuses(_surroundings):
 
 
 def kind(name, opens, *, wanted=True, part=""):
-    return Kind(name, "", lambda _: wanted, opens, lambda *_: "", part)
+    return Kind(name, "see to it", lambda _: wanted, opens, lambda *_: "", part)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_refused_one_is_told_and_the_rest_runs(opened, caplog):
     all_ = opened(kind("One", One), kind("Refused", refuses), kind("Other", Other), kind("Unwanted", One, wanted=False))
     assert [type(each) for each in all_] == [One, Other]
     assert [record.getMessage() for record in caplog.records] == [
-        "Refused is not watched, all else is: [Errno 1] not on this kernel"
+        "Refused is not watched, all else is: [Errno 1] not on this kernel; see to it"
     ]
 
 

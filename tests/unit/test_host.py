@@ -62,6 +62,15 @@ def test_addresses_by_interface():
     assert {address_text(address) for address in host.addresses} == set().union(*expected.values())
 
 
+def test_names_that_are_no_text_are_told_with_what_can_be_read_of_them(monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "a\udcffb")
+    monkeypatch.setattr("socket.if_indextoname", lambda _: "eth\udcff")
+    monkeypatch.setattr("kernel_collector.machine.interfaces._dump", lambda: [(1, bytes(4))])
+    host = describe_host({}, [])
+    assert host.name == "a\N{REPLACEMENT CHARACTER}b"
+    assert [each.name for each in host.interfaces] == ["eth\N{REPLACEMENT CHARACTER}"]
+
+
 @pytest.mark.parametrize("place", ["etc/os-release", "usr/lib/os-release"])
 def test_the_system_is_that_under_the_host_directory(tmp_path, place):
     (tmp_path / place).parent.mkdir(parents=True)

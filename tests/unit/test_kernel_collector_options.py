@@ -119,7 +119,9 @@ def test_port_that_is_none(asked):
     assert "65535" in asked("--intake-port", "65536", exit_code=2)
 
 
-@pytest.mark.parametrize("host", ["http://reducer", "reducer:8000", "[::1]:8000", "10.0.0.1/8", " "])
+@pytest.mark.parametrize(
+    "host", ["http://reducer", "reducer:8000", "[::1]:8000", "10.0.0.1/8", " ", "a b", "reducer\n", "\udcff"]
+)
 def test_host_that_is_none(asked, host):
     output = asked(exit_code=1, EBPF_NET_INTAKE_HOST=host)
     assert repr(host) in output

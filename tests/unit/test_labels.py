@@ -17,6 +17,7 @@ def test_labels_may_be_numbers_and_empty():
         ({"zone": "a" * 41}, {}, "41 characters"),
         ({}, {"EBPF_NET_AGENT_SERVICE": "a" * 41}, "41 characters"),
         (["zone"], {}, "must be a mapping"),
+        ({}, {"EBPF_NET_AGENT_ZONE": "a\udcff"}, r"label zone: 'a\\udcff' is no text"),
     ],
 )
 def test_labels_that_are_refused(labels, environ, message):
