@@ -5,6 +5,7 @@ https://protobuf.dev/programming-guides/encoding
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,9 +38,22 @@ def field(number: int, *content: bytes) -> bytes:
 
 def attributes(field_number: int, labels: Iterable[tuple[str, AttributeValue]]) -> bytes:
     """Return labels as the repeated KeyValue field of a message; what is no Unicode text becomes `?`."""
-    return b"".join(field(field_number, field(1, name.encode()), field(2, _any_value(value))) for name, value in labels)
+    tag = varint(field_number << 3 | LENGTH_DELIMITED)
+    return tag.join((b"", *[_key_value(name, value) for name, value in labels]))
 
 
-def _any_value(value: AttributeValue) -> bytes:
-    """Return the fields of an AnyValue: string_value or bool_value."""
-    return bytes([2 << 3, value]) if isinstance(value, bool) else field(1, value.encode(errors="replace"))
+def _key_value(name: str, value: AttributeValue) -> bytes:
+    """Return a KeyValue after its length; its value is an AnyValue's string_value or bool_value."""
+    if isinstance(value, bool):
+        content = field(1, name.encode()) + field(2, bytes([2 << 3, value]))
+        return varint(len(content)) + content
+    text = value.encode(errors="replace")
+    return _before_text(name, len(text)) + text
+
+
+@functools.lru_cache(1 << 14)  # names are few, and lengths have a bound
+def _before_text(name: str, length: int) -> bytes:
+    """Return what stands before a text of *length* bytes that is the value of *name*."""
+    text_head = head(1, length)
+    before = field(1, name.encode()) + head(2, len(text_head) + length) + text_head
+    return varint(len(before) + length) + before
