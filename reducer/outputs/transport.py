@@ -61,8 +61,13 @@ RETRYABLE_CODES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
-# The channel connects again by itself: at least this often, where gRPC's own limit is two minutes.
-CHANNEL_OPTIONS = (("grpc.initial_reconnect_backoff_ms", 500), ("grpc.max_reconnect_backoff_ms", 5000))
+# The channel connects again by itself: at least this often, where gRPC's own limit is two minutes. Its connection is
+# its own: that of a new channel is a new one, whoever else speaks with the receiver.
+CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 5000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
 MOST_ANSWER_BYTES = 1 << 20
 SUCCESS_CLASS = 2  # HTTP status 2xx
 
@@ -114,6 +119,8 @@ class GrpcTransport:
         try:
             return _accepted(self._exporters[signal].send_raw(body), signal)
         except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:  # perhaps nobody is there, which TCP finds out late
+                self._exporters[signal].connect_anew()
             return _outcome_of_grpc(error)
         except ValueError as error:  # The channel was closed.
             return Unavailable(str(error))
@@ -180,6 +187,11 @@ class _RawGrpc:
         super()._initialize_channel_and_stub()  # type: ignore[misc]
         channel: grpc.Channel = self._channel  # type: ignore[attr-defined]
         self._export_raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(self.METHOD)
+
+    def connect_anew(self) -> None:
+        self._channel.close()  # type: ignore[attr-defined]
+        if not self._shutdown:  # type: ignore[attr-defined]
+            self._initialize_channel_and_stub()
 
     def send_raw(self, body: bytes) -> bytes:
         headers: tuple[tuple[str, str], ...] = self._headers  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,18 @@ from tests.otlp_sink import Answer, OtlpSink
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+# Frames of HTTP/2 (RFC 9113): length, type, flags, stream.
+SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+ACCEPTED_SETTINGS = bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])
+ONE_BYTE_OF_ANSWER = bytes([0, 0, 1, 0, 0, 0, 0, 0, 1, 0])
+
+
+def head_of_answer() -> bytes:
+    """Return the HEADERS of an answer: status 200 and the content type of gRPC (RFC 7541)."""
+    fields = b"\x88\x5f\x10application/grpc"
+    return bytes([0, 0, len(fields), 1, 4, 0, 0, 0, 1]) + fields
 
 
 def request(size: int = 1) -> bytes:
@@ -316,6 +329,43 @@ def test_an_answer_that_drips_is_cut_off_in_time(head: bytes, monkeypatch: pytes
         assert isinstance(outcome, Unavailable)
         assert "timed out" in outcome.reason
         transport.close()
+
+
+def test_grpc_is_not_held_for_longer_than_the_time_out_by_a_receiver_that_drips(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "500")
+    answer = SETTINGS + ACCEPTED_SETTINGS + head_of_answer()
+    with server_that_answers([answer, *[ONE_BYTE_OF_ANSWER] * 60], 0.1) as port:
+        transport = GrpcTransport(f"http://127.0.0.1:{port}")
+        began = time.monotonic()
+        outcome = transport.send(request())
+        assert time.monotonic() - began < 4
+        assert isinstance(outcome, Unavailable)
+        assert "DEADLINE_EXCEEDED" in outcome.reason
+        transport.close()
+
+
+def test_grpc_connects_anew_where_the_receiver_went_without_a_word(
+    sink: OtlpSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "500")
+    transport = GrpcTransport(sink.grpc_endpoint)
+    sink.stop()
+    with socket.create_server((sink.host, sink.grpc_port)) as listener:
+        outcomes: list[object] = []
+        sending = threading.Thread(target=lambda: outcomes.append(transport.send(request())))
+        sending.start()
+        connection, _ = listener.accept()
+    with connection:  # which is never closed, as by a machine that lost its power
+        connection.sendall(SETTINGS + ACCEPTED_SETTINGS)
+        sending.join()
+        assert isinstance(outcomes[0], Unavailable)
+        sink.start()
+        deadline = time.monotonic() + 20
+        while transport.send(request()) != Accepted():
+            assert time.monotonic() < deadline
+    transport.close()
 
 
 def test_an_answer_that_is_too_long_is_not_read() -> None:
