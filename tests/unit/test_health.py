@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import logging
 import socket
 import urllib.request
 
+import pytest
 from ebpf_net.v1 import intake_pb2
 
 from daemon.http import HttpServer
 from daemon.logs import PROVOKED
-from intake.health import pages
+from intake.health import pages, serving
 from intake.statistics import KUBERNETES
+from tests.ports import free_ports
 
 
 def test_metrics_have_all_statistics():
@@ -37,6 +40,27 @@ def test_metrics_have_all_statistics():
     assert "ebpf_net_collector_cpu_time_seconds_total 1.5" in lines
     assert all(f"# HELP ebpf_net_collector_{each.field}" in metrics for each in KUBERNETES)
     assert health == "ok\n"
+
+
+def test_pages_are_served_until_the_end_and_only_where_an_address_is_given():
+    (port,) = free_ports(1)
+    served = pages(KUBERNETES, intake_pb2.CollectorStatistics, lambda: "not well")
+
+    def status():
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status
+
+    async def main():
+        async with serving("", served):
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.to_thread(status)
+        async with serving(f"127.0.0.1:{port}", served):
+            assert await asyncio.to_thread(status) == 503
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.to_thread(status)
+
+    asyncio.run(main())
 
 
 def test_what_is_no_request_writes_no_log(caplog):

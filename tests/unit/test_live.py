@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from reducer import live as module
@@ -71,3 +73,17 @@ def test_the_window_is_not_touched(feed):
     feed.take(0, 10, connector_row(bytes_sent=5))
     feed.pipeline.live.look(10)
     assert feed.seal().levels[0].values["bytes"].sum() == 5
+
+
+def test_an_owner_whose_number_was_given_again_has_its_own_name(feed):
+    def given_again():
+        view = feed.pipeline.view_owners()
+        owners = [owner and replace(owner, process=owner.process.upper()) for owner in view.owners]
+        return replace(view, owners=owners, generation=view.generation + 1)
+
+    live = feed.pipeline.live
+    feed.take(0, 10, connector_row(bytes_sent=5))
+    assert [pair.source for pair in live.look(1)] == ["wget"]
+    live._view_owners = given_again
+    feed.take(0, 11, connector_row(bytes_sent=5))
+    assert [pair.source for pair in live.look(1)] == ["WGET"]

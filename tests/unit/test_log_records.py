@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import ipaddress
 
 import numpy as np
@@ -292,6 +293,9 @@ def test_requests_are_bounded_and_lose_nothing():
     records = LogRecords(HOST, b"")
     requests = list(records.encode(NOW, intake_pb2.Entities(processes=[process]), {"tcp": columns}, None))
     assert len(requests) > 1
+    sizes = [len(gzip.decompress(request.body)) for request in requests]
+    assert max(sizes) < MOST_REQUEST_BYTES + 1_000  # the resource comes besides
+    assert min(sizes[:-1]) > MOST_REQUEST_BYTES - 1_000  # a record more would not have found room
     sockets = []
     for request in requests:
         found = [record for record in records_of(request.body) if record.event == "ebpf_net.tcp"]

@@ -10,8 +10,10 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from daemon.errors import StartupError
+from daemon.version import PROTOCOL_VERSION
 from reducer.options import Settings
 from reducer.service import Reducer
+from reducer.session import Stream
 from tests.otlp_sink import OtlpSink
 from tests.rows import session_id, tcp_rows
 
@@ -116,6 +118,24 @@ def test_a_directory_that_fails_costs_nothing_else(sink, tmp_path, caplog):
     assert sink.total("tcp.bytes") == 1050
     assert len((tmp_path / "flows").read_text().splitlines()) == 2
     assert f"1 windows of flows could not be written to {tmp_path / 'parquet'} and are lost" in caplog.text
+
+
+def test_what_was_safe_at_the_end_is_safe_when_it_starts_again(sink, tmp_path):
+    settings = settings_for(sink, data_directory=tmp_path)
+    asyncio.run(run(settings))
+    hello = intake_pb2.Hello(
+        protocol_version=PROTOCOL_VERSION, kind=intake_pb2.COLLECTOR_KIND_KERNEL, session_id=session_id(0)
+    )
+
+    async def main():
+        reducer = Reducer(settings)
+        try:
+            message = intake_pb2.FromCollector(hello=hello).SerializeToString()
+            return reducer._sessions.received(Stream(lambda: None), message, time.time_ns())
+        finally:
+            await reducer.close()
+
+    assert asyncio.run(main()).welcome.acknowledged == 1
 
 
 def test_flow_logs_need_a_receiver():

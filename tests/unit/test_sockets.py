@@ -219,6 +219,15 @@ def test_lost_close_event(table):
     assert len(table) == 1
 
 
+def test_lost_close_event_of_a_connect_that_failed(table):
+    accepting = {"state": TcpState.SYN_RECV, "cookie": 8, "time_ns": at(0), **SERVER}
+    rows_of(table, {"kind": CONNECT, "cookie": 7, "time_ns": at(0)}, accepting)
+    (row,) = as_rows(table.retire(table.missing(at(1)), at(1), 0))
+    assert (row["socket"], row["failed"], row["failure"]) == (7, 1, intake_pb2.CONNECT_FAILURE_OTHER)
+    assert "closed" not in row
+    assert len(table) == 0
+
+
 def test_socket_that_connects_again_after_a_lost_close_event(table):
     rows_of(table, {"cookie": 7, "time_ns": at(0), "bytes_sent": 500})
     old, new = rows_of(
