@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     import pytest
 
 # No verdict on the machine's speed; on a build machine the same examples each time.
-settings.register_profile("own", deadline=None)
-settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("own", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("own"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "own")
 
 

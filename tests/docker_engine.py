@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socketserver
 import subprocess
 import threading
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
 
@@ -59,10 +59,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(403)
             return
         container = self.path.removeprefix("/containers/").removesuffix("/json")
-        self.server.asked.append(container)
         answer = self.server.answers(container)
+        self.server.asked.append(container)
         if isinstance(answer, bytes):
-            self.wfile.write(answer)
+            with contextlib.suppress(OSError):  # who asked has had enough of it
+                self.wfile.write(answer)
             self.close_connection = True
             return
         body = json.dumps(answer or {"message": f"No such container: {container}"}).encode()
@@ -72,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-@contextmanager
+@contextlib.contextmanager
 def engine(path: Path, answers: Callable[[str], Answer | None]) -> Iterator[Engine]:
     """Serve at *path* while it is open."""
     path.parent.mkdir(parents=True, exist_ok=True)

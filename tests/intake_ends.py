@@ -16,6 +16,7 @@ from intake.columns import empty_columns
 from intake.credentials import ServerCredentials
 from reducer.server import IntakeServer
 from reducer.sessions import ReducerSessions
+from tests.ports import free_ports
 
 
 class RecordingPipeline:
@@ -55,7 +56,7 @@ class Reducer:
     def __init__(self, credentials=None, heartbeat_interval_ns=SECOND_NS // 5):
         self.pipeline = RecordingPipeline()
         self.overloaded = False
-        self.port = 0
+        [self.port] = free_ports(1)
         self._credentials = credentials or ServerCredentials()
         self._heartbeat_interval_ns = heartbeat_interval_ns
 

@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceResponse,
 )
 
+from tests.ports import free_ports
+
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
@@ -116,8 +118,8 @@ def log_sink(sink: LogSink | None = None, tls: ssl.SSLContext | None = None) -> 
         def handle_error(self, *_: object) -> None:
             pass  # a client that is gone
 
+    sink.port = sink.port or free_ports(1)[0]
     server = Server(("127.0.0.1", sink.port), Handler)
-    sink.port = server.server_port
     if tls:
         server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

@@ -41,13 +41,14 @@ def post(url, body=b""):
 
 @pytest.fixture(autouse=True)
 def cloud(moto, monkeypatch):
-    """The cloud of all tests here, in which nobody is asked for permission: each looks for what it made."""
+    """A cloud with nothing in it, in which nobody is asked for permission."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+    post(f"{moto}/moto-api/reset")
     post(f"{moto}/moto-api/reset-auth", b"1000000000")
     return moto
 

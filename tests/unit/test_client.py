@@ -159,7 +159,7 @@ def test_finish_waits_until_the_reducer_has_taken_all():
         async with reducer() as end, collector(end.port) as client:
             for _ in range(50):
                 submit(client, 1_000)
-            assert await client.finish(10)
+            assert await client.finish(60)
             assert end.pipeline.rows == 50_000
             await until(lambda: not list(end.sessions.connected()))
 
@@ -172,7 +172,7 @@ def test_finish_does_not_wait_for_ever_for_nobody():
             submit(client)
             started = time.monotonic()
             assert not await client.finish(0.5)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 20  # nobody will ever be there
 
     run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 import time
 
 import pytest
@@ -16,7 +17,7 @@ from tests.lab.waiting import wait_until
 
 
 def soon():
-    return time.monotonic() + 2
+    return time.monotonic() + 60
 
 
 def described(cloud):
@@ -101,7 +102,7 @@ def test_the_service_that_is_there_is_found_among_the_three(answer, provider):
 
 
 def drip(*_):
-    time.sleep(0.2)
+    time.sleep(20)
     return 200, {}, "x"
 
 
@@ -129,7 +130,7 @@ def test_a_hostile_service_is_an_error_in_time(name, ask):
     started = time.monotonic()
     with served(HOSTILE[name]) as service, pytest.raises((OSError, AnswerError)):
         ask(service, started + 0.5)
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
 
 
 def test_hostile_values_are_cut_and_addresses_checked():
@@ -146,22 +147,29 @@ def test_hostile_values_are_cut_and_addresses_checked():
 
 
 def test_what_is_late_is_left_out():
+    given_up = threading.Event()
+
     def slow_after_identity(method, path, headers):
         if path.startswith("/latest/meta-data"):
-            time.sleep(1)
+            given_up.wait(60)
         return aws_v2(method, path, headers)
 
     with served(slow_after_identity) as service:
-        found = aws(service, time.monotonic() + 0.3)
+        found = aws(service, time.monotonic() + 2)
+        given_up.set()
     assert (found.zone, found.role) == ("us-east-1d", "")
 
 
-def test_nothing_is_waited_for():
+def test_nothing_is_waited_for(monkeypatch):
+    monkeypatch.setattr(cloud_metadata, "TIMEOUT_S", 60)
+    looked = threading.Event()
+
     def slow(method, path, headers):
-        time.sleep(cloud_metadata.TIMEOUT_S)
+        looked.wait(60)
         return aws_v2(method, path, headers)
 
     with served(slow) as service:
         started = time.monotonic()
         assert CloudMetadata(service).take() is None
-        assert time.monotonic() - started < cloud_metadata.TIMEOUT_S / 2
+        assert time.monotonic() - started < 30
+        looked.set()

@@ -11,9 +11,9 @@ from daemon.cut_off import cut_off_after
 def test_what_ends_in_time_is_left_alone() -> None:
     ours, peer = socket.socketpair()
     with ours, peer:
-        with cut_off_after(0.1, lambda: [ours]):
+        with cut_off_after(1, lambda: [ours]):
             pass
-        time.sleep(0.2)
+        time.sleep(1.2)
         peer.send(b"x")
         assert ours.recv(1) == b"x"
 
@@ -30,12 +30,12 @@ def test_connections_that_are_made_after_the_time_are_cut_off() -> None:
             answers.append(ours.recv(1))
 
     with ours, peer:
-        ours.settimeout(3)
+        ours.settimeout(60)
         with pytest.raises(TimeoutError):
             ask()
     assert answers == [b""]
 
 
 def test_what_fails_in_time_says_why() -> None:
-    with pytest.raises(ValueError, match="its own"), cut_off_after(3, list):
+    with pytest.raises(ValueError, match="its own"), cut_off_after(60, list):
         raise ValueError("its own")

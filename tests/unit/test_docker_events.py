@@ -48,7 +48,11 @@ class Events:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
-                self.requests.append(connection.recv(4096).split(b" ")[1].decode())
+                request = connection.recv(4096)
+                if not request:  # who connected has given up
+                    connection.close()
+                    continue
+                self.requests.append(request.split(b" ")[1].decode())
                 waiting = queue.SimpleQueue()
                 threading.Thread(target=self._send, args=[connection, waiting], daemon=True).start()
                 self.connections.append(waiting)

@@ -273,7 +273,7 @@ def starts(*numbers):
 
 
 async def until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:  # noqa: ASYNC110 - it is another thread's doing
         await asyncio.sleep(0.005)
     assert condition()
@@ -361,7 +361,7 @@ def test_what_waits_is_bounded_and_the_oldest_goes(caplog):
 def test_a_window_that_is_still_being_written_at_the_end_is_told_of(caplog):
     place = Place()
     never = threading.Event()
-    place.write = lambda _: never.wait(5)
+    place.write = lambda _: never.wait(60)
 
     async def main():
         writer = FlowWriter(place)
@@ -375,7 +375,7 @@ def test_a_window_that_is_still_being_written_at_the_end_is_told_of(caplog):
     started = time.monotonic()
     asyncio.run(main())
     never.set()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
     assert "1 windows of flows could not be written to there and are lost" in caplog.text
 
 

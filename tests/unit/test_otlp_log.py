@@ -68,7 +68,7 @@ def test_records_come_in_order_and_the_host_once():
                 for number in range(1, 4):
                     assert submit(client, 10 * number) == number
                 assert client.acknowledged == 3
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert sockets(sink) == list(range(10, 40))
         assert len(sink.of("ebpf_net.host", host__name="node")) == 1
         assert client.bytes == client.rows_dropped == client.requests_refused == 0
@@ -88,12 +88,13 @@ def test_a_receiver_that_is_down_for_a_while_gets_all(caplog):
                 submit(client, 10 * number + 1)
                 await asyncio.sleep(0.05)
             with log_sink(sink):
-                await until(lambda: len(sockets(sink)) == 200)
+                await until(lambda: not client.bytes)
+                assert len(sockets(sink)) == 200
             for number in range(20, 30):  # gone again
                 submit(client, 10 * number + 1)
                 await asyncio.sleep(0.02)
             with log_sink(sink):
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert sorted(sockets(sink)) == list(range(1, 301))
         assert client.rows_dropped == 0
 
@@ -125,7 +126,7 @@ def test_what_is_refused_is_counted_and_told_once(status, caplog):
             async with running(sink.port) as client:
                 for number in range(3):
                     submit(client, 10 * number + 1)
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert sockets(sink) == list(range(21, 31))
         assert client.requests_refused == 2
         assert len(sink.requests) == 3
@@ -140,7 +141,7 @@ def test_partial_success_is_told(caplog):
         with log_sink(LogSink(rejected=4)) as sink:
             async with running(sink.port) as client:
                 submit(client, 1)
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert client.requests_refused == 1
 
     asyncio.run(scenario())
@@ -159,7 +160,7 @@ def test_bounded_and_counted():
             assert 0 < dropped < 1_000
             assert client.bytes_dropped == 3 * dropped
             with log_sink(sink):
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert sorted(sockets(sink)) == list(range(dropped + 1, 1_001))  # the oldest are lost
         [last] = {record.attributes.get("ebpf_net.collector.spool_rows_dropped", 0) for record in sink.records[-1:]}
         assert 0 < last <= dropped
@@ -175,7 +176,7 @@ def test_the_end_does_not_wait_for_a_receiver_that_is_down():
             submit(client, 1)
             started = time.monotonic()
             assert not await client.finish(0.3)
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 20  # it would try again for ever
 
     asyncio.run(scenario())
 
@@ -185,10 +186,11 @@ def test_an_idle_connection_that_the_receiver_closed_is_no_failure(caplog):
         with log_sink() as sink:
             async with running(sink.port) as client:
                 submit(client, 1)
-                await until(lambda: len(sockets(sink)) == 10)
+                await until(lambda: not client.bytes)
+                assert len(sockets(sink)) == 10
                 client._receiver._connection.sock.shutdown(2)
                 submit(client, 11)
-                assert await client.finish(5)
+                assert await client.finish(60)
         assert sockets(sink) == list(range(1, 21))
 
     asyncio.run(scenario())
@@ -235,9 +237,9 @@ def test_tls(tmp_path: Path):
 
 def test_an_answer_that_drips_is_cut_off_in_time(monkeypatch):
     monkeypatch.setattr(log_receiver, "TIMEOUT_S", 0.5)
-    with server_that_answers([b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 60], 0.1) as port:
+    with server_that_answers([b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 600], 0.1) as port:
         receiver = LogReceiver("127.0.0.1", port, ClientCredentials())
         began = time.monotonic()
         assert receiver.send(b"") == Unavailable("timed out")
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - began < 20
         receiver.close()

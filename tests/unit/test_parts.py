@@ -39,19 +39,23 @@ with part("reducer"):
 
 
 def test_an_interrupted_import_ends_without_a_word():
-    command = (sys.executable, "-c", IMPORTS_FOR_LONG)
+    command = ("env", "--default-signal=INT", sys.executable, "-c", IMPORTS_FOR_LONG)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as importing:
         assert importing.stdout
         assert importing.stdout.readline() == "importing\n"
         importing.send_signal(signal.SIGINT)
-        assert importing.communicate(timeout=10) == ("", "")
+        assert importing.communicate(timeout=50) == ("", "")
         assert importing.returncode == 128 + signal.SIGINT
 
 
 def test_what_comes_after_the_import_is_interrupted_as_ever():
-    with part("reducer"):
-        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it runs beside ignore it
+    try:
+        with part("reducer"):
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a pid namespace of its own needs root")
@@ -63,6 +67,6 @@ def test_the_first_process_of_a_container_ends_while_it_imports():
         (first,) = Path(f"/proc/{container.pid}/task/{container.pid}/children").read_text().split()
         os.kill(int(first), signal.SIGTERM)
         try:
-            assert container.wait(10) == 128 + signal.SIGTERM
+            assert container.wait(50) == 128 + signal.SIGTERM
         finally:
             container.kill()

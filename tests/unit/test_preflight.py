@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -118,12 +117,8 @@ def test_where_bpf_is_refused_one_line_says_so(proc, monkeypatch):
 
 
 def test_too_few_open_files_are_told_before_anything_is_opened():
-    def fewer():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
-
     said = subprocess.run(
-        [Path(sys.executable).with_name("kernel-collector"), "--no-log-file"],
-        preexec_fn=fewer,
+        ["prlimit", "--nofile=64:64", Path(sys.executable).with_name("kernel-collector"), "--no-log-file"],
         capture_output=True,
         text=True,
         check=False,

@@ -275,8 +275,9 @@ def test_nothing_of_a_hello_is_kept_but_what_is_of_use(sessions, pipeline, monke
     monkeypatch.setattr(pipeline, "hello", lambda session, host, kind: hosts.append(host))
     own, large = bytes(16), {"interfaces": [{"name": "eth0", "addresses": [bytes(16)] * 1000}] * 100}
     pairs = [{"public": own, "private": own}] * 100
-    before = _resident_bytes()
     for number in range(20):
+        if number == 1:  # what one takes meanwhile may stay the process's
+            before = _resident_bytes()
         hello(
             sessions,
             number.to_bytes(16),
