@@ -8,6 +8,7 @@ known of a cgroup later, such as its container's name, holds for the rows that c
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,12 @@ class OwnersView:
         """Return by owner whether its collector was not heard since *since_ns*."""
         silent: np.ndarray = (self.session != 0) & (self.watermark_ns[self.session] < since_ns)
         return silent
+
+    def addresses(self, owners: np.ndarray) -> np.ndarray:
+        """Return the addresses of the machines of *owners*, (n, 2) uint64: those that others see them by."""
+        hosts = [self.hosts[session] for session in np.unique(self.session[owners]).tolist()]
+        told = [(*host.addresses, *(pair.public for pair in host.cloud.addresses)) for host in hosts if host]
+        return np.frombuffer(b"".join(itertools.chain.from_iterable(told)), np.uint64).reshape(-1, 2)
 
 
 class Owners:

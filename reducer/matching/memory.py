@@ -25,6 +25,7 @@ import numpy as np
 
 from reducer.columns.cells import joined_cells
 from reducer.knowledge.owners import UNKNOWN_OWNER
+from reducer.knowledge.timeline import place_of
 from reducer.matching.agreement import Agreement
 from reducer.matching.balance_limit import BalanceLimit
 from reducer.matching.drops import dropped
@@ -181,7 +182,7 @@ class Matcher:
             finished.append(self._finished(slots, balances[number]))
             yield matched
         self.requests.join(balances)
-        awaited = self._awaited(flows.idle(window), (owners.session != 0) & ~heard)
+        awaited = self._awaited(flows.idle(window), owners, (owners.session != 0) & ~heard)
         self.agreement.forgotten(flows, flows.forget(window, np.concatenate(finished), awaited))
         self.requests.forget(flows)
 
@@ -340,13 +341,19 @@ class Matcher:
         receiver_balance[at] = self.limit.keep(witnessed - amount)
         return amount, witnessed > amount
 
-    def _awaited(self, idle: np.ndarray, away: np.ndarray) -> np.ndarray:
+    def _awaited(self, idle: np.ndarray, owners: OwnersView, away: np.ndarray) -> np.ndarray:
         """Return those of *idle* slots of which an end has told less than was emitted, and may tell the rest later.
 
-        If they were forgotten, that would be emitted again. *away* tells by owner whether its collector is.
+        If they were forgotten, that would be emitted again. *away* tells by owner whether its collector is. Of flows
+        that began meanwhile it has told nothing: those are its machine's by their addresses.
         """
+        if not away.any():
+            return idle[:0]
         at = by_side(idle)
         at_away = away[self.flows.owner[at]]
+        unseen = np.flatnonzero(self.flows.owner[at] == UNKNOWN_OWNER)
+        address = self.flows.keys(idle)[:PORTS].T.reshape(-1, 2)[unseen]
+        at_away[unseen] = np.isin(place_of(address), place_of(owners.addresses(np.flatnonzero(away))))
         if not at_away.any():
             return idle[:0]
         behind = np.isin(at, self.requests.at)

@@ -1,4 +1,8 @@
-from tests.flow_rows import Feed, acceptor_row, connector_row, series_of
+import pytest
+from ebpf_net.v1 import intake_pb2
+
+from intake.addresses import packed
+from tests.flow_rows import CLIENT, Feed, acceptor_row, connector_row, series_of
 
 
 def two_hosts(**options):
@@ -65,6 +69,30 @@ def test_what_a_collector_that_was_away_tells_of_an_idle_flow_is_not_counted_aga
         feed.take(1, index * 30 + 3, acceptor_row(remote_port=2, bytes_received=1, socket=3))
         feed.seal(index, heard=(0, 1))
     assert feed.pipeline.statistics().flows == 1, "nothing is awaited any more"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        intake_pb2.Host(addresses=[packed("10.9.9.9"), packed(CLIENT)]),
+        intake_pb2.Host(
+            cloud=intake_pb2.Cloud(addresses=[intake_pb2.PublicAddress(private=bytes(16), public=packed(CLIENT))])
+        ),
+    ],
+)
+def test_what_came_and_went_while_a_collector_was_away_is_not_counted_again(host):
+    feed = Feed()
+    feed.session(0, "wget", host=host)
+    feed.session(1, "-", "nginx")
+    feed.seal(heard=(0, 1))
+    feed.take(1, 33, acceptor_row(bytes_received=70, opened=1, closed=1))
+    assert series_of(feed.seal(1, heard=(1,)))["(unknown)", "nginx"]["bytes"] == 70
+    for index in range(2, 30):
+        feed.take(1, index * 30 + 3, acceptor_row(remote_port=2, bytes_received=1, socket=3))
+        feed.seal(index, heard=(1,))
+    feed.take(0, 34, connector_row(bytes_sent=70, opened=1, closed=1))
+    told = series_of(feed.seal(30, heard=(0, 1)))
+    assert not any(values.get(name) for values in told.values() for name in ("bytes", "opened", "closed"))
 
 
 def test_a_collector_is_not_awaited_for_ever():
