@@ -14,6 +14,8 @@ usage: build.sh VERB [ARGUMENT...]
            run the tests of the BPF programs on Debian's kernels 6.1 and 6.12, emulated; arguments name other kernels of them
   lint     ruff, mypy
   bench    run the benchmarks; arguments are names of programs in benchmarks/
+  manifests
+           make deploy/kubernetes from the chart in deploy/helm
   docker   build the images of the daemons; arguments go to `docker build`
   docker-registry [REGISTRY]
            build them and push them there, by version and as latest: localhost:5000, or HOST:PORT/PATH
@@ -147,21 +149,42 @@ bench() {
   done
 }
 
+helm_version=3.19.0
+
+# What `kubectl apply` takes is the chart with its default values; the digests tell tests without helm that it is so.
+manifests() {
+  local helm daemon manifest chart=deploy/helm/ebpf-net
+  helm=$(command -v helm || echo ".cache/helm-$helm_version/helm")
+  if ! [ -x "$helm" ]; then
+    command -v go >/dev/null || fail "helm is needed, https://helm.sh/docs/intro/install/, or Go 1.25 to build it"
+    say "go install helm $helm_version (about 2 minutes)"
+    GOBIN=$PWD/.cache/helm-$helm_version go install "helm.sh/helm/v3/cmd/helm@v$helm_version"
+  fi
+  for daemon in k8s-collector kernel-collector reducer; do
+    manifest=$("$helm" template ebpf-net "$chart" --namespace ebpf-net --show-only "templates/$daemon.yaml")
+    say "deploy/kubernetes/$daemon.yaml"
+    echo "$manifest" >"deploy/kubernetes/$daemon.yaml"
+  done
+  sha256sum "$chart"/*.yaml "$chart"/templates/*.yaml "$chart"/templates/*.tpl deploy/kubernetes/*.yaml >deploy/helm/manifests.sha256
+}
+
 images=(kernel-collector k8s-collector cloud-collector reducer)
+
+version() { sed -n 's/^VERSION = "\(.*\)"$/\1/p' daemon/version.py; }
 
 docker_() {
   command -v docker >/dev/null || fail "docker is needed: https://docs.docker.com/engine/install/debian/"
   local image
   for image in "${images[@]}"; do
     say "docker build $image"
-    docker build --quiet --tag "$image" --build-arg DAEMON="$image" --file docker/Dockerfile "$@" .
+    docker build --quiet --tag "$image" --tag "$image:$(version)" --build-arg DAEMON="$image" --file docker/Dockerfile "$@" .
   done
 }
 
 docker_registry() {
   local registry=localhost:5000 version image tag
   case ${1:-} in '' | -*) ;; *) registry=${1%/}; shift ;; esac
-  version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' daemon/version.py)
+  version=$(version)
   docker_ "$@"
   for image in "${images[@]}"; do
     for tag in "$version" latest; do
@@ -176,7 +199,7 @@ verb=${1:-}
 [ $# -eq 0 ] || shift
 case $verb in
   setup) setup "${everything[@]}" ;;
-  run | lint | bench) "$verb" "$@" ;;
+  run | lint | bench | manifests) "$verb" "$@" ;;
   test | docker) "${verb}_" "$@" ;;
   test-kernels | docker-registry) "${verb/-/_}" "$@" ;;
   -h | --help | help) usage ;;

@@ -18,7 +18,7 @@ from tests.api_proxy import ApiProxy  # noqa: E402
 from tests.entity_sink import EntitySink  # noqa: E402
 from tests.lab.daemons import Lab  # noqa: E402
 from tests.lab.disk import small_disk  # noqa: E402
-from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NODES  # noqa: E402
+from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NAMESPACE_MANIFEST, NODES  # noqa: E402
 from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane  # noqa: E402
 from tests.lab.programs import Programs  # noqa: E402
 
@@ -77,7 +77,8 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
         started = ControlPlane(programs, directory)
         started.add_nodes(NODES)
         # What kubectl apply -f would do; there is no image, so the pods of the Deployment never are on a node.
-        started.apply(yaml.safe_load_all(MANIFEST.read_text()))
+        for manifest in (NAMESPACE_MANIFEST, MANIFEST):
+            started.apply(yaml.safe_load_all(manifest.read_text()))
         yield started
     finally:
         programs.close()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tests.lab.programs import Program, Programs
 
 MANIFEST = ROOT / "deploy" / "kubernetes" / "k8s-collector.yaml"
+NAMESPACE_MANIFEST = MANIFEST.with_name("00-namespace.yaml")
 NAMESPACE = "ebpf-net"
 NODES = ("node-1", "node-2")
 # Kinds whose objects the tests look up; the collector may look at two of them.

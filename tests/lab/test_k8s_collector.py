@@ -263,7 +263,6 @@ def test_once_prints_what_would_be_sent(control_plane: ControlPlane, account: Pa
 
 
 def test_the_server_takes_the_manifests_of_the_other_daemons(control_plane: ControlPlane) -> None:
-    """In the namespace that this collector's makes."""
     for name in ("kernel-collector", "reducer"):
         for each in yaml.safe_load_all(MANIFEST.with_name(f"{name}.yaml").read_text()):
             path = COLLECTIONS[each["kind"]].format(each["metadata"].get("namespace"))

@@ -1,8 +1,11 @@
-"""What deploy/kubernetes has is what the commands take, and what the documentation says they need."""
+"""What deploy has is what the commands take, and what the documentation says they need."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -11,11 +14,17 @@ import yaml
 import k8s_collector.cli
 import kernel_collector.cli
 import reducer.cli
+from daemon.version import VERSION
+from intake.labels import LONGEST_VALUE
 from tests.packages import ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import click
 
+CHART = ROOT / "deploy" / "helm" / "ebpf-net"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
 COMMANDS: dict[str, click.Command] = {
     "k8s-collector": k8s_collector.cli.main,
     "kernel-collector": kernel_collector.cli.main,
@@ -32,7 +41,7 @@ class Manifest(NamedTuple):
 
 
 def manifest(name: str) -> Manifest:
-    text = (ROOT / "deploy" / "kubernetes" / f"{name}.yaml").read_text()
+    text = (MANIFESTS / f"{name}.yaml").read_text()
     objects = {each["kind"]: each for each in yaml.safe_load_all(text)}
     [pod] = [each["spec"]["template"]["spec"] for each in objects.values() if "template" in each.get("spec", {})]
     [container] = pod["containers"]
@@ -40,13 +49,62 @@ def manifest(name: str) -> Manifest:
 
 
 def test_each_daemon_of_a_cluster_has_one() -> None:
-    assert {path.stem for path in (ROOT / "deploy" / "kubernetes").iterdir()} == set(COMMANDS)
+    assert {path.stem for path in MANIFESTS.iterdir()} == {"00-namespace", *COMMANDS}
+
+
+def test_their_namespace_is_made_before_them() -> None:
+    first, *others = sorted(MANIFESTS.iterdir())  # the order of kubectl
+    namespace = yaml.safe_load(first.read_text())
+    assert namespace["kind"] == "Namespace"
+    told = {each["metadata"].get("namespace") for path in others for each in yaml.safe_load_all(path.read_text())}
+    assert told == {namespace["metadata"]["name"], None}
+
+
+def test_they_are_what_the_chart_gives() -> None:
+    """A test in the lab renders it; this one needs no helm."""
+    made = chain(
+        CHART.glob("*.yaml"), CHART.glob("templates/*.yaml"), CHART.glob("templates/*.tpl"), MANIFESTS.iterdir()
+    )
+    digests = {f"{path.relative_to(ROOT)}": hashlib.sha256(path.read_bytes()).hexdigest() for path in made}
+    written = (CHART.parent / "manifests.sha256").read_text().splitlines()
+    assert {name: digest for digest, name in map(str.split, written)} == digests, "run: ./build.sh manifests"
+
+
+def test_the_chart_has_the_version_of_the_daemons() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == VERSION
+
+
+def objects_in(schema: dict[str, Any], path: str = "values") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the parts of a schema that name their keys."""
+    if "properties" in schema:
+        yield path, schema
+    for key, part in {**schema.get("properties", {}), **schema.get("definitions", {})}.items():
+        yield from objects_in(part, f"{path}.{key}")
+
+
+def test_a_value_of_the_chart_that_is_misspelt_is_refused() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert [path for path, part in objects_in(schema) if part.get("additionalProperties") is not False] == []
+
+    def keys(values: dict[str, Any], part: dict[str, Any], path: str) -> None:
+        """Raise where the values have others than their schema; what Kubernetes defines may be left out."""
+        assert path not in closed or set(values) == set(part["properties"]) - {"global"}, path
+        for name, value in values.items():
+            below = part.get("properties", {}).get(name, {})
+            if isinstance(value, dict):
+                keys(value, below, f"{path}.{name}")
+
+    closed = {path for path, _ in objects_in(schema) if "definitions" not in path}
+    keys(yaml.safe_load((CHART / "values.yaml").read_text()), schema, "values")
+    assert schema["properties"]["cluster"]["maxLength"] == LONGEST_VALUE
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_command_takes_its_arguments_and_variables(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     container = manifest(name).container
-    assert container["image"] == container["name"] == name
+    assert container["image"] == f"{name}:{VERSION}"
+    assert container["name"] == name
     command = COMMANDS[name]
     known = {
         variable
