@@ -174,7 +174,8 @@ class ControlPlane:
     def add_nodes(self, names: Iterable[str]) -> None:
         """Add nodes whose kubelet is kwok; it gives them no addresses."""
         for number, name in enumerate(names, 1):
-            labels = {"topology.kubernetes.io/zone": "eu-1a", "topology.kubernetes.io/region": "eu-1"}
+            topology = {"topology.kubernetes.io/zone": "eu-1a", "topology.kubernetes.io/region": "eu-1"}
+            labels = {"kubernetes.io/os": "linux", **topology}
             self.create({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
             address = {"type": "InternalIP", "address": f"192.0.2.{number % 256}"}
             self.patch("Node", name, {"status": {"addresses": [address]}}, part="/status")
