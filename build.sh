@@ -157,7 +157,7 @@ manifests() {
   helm=$(command -v helm || echo ".cache/helm-$helm_version/helm")
   if ! [ -x "$helm" ]; then
     command -v go >/dev/null || fail "helm is needed, https://helm.sh/docs/intro/install/, or Go 1.25 to build it"
-    say "go install helm $helm_version (about 2 minutes)"
+    say "go install helm $helm_version (2 to 4 minutes)"
     GOBIN=$PWD/.cache/helm-$helm_version go install "helm.sh/helm/v3/cmd/helm@v$helm_version"
   fi
   for daemon in k8s-collector kernel-collector reducer; do

@@ -13,7 +13,7 @@ import k8s_collector.cli
 import kernel_collector.cli
 import reducer.cli
 from intake.labels import LABEL_VARIABLES
-from tests.lab.helm import CHART, helm, rendered
+from tests.lab.helm import CHART, helm, program, rendered
 from tests.lab.kubernetes import COLLECTIONS
 from tests.lab.waiting import wait_until
 from tests.packages import ROOT
@@ -63,6 +63,12 @@ NOTHING_KEPT: dict[str, Any] = {
         "persistence": {"enabled": False},
     }
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def there_is_helm() -> None:
+    """Else no control plane need be started."""
+    program()
 
 
 def pods(objects: list[Object]) -> dict[str, Object]:
