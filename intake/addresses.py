@@ -29,15 +29,15 @@ def packed(text: str) -> bytes:
     return mapped(ip_address(text))
 
 
-def packed_all(texts: Iterable[str | None], most: int | None = None) -> list[bytes]:
-    """Return those of *texts* that are addresses as 16 bytes each, each once, in their order, *most* at most."""
+def packed_all(texts: Iterable[str | None]) -> list[bytes]:
+    """Return those of *texts* that are addresses as 16 bytes each, each once, in their order."""
     found: dict[bytes, None] = {}
     for text in texts:
         try:
             found[packed(text or "")] = None
         except ValueError:
             continue
-    return list(found)[:most]
+    return list(found)
 
 
 def address_text(address: bytes) -> str:

@@ -31,6 +31,12 @@ KUBERNETES = (
         "kubernetes_deleted_dropped", "counter", "{object}", "Deleted objects forgotten early: there were too many."
     ),
     Statistic("kubernetes_objects_untracked", "counter", "{object}", "Objects too many, or not as they should be."),
+    Statistic(
+        "kubernetes_parts_left_out",
+        "counter",
+        "{part}",
+        "Addresses, ports, endpoints and containers that objects were told without: too many.",
+    ),
     Statistic("kubernetes_lists", "counter", "{list}", "Times that all objects of a resource were listed."),
     Statistic("kubernetes_failures", "counter", "{request}", "Requests to the API server that failed."),
     Statistic("kubernetes_resources_failing", "gauge", "{resource}", "Resources that cannot be followed now."),

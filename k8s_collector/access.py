@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import logging
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, load_incluster_config
-from kubernetes.aio.config.kube_config import ConfigNode, KubeConfigLoader, KubeConfigMerger
+from kubernetes.aio.config.kube_config import KubeConfigLoader
 
 from daemon.errors import StartupError
+from k8s_collector import kubeconfig as kubeconfigs
+from k8s_collector.credential_command import user_by_command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 DEFAULT_KUBECONFIG = Path("~/.kube/config")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -53,6 +54,8 @@ def find_access(kubeconfig: str, context: str, environ: Mapping[str, str]) -> Ac
     if kubeconfig:
         return Access(kubeconfig, context)
     if environ.get(SERVICE_HOST_ENV_NAME):
+        if context:
+            raise StartupError(f"--context {context} is of a kubeconfig, and in a pod none is read: give --kubeconfig")
         return Access()
     default = DEFAULT_KUBECONFIG.expanduser()
     if default.exists():
@@ -74,37 +77,37 @@ async def load(access: Access) -> Configuration:
     try:
         if not access.kubeconfig:
             load_incluster_config(configuration)
-            return _with_proxy(configuration, os.environ)
-        _check_files(access.kubeconfig)
-        _check_context(access)
-        with _errors_logged() as errors:
-            merged = _merged(access.kubeconfig)
-            loader = KubeConfigLoader(merged, active_context=access.context or None, config_base_path=None)
-            await loader.load_and_set(configuration)
+            session: dict[str, Any] = {}
+        else:
+            session = await _load_kubeconfig(access, configuration)
     except ConfigException as error:
         raise StartupError(f"{access} cannot be used: {' '.join(str(error).split())}") from error
     except (TypeError, AttributeError, KeyError) as error:
         raise StartupError(f"{access} is none: something is missing in it, or is not as it should be") from error
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise StartupError(f"{access} cannot be read: {' '.join(str(error).split())}") from error
-    if errors and not configuration.api_key and not configuration.cert_file:
-        raise StartupError(f"{access} cannot be used: no credentials for its user: {'; '.join(errors)}")
     _check_values(access, configuration)
-    return _with_proxy(configuration, os.environ)
+    if _is_direct(configuration, os.environ):
+        session["trust_env"] = False
+    configuration.client_session_kwargs = session or None
+    return configuration
 
 
-def _merged(kubeconfig: str) -> ConfigNode:
-    """Read the files; the path of a command (`exec`) begins where its file is, as for client-go."""
-    merged = KubeConfigMerger(kubeconfig).config
-    for each in merged.value["users"]:
-        command = (each.value.get("user") or {}).get("exec") or {}
-        if os.sep in command.get("command", ""):
-            command["command"] = str(Path(each.path).absolute().parent / command["command"])
-    return merged
+async def _load_kubeconfig(access: Access, configuration: Configuration) -> dict[str, Any]:
+    """Fill in what a kubeconfig says; return what the session is to have besides."""
+    chosen = kubeconfigs.read(access.kubeconfig, access.context)
+    if chosen.user.get("exec"):
+        try:
+            chosen = chosen._replace(user=await user_by_command(chosen))
+        except StartupError as error:
+            raise StartupError(f"{access} cannot be used: no credentials for its user: {error}") from error
+    await KubeConfigLoader(chosen.alone()).load_and_set(configuration)
+    headers = chosen.impersonation()
+    return {"headers": headers} if headers else {}
 
 
-def _with_proxy(configuration: Configuration, environ: Mapping[str, str]) -> Configuration:
-    """Have no proxy be used where NO_PROXY has the server's network, or its address with the port.
+def _is_direct(configuration: Configuration, environ: Mapping[str, str]) -> bool:
+    """Whether NO_PROXY has the server's network, or its address with the port.
 
     Hosts and domains in it are dealt with by the client's library; clusters mostly name networks there, as Go's
     golang.org/x/net/http/httpproxy takes them.
@@ -114,14 +117,16 @@ def _with_proxy(configuration: Configuration, environ: Mapping[str, str]) -> Con
         with contextlib.suppress(ValueError):  # one of them is a name, or the port is none
             is_named = entry == server.netloc
             if is_named or ipaddress.ip_address(server.hostname or "") in ipaddress.ip_network(entry, strict=False):
-                configuration.client_session_kwargs = {"trust_env": False}
-    return configuration
+                return True
+    return False
 
 
 def _check_values(access: Access, configuration: Configuration) -> None:
     """Raise a `StartupError` for what no request can be made with."""
     if not _is_url(configuration.host):
         raise StartupError(f"{access} has a server that is no URL, such as https://HOST:6443: {configuration.host}")
+    if configuration.proxy and not _is_url(configuration.proxy):  # it may hold a password
+        raise StartupError(f"{access} has a proxy-url that is not of an HTTP proxy, such as http://HOST:3128")
     if not configuration.api_key.get("BearerToken", "").strip().isprintable():
         raise StartupError(f"{access} cannot be used: its token has control characters")
 
@@ -132,37 +137,6 @@ def _is_url(text: str) -> bool:
         return parts.scheme in ("https", "http") and bool(parts.netloc) and parts.port != 0
     except ValueError:  # brackets that do not close, or no such port
         return False
-
-
-def _check_files(kubeconfig: str) -> None:
-    """Raise a `StartupError` where none of the files exists; as to kubectl, some may be missing."""
-    paths = [path for path in kubeconfig.split(os.pathsep) if path]
-    if not any(Path(path).expanduser().is_file() for path in paths):
-        raise StartupError(f"kubeconfig {kubeconfig} does not exist: see to --kubeconfig or KUBECONFIG")
-
-
-def _check_context(access: Access) -> None:
-    """Raise a `StartupError` that names the contexts there are where the wanted one is none of them."""
-    if access.context:
-        # What lists them asks for the current one as well, which need not be any.
-        names = [each["name"] for each in KubeConfigMerger(access.kubeconfig).config["contexts"]]
-        if access.context not in names:
-            has = f"it has {', '.join(names)}" if names else "it has none"
-            raise StartupError(f"{access} has no context {access.context}: see to --context; {has}")
-
-
-@contextlib.contextmanager
-def _errors_logged() -> Iterator[list[str]]:
-    """Give what the client's library logs as errors meanwhile: of commands that fail (`exec`) it says no more."""
-    said: list[str] = []
-    handler = logging.Handler(logging.ERROR)
-    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("kubernetes.aio.config.kube_config")
-    logger.addHandler(handler)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(handler)
 
 
 def own_namespace() -> str:

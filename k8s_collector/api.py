@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
+from kubernetes.aio.config.kube_config import _cleanup_temp_files
 
 from daemon.errors import StartupError
 from daemon.version import VERSION
@@ -35,6 +36,10 @@ GATHERED_BYTES = 256 << 10
 MOST_LINE_BYTES = 16 << 20
 _ERROR_BYTES = 4_096
 LONGEST_RETRY_AFTER_S = 60.0
+# Of OpenSSL's x509_vfy.h: the host or address is none of the certificate's; it is not valid yet, or not any more.
+_OTHER_NAME, _OTHER_TIME = (62, 64), (9, 10)
+# As whom the server takes those who show it nothing that it knows.
+_NOBODY = '"system:anonymous"'
 
 BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE = 400, 401, 403, 404, 409, 410
 
@@ -225,13 +230,25 @@ class Api:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             said = str(WHOLE(body)["message"])
         text = f"{response.status} {response.reason}: {' '.join(said.split())[:500]}"
-        if response.status == UNAUTHORIZED:
+        status = response.status
+        if status == FORBIDDEN and _NOBODY in said:
+            status = UNAUTHORIZED
+        if status == UNAUTHORIZED:
             text = f"{self.server} does not accept the credentials of {self._access}: {text}"
         try:
             after_s = float(response.headers.get("Retry-After", 0))
         except ValueError:  # a date: nobody sends that here
             after_s = 0.0
-        return ApiError(response.status, text, max(0.0, min(after_s, LONGEST_RETRY_AFTER_S)))  # it may be nan
+        return ApiError(status, text, max(0.0, min(after_s, LONGEST_RETRY_AFTER_S)))  # it may be nan
+
+    def _distrust(self, error: Exception) -> str:
+        """Return what is wrong with the server's certificate, and what to see to."""
+        code = getattr(getattr(error, "certificate_error", error), "verify_code", 0)
+        if code in _OTHER_NAME:
+            return "has another name: see to the server's URL, or give the kubeconfig's cluster a tls-server-name"
+        if code in _OTHER_TIME:
+            return "is not valid now: see to it, and to this machine's clock"
+        return f"is not from the authority that {self._access} names: is this the cluster?"
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -239,11 +256,9 @@ class Api:
         try:
             yield
         except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as error:
-            raise ApiError(
-                0,
-                f"the certificate of {self.server} is not from the authority that {self._access} names: "
-                f"is this the cluster? ({error})",
-            ) from error
+            raise ApiError(0, f"the certificate of {self.server} {self._distrust(error)} ({error})") from error
+        except aiohttp.ClientProxyConnectionError as error:
+            raise ApiError(0, f"cannot reach the proxy before {self.server}: {error.os_error}") from error
         except aiohttp.ClientConnectorError as error:
             raise ApiError(0, f"cannot reach the API server at {self.server}: {error.os_error}") from error
         except TimeoutError as error:
@@ -313,5 +328,8 @@ async def _client(access: Access) -> ApiClient:
         client = ApiClient(configuration)
     except OSError as error:  # SSLError is one
         raise StartupError(f"the certificates of {access} cannot be used: {error}") from error
+    finally:
+        # They are read by now. No key stays behind, and files that something clears away are not missed the next time.
+        _cleanup_temp_files()
     client.user_agent = f"k8s-collector/{VERSION}"
     return client

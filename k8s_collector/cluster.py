@@ -23,12 +23,12 @@ from k8s_collector.retention import Key, Retention
 from k8s_collector.services import service_message
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ebpf_net.v1 import intake_pb2
 
     from intake.clock import Instant
-    from k8s_collector.fields import Object
+    from k8s_collector.fields import Object, ValueT
     from k8s_collector.pods import Pod
 
 _LOGGER = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class Cluster:
         nodes: the nodes by uid.
         retention: what was deleted.
         untracked: objects that were not taken, since there were too many or they were not as they should be.
+        left_out: addresses, ports, endpoints and containers that objects were told without, since they have too many.
 
     """
 
@@ -86,6 +87,7 @@ class Cluster:
         self.nodes: ObjectTable[intake_pb2.KubernetesNode] = ObjectTable()
         self.retention = Retention(choice.delete_ttl_ns, choice.delete_capacity)
         self.untracked = 0
+        self.left_out = 0
         self._holders: dict[Resource, _Holder] = {
             **dict.fromkeys(OWNERS, self._owners),
             PODS: self.pods,
@@ -156,13 +158,13 @@ class Cluster:
             if self._owners.set(uid, controller_of(value["metadata"])):
                 self.pods.controller_changed(uid)
         elif resource == SERVICES:
-            service = service_message(value)
+            service = service_message(value, self._first)
             self.services.put(uid, service)
             self.endpoints.service_began(service)
         elif resource == ENDPOINT_SLICES:
-            self._put_endpoints(uid, endpoint_slice_message(value))
+            self._put_endpoints(uid, endpoint_slice_message(value, self._first))
         elif resource == NODES:
-            self.nodes.put(uid, node_message(value))
+            self.nodes.put(uid, node_message(value, self._first))
         else:
             self._put_pod(key, value, now)
             return
@@ -175,7 +177,7 @@ class Cluster:
             self.endpoints.retire(uid)
 
     def _put_pod(self, key: Key, value: Pod, now: Instant) -> None:
-        message = pod_message(value, self._choice.pod_labels, self._choice.pod_annotations)
+        message = pod_message(value, self._choice.pod_labels, self._choice.pod_annotations, self._first)
         end_ns = message.end_time_unix_ns
         if end_ns and key.uid not in self.pods and end_ns + self._choice.delete_ttl_ns < now.unix_ns:
             return  # no flow refers to it any more
@@ -184,6 +186,12 @@ class Cluster:
             self.retention.keep(key, now.monotonic_ns)
         else:
             self.retention.forget(key)
+
+    def _first(self, values: Iterable[ValueT], most: int) -> list[ValueT]:
+        """Return the first ones, *most* at most, and count those left out."""
+        every = list(values)
+        self.left_out += max(0, len(every) - most)
+        return every[:most]
 
     def _is_refused(self, key: Key) -> bool:
         holder = self._holders[key.resource]

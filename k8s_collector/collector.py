@@ -121,6 +121,7 @@ class K8sCollector:
             kubernetes_pods_unresolved=cluster.pods.unresolved,
             kubernetes_deleted_dropped=cluster.retention.dropped,
             kubernetes_objects_untracked=cluster.untracked,
+            kubernetes_parts_left_out=cluster.left_out,
             kubernetes_lists=sum(each.lists for each in self._watches),
             kubernetes_failures=sum(each.failures for each in self._watches),
             kubernetes_resources_failing=sum(bool(each.failure) for each in self._watches),

@@ -7,7 +7,7 @@ from typing import TypedDict
 from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import packed_all
-from k8s_collector.fields import AnyObject
+from k8s_collector.fields import AnyObject, First, first
 from k8s_collector.services import Port, port_messages
 
 _SERVICE_NAME = "kubernetes.io/service-name"
@@ -38,10 +38,11 @@ class EndpointSlice(AnyObject, total=False):
     ports: list[Port] | None
 
 
-def endpoint_slice_message(endpoint_slice: EndpointSlice) -> intake_pb2.KubernetesService | None:
+def endpoint_slice_message(endpoint_slice: EndpointSlice, first: First = first) -> intake_pb2.KubernetesService | None:
     """Return what the reducer is to know of the endpoints that are no pods; None where there are none.
 
-    The service is told once more, under the uid of the slice: with these addresses and ports, which are not its own.
+    The service is told once more, under the uid of the slice: with these addresses and ports, which are not its own, as
+    many as *first* takes.
     """
     metadata = endpoint_slice["metadata"]
     name = (metadata.get("labels") or {}).get(_SERVICE_NAME)
@@ -50,7 +51,7 @@ def endpoint_slice_message(endpoint_slice: EndpointSlice) -> intake_pb2.Kubernet
         for each in endpoint_slice.get("endpoints") or ()
         if (each.get("targetRef") or {}).get("kind") not in _TOLD_OTHERWISE
     ]
-    addresses = packed_all(others, MOST_ENDPOINTS)  # names (FQDN) are none
+    addresses = first(packed_all(others), MOST_ENDPOINTS)  # names (FQDN) are none
     if not name or not addresses:
         return None
     return intake_pb2.KubernetesService(
@@ -58,5 +59,5 @@ def endpoint_slice_message(endpoint_slice: EndpointSlice) -> intake_pb2.Kubernet
         name=name,
         namespace=metadata["namespace"],
         addresses=addresses,
-        ports=port_messages((endpoint_slice.get("ports") or [])[:MOST_PORTS]),
+        ports=port_messages(first(endpoint_slice.get("ports") or (), MOST_PORTS)),
     )

@@ -6,7 +6,7 @@ Types of objects name the fields that are used: no others are decoded.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 from intake.clock import SECOND_NS
 from intake.limits import LONGEST_LABEL
@@ -48,6 +48,21 @@ class AnyObject(TypedDict, total=False):
     metadata: Metadata
     code: int
     message: str
+
+
+ValueT = TypeVar("ValueT")
+
+
+class First(Protocol):
+    """Takes of many values as many as there is room for."""
+
+    def __call__(self, values: Iterable[ValueT], most: int, /) -> list[ValueT]:
+        """Return the first ones, *most* at most."""
+
+
+def first(values: Iterable[ValueT], most: int) -> list[ValueT]:
+    """Return the first ones, *most* at most; nobody is told of those left out."""
+    return list(values)[:most]
 
 
 MOST_ADDRESSES = 64

@@ -7,7 +7,7 @@ from typing import TypedDict
 from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import packed_all
-from k8s_collector.fields import MOST_ADDRESSES, AnyObject
+from k8s_collector.fields import MOST_ADDRESSES, AnyObject, First, first
 
 _ZONE = "topology.kubernetes.io/zone"
 _REGION = "topology.kubernetes.io/region"
@@ -40,15 +40,15 @@ class Node(AnyObject, total=False):
     status: NodeStatus | None
 
 
-def node_message(node: Node) -> intake_pb2.KubernetesNode:
-    """Return the message about a node of the API."""
+def node_message(node: Node, first: First = first) -> intake_pb2.KubernetesNode:
+    """Return the message about a node of the API, with as many addresses as *first* takes."""
     metadata, spec, status = node["metadata"], node.get("spec") or {}, node.get("status") or {}
     labels = metadata.get("labels") or {}
     addresses = [each["address"] for each in status.get("addresses") or () if each.get("type") in _ADDRESSES]
     return intake_pb2.KubernetesNode(
         uid=metadata["uid"],
         name=metadata["name"],
-        addresses=packed_all(addresses, MOST_ADDRESSES),
+        addresses=first(packed_all(addresses), MOST_ADDRESSES),
         zone=labels.get(_ZONE) or "",
         region=labels.get(_REGION) or "",
         provider_id=spec.get("providerID") or "",

@@ -8,7 +8,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import packed_all
 from intake.clock import SECOND_NS
-from k8s_collector.fields import MOST_ADDRESSES, AnyObject, Metadata, chosen, unix_ns
+from k8s_collector.fields import MOST_ADDRESSES, AnyObject, First, Metadata, chosen, first, unix_ns
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -97,13 +97,16 @@ class Pod(AnyObject, total=False):
     status: PodStatus | None
 
 
-def pod_message(pod: Pod, labels: Collection[str], annotations: Collection[str]) -> intake_pb2.Pod:
+def pod_message(
+    pod: Pod, labels: Collection[str], annotations: Collection[str], first: First = first
+) -> intake_pb2.Pod:
     """Return the message about a pod, without its owner.
 
     Args:
         pod: of the API.
         labels: keys of the labels that are told.
         annotations: keys of the annotations that are told.
+        first: takes as many of its parts as are told.
 
     """
     metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
@@ -113,12 +116,12 @@ def pod_message(pod: Pod, labels: Collection[str], annotations: Collection[str])
         name=metadata["name"],
         namespace=metadata["namespace"],
         node=spec.get("nodeName") or "",
-        addresses=packed_all(addresses, MOST_ADDRESSES),
+        addresses=first(packed_all(addresses), MOST_ADDRESSES),
         host_network=bool(spec.get("hostNetwork")),
         start_time_unix_ns=_start_ns(metadata, status),
         end_time_unix_ns=_end_ns(metadata, status),
         phase=status.get("phase") or "",
-        containers=list(_containers(spec, status))[:MOST_CONTAINERS],
+        containers=first(_containers(spec, status), MOST_CONTAINERS),
         labels=chosen(metadata.get("labels"), labels),
         annotations=chosen(metadata.get("annotations"), annotations),
     )
@@ -157,6 +160,21 @@ def _start_ns(metadata: Metadata, status: PodStatus) -> int:
     return unix_ns(status.get("startTime") or metadata.get("creationTimestamp"))
 
 
+def _may_run(status: PodStatus) -> bool:
+    """Return whether a container of a pod that is being deleted runs, or may be about to.
+
+    The end of one may be told without a time (ContainerStatusUnknown). Ephemeral ones do not start any more by then; of
+    those that never did the kubelet goes on to tell as waiting.
+    """
+    for _, name, kind in _CONTAINERS:
+        for each in status.get(name) or ():
+            state = each.get("state") or {}
+            is_over = state.get("running") is None if kind == "ephemeral" else state.get("terminated") is not None
+            if not is_over:
+                return True
+    return False
+
+
 def _end_ns(metadata: Metadata, status: PodStatus) -> int:
     """Return until when the addresses were those of a pod whose containers have ended for good; 0: they are still its.
 
@@ -166,7 +184,7 @@ def _end_ns(metadata: Metadata, status: PodStatus) -> int:
     ends = [
         unix_ns(((each.get("state") or {}).get("terminated") or {}).get("finishedAt")) for each in _statuses(status)
     ]
-    deleted = bool(metadata.get("deletionTimestamp") and ends and all(ends))
+    deleted = bool(metadata.get("deletionTimestamp") and ends and not _may_run(status))
     if not deleted and status.get("phase") not in _ENDED:
         return 0
     changes = [unix_ns(each.get("lastTransitionTime")) for each in status.get("conditions") or ()]

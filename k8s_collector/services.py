@@ -7,7 +7,7 @@ from typing import TypedDict
 from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import packed_all
-from k8s_collector.fields import MOST_ADDRESSES, AnyObject
+from k8s_collector.fields import MOST_ADDRESSES, AnyObject, First, first
 
 _PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
 MOST_PORTS = 1_024
@@ -56,8 +56,8 @@ class Service(AnyObject, total=False):
     status: ServiceStatus | None
 
 
-def service_message(service: Service) -> intake_pb2.KubernetesService:
-    """Return the message about a service of the API."""
+def service_message(service: Service, first: First = first) -> intake_pb2.KubernetesService:
+    """Return the message about a service of the API, with as much of it as *first* takes."""
     metadata, spec, status = service["metadata"], service.get("spec") or {}, service.get("status") or {}
     of_balancers = [each.get("ip") for each in (status.get("loadBalancer") or {}).get("ingress") or ()]
     of_cluster = (*(spec.get("clusterIPs") or ()), spec.get("clusterIP"))  # older servers tell the second alone
@@ -65,12 +65,12 @@ def service_message(service: Service) -> intake_pb2.KubernetesService:
         uid=metadata["uid"],
         name=metadata["name"],
         namespace=metadata["namespace"],
-        addresses=packed_all([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers], MOST_ADDRESSES),
-        ports=port_messages(spec.get("ports")),
+        addresses=first(packed_all([*of_cluster, *(spec.get("externalIPs") or ()), *of_balancers]), MOST_ADDRESSES),
+        ports=port_messages(first(spec.get("ports") or (), MOST_PORTS)),
     )
 
 
-def port_messages(ports: list[Port] | None) -> list[intake_pb2.ServicePort]:
+def port_messages(ports: list[Port]) -> list[intake_pb2.ServicePort]:
     """Return the messages about ports of the API that have a number."""
     return [
         intake_pb2.ServicePort(
@@ -79,6 +79,6 @@ def port_messages(ports: list[Port] | None) -> list[intake_pb2.ServicePort]:
             name=port.get("name") or "",
             node_port=port.get("nodePort") or 0,
         )
-        for port in (ports or ())[:MOST_PORTS]
+        for port in ports
         if port.get("port")
     ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from daemon.errors import StartupError
-from k8s_collector.access import Access, load
+from k8s_collector import credential_command
+from k8s_collector.access import Access, find_access, load
 
 
 @pytest.fixture
@@ -83,13 +86,125 @@ def test_the_path_of_a_command_begins_where_the_file_is(written, tmp_path, monke
     ("words", "said"),
     [
         (("no-such-helper",), "No such file or directory: 'no-such-helper'"),
-        (("sh", "-c", "echo sign in first >&2; exit 3"), "exec: process returned 3. b'sign in first'"),
+        (("sh", "-c", "echo sign in first >&2; exit 3"), "sh ended with 3: sign in first"),
+        (("sh", "-c", "cat"), "sh wrote no ExecCredential"),  # there is nobody to be asked
+        (("echo", '{"status": {"clientCertificateData": "c"}}'), "echo wrote no ExecCredential"),
+        (("echo", "[]"), "echo wrote no ExecCredential"),
     ],
 )
 def test_a_command_that_gives_none_is_told_of_with_its_reason(written, words, said):
     path = written(command(*words))
     assert f"kubeconfig {path} cannot be used: no credentials for its user: " in error_of(Access(path))
     assert said in error_of(Access(path))
+
+
+def test_a_command_that_does_not_end_is_not_waited_for(written, monkeypatch):
+    monkeypatch.setattr(credential_command, "_LONGEST_S", 0.05)
+    path = written(command("sh", "-c", "sleep 600; true"))
+    assert error_of(Access(path)).endswith("no credentials for its user: sh gave none within 0.05 s")
+
+
+def test_who_has_no_such_command_is_told_how_to_get_it(written):
+    user = command("no-such-helper")
+    user["exec"]["installHint"] = "Install it\nfrom there"
+    assert error_of(Access(written(user))).endswith(
+        "No such file or directory: 'no-such-helper': Install it from there"
+    )
+
+
+def test_a_command_that_wants_a_terminal(written):
+    user = command("true")
+    user["exec"]["interactiveMode"] = "Always"
+    assert "true gives credentials only to who sits at a terminal" in error_of(Access(written(user)))
+
+
+def test_what_a_command_is_told_and_a_certificate_that_it_gives(written, tmp_path):
+    """It writes what it was told as its certificate, which nobody looks into here."""
+    (tmp_path / "ca.crt").write_text("authority")
+    script = """python3 -c '
+import json, os
+given = {"clientCertificateData": os.environ["KUBERNETES_EXEC_INFO"], "clientKeyData": os.environ["MORE"]}
+print(json.dumps({"status": given}))'"""
+    user = command("sh", "-c", script)
+    user["exec"] |= {"provideClusterInfo": True, "env": [{"name": "MORE", "value": "key"}]}
+    extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "a"}}
+    cluster = {"server": "https://[2001:db8::1]:6443/clusters/c-1", "certificate-authority": "ca.crt"}
+    clusters = [{"name": "c", "cluster": cluster | {"extensions": [extension]}}]
+    loaded = asyncio.run(load(Access(written(user, clusters=clusters), "blue")))
+    told = json.loads(Path(loaded.cert_file).read_text())
+    authority = base64.b64encode(b"authority").decode()
+    expected = {"server": cluster["server"], "certificate-authority-data": authority, "config": {"audience": "a"}}
+    assert told["spec"] == {"interactive": False, "cluster": expected}
+    assert Path(loaded.key_file).read_text() == "key"
+
+
+def test_of_several_files_the_first_counts_and_paths_begin_where_theirs_is(written, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("client.crt", "client.key"):
+        (elsewhere / name).touch()
+    (tmp_path / "ca.crt").touch()
+    cluster = {"server": "https://192.0.2.1:6443", "certificate-authority": "ca.crt"}
+    contexts = [{"name": "blue", "context": {"cluster": "c", "user": "other"}}]
+    clusters = [{"name": "c", "cluster": cluster}]
+    first = written({"token": "t"}, **{"clusters": clusters, "contexts": contexts, "current-context": "blue"})
+    user = {"client-certificate": "client.crt", "client-key": "client.key"}
+    second = elsewhere / "kubeconfig"
+    content = {"users": [{"name": "u", "user": {}}, {"name": "other", "user": user}], "current-context": "green"}
+    second.write_text(yaml.safe_dump(content))
+    loaded = asyncio.run(load(Access(f"{first}:{second}")))
+    assert (loaded.ssl_ca_cert, loaded.cert_file, loaded.key_file) == (
+        str(tmp_path / "ca.crt"),
+        str(elsewhere / "client.crt"),
+        str(elsewhere / "client.key"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("of_file", "said"),
+    [
+        ({"users": []}, "has no user u: see to its context blue; it has none"),
+        ({"clusters": [{"name": "d", "cluster": {}}]}, "has no cluster c: see to its context blue; it has d"),
+        ({"current-context": ""}, "has no current context: see to --context; it has blue, green"),
+    ],
+)
+def test_what_a_context_names_and_there_is_not(written, of_file, said):
+    path = written({"token": "t"}, **({"current-context": "blue"} | of_file))
+    assert error_of(Access(path)) == f"kubeconfig {path} {said}"
+
+
+def test_who_acts_as_another_one_says_so(written):
+    user = {
+        "token": "t",
+        "as": "jane",
+        "as-uid": "7",
+        "as-groups": ["dev", "ops"],
+        "as-user-extra": {"scopes": ["view"]},
+    }
+    assert asyncio.run(load(Access(written(user)))).client_session_kwargs["headers"] == [
+        ("Impersonate-User", "jane"),
+        ("Impersonate-Uid", "7"),
+        ("Impersonate-Group", "dev"),
+        ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-scopes", "view"),
+    ]
+
+
+def test_a_provider_of_credentials_that_clients_have_no_more(written):
+    assert "has the auth-provider azure: " in error_of(Access(written({"auth-provider": {"name": "azure"}})))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:secret@192.0.2.1:1080", "nonsense"])
+def test_a_proxy_that_is_none_of_http(written, proxy):
+    cluster = {"server": "https://192.0.2.1:6443", "proxy-url": proxy}
+    path = written({"token": "t"}, clusters=[{"name": "c", "cluster": cluster}], **{"current-context": "blue"})
+    assert "has a proxy-url that is not of an HTTP proxy, such as http://HOST:3128" in error_of(Access(path))
+    assert "secret" not in error_of(Access(path))
+
+
+def test_a_context_means_nothing_in_a_pod():
+    with pytest.raises(StartupError, match="--context red is of a kubeconfig"):
+        find_access("", "red", {"KUBERNETES_SERVICE_HOST": "fd00::1"})
 
 
 def test_of_several_files_some_may_be_missing(written, tmp_path):
@@ -104,6 +219,13 @@ def test_a_file_that_is_no_kubeconfig(tmp_path, content):
     path = tmp_path / "kubeconfig"
     path.write_text(content)
     assert error_of(Access(f"{path}")).startswith(f"kubeconfig {path} is none: ")
+
+
+def test_what_is_wrong_with_a_file_does_not_show_what_is_in_it(tmp_path):
+    path = tmp_path / "kubeconfig"
+    path.write_text("users:\n- {token: secret, [")
+    assert error_of(Access(f"{path}")).startswith(f"kubeconfig {path} cannot be read: ")
+    assert "secret" not in error_of(Access(f"{path}"))
 
 
 def test_a_token_that_is_none(written):

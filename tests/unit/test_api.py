@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import asynccontextmanager
@@ -212,10 +215,10 @@ def test_what_a_stream_tells_shortly_after_another_is_read_together(monkeypatch)
     asyncio.run(scenario())
 
 
-def certificate(directory):
+def certificate(directory, names="IP:127.0.0.1"):
     """Make one for loopback that is its own authority; return its file and that of its key."""
     made, key = directory / "ca.crt", directory / "server.key"
-    extensions = ("subjectAltName=IP:127.0.0.1", "keyUsage=critical,digitalSignature,keyCertSign")
+    extensions = (f"subjectAltName={names}", "keyUsage=critical,digitalSignature,keyCertSign")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-days", "1"]
         + ["-out", made, "-keyout", key]
@@ -249,6 +252,97 @@ def test_an_authority_that_is_replaced_is_read_again(tmp_path):
             await api.close()
 
     asyncio.run(scenario())
+
+
+@asynccontextmanager
+async def serving_tls(directory, names, **of_cluster):
+    """Serve by IPv6, under a path as Rancher does; yield a kubeconfig of it, and the heads of the requests."""
+    heads = []
+
+    async def answer(reader, writer):
+        heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+        writer.close()
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    made, key = certificate(directory, names)
+    context.load_cert_chain(made, key)
+    context.load_verify_locations(made)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with await asyncio.start_server(answer, "::1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in (("crt", made), ("key", key))}
+        cluster = {"server": f"https://[::1]:{port}/k8s/clusters/c-abc/", "certificate-authority-data": data["crt"]}
+        user = {"client-certificate-data": data["crt"], "client-key-data": data["key"]}
+        user |= {"as": "jane", "as-groups": ["dev", "ops"]}
+        content = {
+            "current-context": "test",
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+            "clusters": [{"name": "test", "cluster": cluster | of_cluster}],
+            "users": [{"name": "test", "user": user}],
+        }
+        path = directory / "kubeconfig"
+        path.write_text(yaml.safe_dump(content))
+        yield path, heads
+
+
+@pytest.mark.parametrize(
+    ("names", "of_cluster"),
+    [("IP:::1", {}), ("DNS:api.test", {"tls-server-name": "api.test"})],
+    ids=["address", "name"],
+)
+def test_a_server_by_ipv6_under_a_path_is_shown_a_certificate_that_nothing_is_left_of(
+    tmp_path, monkeypatch, names, of_cluster
+):
+    files = tmp_path / "temporary"
+    files.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(files))
+
+    async def scenario():
+        async with serving_tls(tmp_path, names, **of_cluster) as (path, heads):
+            for _ in range(2):
+                api = await Api.open(Access(str(path)))
+                assert list(files.iterdir()) == []
+                assert await api.get("/api/v1/pods", []) == {}
+                await api.close()
+        for head in heads:
+            assert head.startswith("GET /k8s/clusters/c-abc/api/v1/pods HTTP/1.1\r\n")
+            assert re.findall("Impersonate-(.*)\r", head) == ["User: jane", "Group: dev", "Group: ops"]
+
+    asyncio.run(scenario())
+
+
+def test_a_certificate_of_another_name_is_told_of_as_that(tmp_path):
+    async def scenario():
+        async with serving_tls(tmp_path, "DNS:api.test") as (path, _):
+            api = await Api.open(Access(str(path)))
+            with pytest.raises(
+                ApiError, match=r"has another name: see to the server's URL, or give .* tls-server-name"
+            ):
+                await api.get("/api", [])
+            await api.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_is_nobody_to_the_server_is_told_to_see_to_the_credentials(tmp_path):
+    proxy = ApiProxy()
+    refused = b'{"kind": "Status", "message": "pods is forbidden: User \\"system:anonymous\\" cannot list resource"}'
+    proxy.faults.append(Fault(403, body=refused))
+    path = tmp_path / "kubeconfig"
+    path.write_text(kubeconfig(proxy, "token"))
+
+    async def scenario():
+        api = await Api.open(Access(str(path)))
+        with pytest.raises(ApiError, match=r"does not accept the credentials of kubeconfig .*: 403 Forbidden: pods is"):
+            await api.get("/api/v1/pods", [])
+        await api.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        proxy.close()
 
 
 def test_a_token_may_end_with_a_newline(tmp_path):

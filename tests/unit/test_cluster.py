@@ -341,6 +341,43 @@ def test_malformed_objects_are_counted_and_lose_nothing_else(resource, value):
     assert (list(changes(view)[0]), view.untracked) == (["p1"], 1)
 
 
+def many(count):
+    return [f"10.0.{i >> 8}.{i & 255}" for i in range(count)]
+
+
+OF_SERVICE = {"uid": "s", "name": "s", "namespace": "shop"}
+OF_SLICE = {"uid": "e", "name": "e", "namespace": "shop", "labels": {"kubernetes.io/service-name": "s"}}
+TOO_MANY_PORTS = [{"port": port} for port in range(1, 1_032)]
+
+
+@pytest.mark.parametrize(
+    ("resource", "value", "left_out"),
+    [
+        (PODS, pod("p", ips=many(70)), 6),
+        (PODS, pod("p", spec={"containers": [{"name": f"c{i}"} for i in range(260)]}), 4),
+        (
+            NODES,
+            {"metadata": OF_SERVICE, "status": {"addresses": [{"type": "InternalIP", "address": a} for a in many(65)]}},
+            1,
+        ),
+        (SERVICES, {"metadata": OF_SERVICE, "spec": {"externalIPs": many(64), "ports": TOO_MANY_PORTS}}, 7),
+        (SERVICES, {"metadata": OF_SERVICE, "spec": {"externalIPs": many(66), "ports": None}}, 2),
+        (
+            ENDPOINT_SLICES,
+            {"metadata": OF_SLICE, "endpoints": [{"addresses": ["192.0.2.7"]}], "ports": TOO_MANY_PORTS},
+            931,
+        ),
+        (ENDPOINT_SLICES, {"metadata": OF_SLICE, "endpoints": [{"addresses": [a]} for a in many(1_003)]}, 3),
+    ],
+)
+def test_parts_that_are_too_many_are_left_out_and_counted(resource, value, left_out):
+    view = cluster()
+    view.changed(resource, value, START)
+    view.advance(after(10))
+    assert sum(len(told.pods) + len(told.services) + len(told.nodes) for told in view.take_changes()) == 1
+    assert (view.left_out, view.untracked) == (left_out, 0)
+
+
 def test_objects_are_bounded():
     view = Cluster(Choice(), most_objects=2)
     for uid in ("p1", "p2", "p3"):

@@ -96,8 +96,11 @@ def test_without_credentials_it_says_what_to_do(monkeypatch, tmp_path):
     [
         (None, "does not exist"),
         ("{", "cannot be read"),
-        ("clusters: []\n", "cannot be used"),
-        ("apiVersion: v1\ncurrent-context: a\ncontexts: []\nclusters: []\nusers: []\n", "cannot be used"),
+        ("clusters: []\n", "has no current context: see to --context; it has none"),
+        (
+            "apiVersion: v1\ncurrent-context: a\ncontexts: []\nclusters: []\nusers: []\n",
+            "has no context a: see to --context; it has none",
+        ),
     ],
 )
 def test_a_kubeconfig_that_is_none(tmp_path, content, message):

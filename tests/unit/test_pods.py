@@ -113,6 +113,24 @@ def test_deleted_it_ends_when_all_of_its_containers_have():
     assert message(pod("u1", containerStatuses=[ended])).end_time_unix_ns == 0
 
 
+@pytest.mark.parametrize(
+    ("other", "end_s"),
+    [
+        ({"ephemeralContainerStatuses": [status("debug", waiting={"reason": "ErrImagePull"})]}, 9),
+        ({"ephemeralContainerStatuses": [status("debug")]}, 9),
+        ({"ephemeralContainerStatuses": [status("debug", running={"startedAt": at(1)})]}, None),
+        ({"ephemeralContainerStatuses": [status("debug", terminated={"finishedAt": at(11)})]}, 12),
+        # What kubelets say of a container that they cannot find: ContainerStatusUnknown.
+        ({"initContainerStatuses": [status("proxy", terminated={"startedAt": None, "finishedAt": None})]}, 9),
+        ({"initContainerStatuses": [status("proxy", waiting={"reason": "PodInitializing"})]}, None),
+    ],
+)
+def test_deleted_it_does_not_wait_for_containers_that_will_not_run(other, end_s):
+    ended = [status("main", terminated={"finishedAt": at(8)})]
+    value = pod("u1", metadata={"deletionTimestamp": at(9)}, containerStatuses=ended, **other)
+    assert message(value).end_time_unix_ns == (0 if end_s is None else START_NS + end_s * SECOND_NS)
+
+
 SIDECAR = {"initContainerStatuses": [status("proxy", terminated={"startedAt": at(1), "finishedAt": at(12)})]}
 GOING_ON = {"initContainerStatuses": [status("proxy", running={"startedAt": at(1)})]}
 
