@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-if TYPE_CHECKING:
-    import pytest
+# For messages with the values that differ, as in test modules.
+for module in ("daemons", "http_connection", "k8s_collector", "traffic", "transfer"):
+    pytest.register_assert_rewrite(f"tests.lab.{module}")
 
 # No verdict on the machine's speed; on a build machine the same examples each time.
 settings.register_profile("own", deadline=None, suppress_health_check=[HealthCheck.too_slow])

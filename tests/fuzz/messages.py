@@ -22,7 +22,6 @@ _INTEGERS = {FieldDescriptor.CPPTYPE_INT32: 31, FieldDescriptor.CPPTYPE_INT64: 6
 _UNSIGNED = {FieldDescriptor.CPPTYPE_UINT32: 32, FieldDescriptor.CPPTYPE_UINT64: 64}
 _ADDRESSES = [bytes(10) + b"\xff\xff" + bytes((10, 0, 0, last)) for last in range(8)]
 _ADDRESSES += [bytes(10) + b"\xff\xff\x7f\0\0\1", bytes(15) + b"\1", bytes(16), b"\xff" * 16]
-_TEXTS = ("", "a", "web", 'q"\\\n', "\0", "\x1b[2J", "kubelet", "runsv", "10.0.0.1", "ü" * 40)
 # A placeholder of valid UTF-8, which is overwritten where a text shall be none.
 _TEXT = "\N{REPLACEMENT CHARACTER}" * 3
 

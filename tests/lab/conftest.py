@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -10,20 +11,19 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-# For messages with the values that differ, as in test modules.
-for module in ("daemons", "http_connection", "k8s_collector", "traffic", "transfer"):
-    pytest.register_assert_rewrite(f"tests.lab.{module}")
-
-from tests.api_proxy import ApiProxy  # noqa: E402
-from tests.entity_sink import EntitySink  # noqa: E402
-from tests.lab.daemons import Lab  # noqa: E402
-from tests.lab.disk import small_disk  # noqa: E402
-from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NAMESPACE_MANIFEST, NODES  # noqa: E402
-from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane  # noqa: E402
-from tests.lab.programs import Programs  # noqa: E402
+from tests.api_proxy import ApiProxy
+from tests.entity_sink import EntitySink
+from tests.lab.daemons import Lab
+from tests.lab.disk import small_disk
+from tests.lab.k8s_collector import MANIFEST, NAMESPACE, NAMESPACE_MANIFEST, NODES
+from tests.lab.kubernetes import ADMIN_TOKEN, ControlPlane
+from tests.lab.network import Network
+from tests.lab.programs import Programs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.lab.network import Host
 
 HERE = Path(__file__).parent
 LABS = pytest.StashKey[list[Lab]]()
@@ -66,6 +66,13 @@ def new_lab(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Callable
 def lab(new_lab: Callable[[], Lab]) -> Lab:
     """One lab."""
     return new_lab()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    """A host on a network of its own, without a lab."""
+    with contextlib.closing(Network()) as network:
+        yield network.centre
 
 
 @pytest.fixture(scope="module")

@@ -34,12 +34,6 @@ UDP_SEGMENT = 103
 
 
 @pytest.fixture
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture
 def probe(host):
     with opened_probe(host) as opened:
         yield opened

@@ -23,14 +23,7 @@ from tests.lab.dns_sockets import (
     opened_probe,
     send,
 )
-from tests.lab.network import Network
 from tests.rows import packed
-
-
-@pytest.fixture
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
 
 
 @pytest.fixture

@@ -26,17 +26,10 @@ from kernel_collector.machine.network_namespaces import (
 from kernel_collector.tcp.probe import TcpProbe
 from kernel_collector.tcp.states import TcpState
 from kernel_collector.workloads.execs import ExecProbe
-from tests.lab.network import Network
 from tests.lab.sockets import cookie
 from tests.lab.waiting import wait_until
 
 SENT, ANSWERED = 100_000, 777
-
-
-@pytest.fixture
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 
 
 @pytest.fixture
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture
 def probe(host):
     with (
         NetworkNamespace(host.namespace) as namespace,

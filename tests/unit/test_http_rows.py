@@ -105,10 +105,11 @@ def test_what_is_all_in_one_bin_is_told_by_the_row_itself(record):
         record(2, [(STATUS, 200, 1), (STATUS, 204, 1), (LATENCY, 161, 2)]),
         record(3, [(STATUS, 200, 1), (CLASS, 2, 1), (LATENCY, 160, 1), (LATENCY, 162, 1)]),
         record(4, [], requests=1),
+        record(5, [(CLASS, 2, 1)]),
     )
     http, bins = found["http"], found["bins"]
     told = [http[name].tolist() for name in ("latency_bin", "latency_count", "status", "status_2xx", "status_4xx")]
-    assert told == [[161, 162, 0, 0], [2, 2, 2, 0], [404, 0, 0, 0], [0, 2, 2, 0], [3, 0, 0, 0]]
+    assert told == [[161, 162, 0, 0, 0], [2, 2, 2, 0, 0], [404, 0, 0, 0, 0], [0, 2, 2, 0, 1], [3, 0, 0, 0, 0]]
     assert sorted(zip(bins["socket"].tolist(), bins["bin"].tolist(), bins["count"].tolist(), strict=True)) == [
         *((2, 200, 1), (2, 204, 1)),
         *((3, 160, 1), (3, 162, 1), (3, 200, 1)),
