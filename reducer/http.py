@@ -8,7 +8,7 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from isal import isal_zlib
 
 from reducer.outputs.expositions import TEXT, negotiated
@@ -44,6 +44,8 @@ def flow_metrics_page(series: PrometheusSeries) -> Page:
         if gzipped:
             headers["Content-Encoding"] = "gzip"
         response = web.StreamResponse(headers=headers)
+        if request.method == hdrs.METH_HEAD:
+            return response  # aiohttp sends the headers, and would send a body that is written (RFC 9110, 9.3.2)
         async with scrapes:
             if request.transport is None:  # who asked has left while others were served
                 return response

@@ -49,13 +49,19 @@ def negotiated(accept: str) -> Exposition:
     wanted = []
     for item in accept.split(","):
         media_type, *rest = (part.strip() for part in item.split(";"))
-        parameters = dict(part.split("=", 1) for part in rest if "=" in part)
+        parameters = dict(map(_parameter, rest))
         for exposition in (PROTOBUF, OPENMETRICS, TEXT):
             of_it = {name: parameters.get(name, value) for name, value in exposition.parameters.items()}
             if media_type.lower() == exposition.media_type and of_it == exposition.parameters:
                 wanted.append((_quality(parameters.get("q", "1")), exposition))
     quality, exposition = max(wanted, key=lambda each: each[0], default=(0.0, TEXT))
     return exposition if quality > 0 else TEXT
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    """Return the name of a parameter in lower case, and its value, which may be quoted (RFC 9110, 5.6.6)."""
+    name, _, value = text.partition("=")
+    return name.strip().lower(), value.strip().strip('"')
 
 
 def _quality(text: str) -> float:

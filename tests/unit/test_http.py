@@ -22,6 +22,7 @@ from reducer.columns.value_columns import VALUE_COLUMNS
 from reducer.http import flow_metrics_page, internal_metrics_page, takes_gzip
 from reducer.internal_export import InternalMetrics
 from reducer.internal_metrics import Snapshot
+from reducer.outputs.expositions import TEXT
 from reducer.outputs.prometheus import PrometheusSeries
 from tests.windows import sealed_window
 
@@ -73,6 +74,19 @@ def test_flow_metrics(series: PrometheusSeries, address: str) -> None:
             assert gzip.decompress(response.read()) == expected
 
     with_server({"/metrics": flow_metrics_page(series)}, client, address)
+
+
+def test_who_asks_for_the_head_gets_no_more_and_may_ask_again(series: PrometheusSeries) -> None:
+    def client(url: str) -> None:
+        connection = HTTPConnection(url.removeprefix("http://"), timeout=10)
+        for method, body in (("HEAD", b""), ("HEAD", b""), ("GET", b"".join(series.render()))):
+            connection.request(method, "/metrics")
+            response = connection.getresponse()
+            assert (response.status, response.headers["Content-Type"]) == (200, TEXT.content_type)
+            assert response.read() == body
+        connection.close()
+
+    with_server({"/metrics": flow_metrics_page(series)}, client)
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
