@@ -29,6 +29,13 @@ _WATCH_INTERVAL_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
 # What gRPC says of connections that the other end takes, and ends.
 _ENDED = ("Socket closed", "Connection reset")
+# What to look at, by what is said of TLS.
+_TLS_ADVICE = {
+    "CERTIFICATE_VERIFY_FAILED": "is the authority of the reducer's certificate in the file of --intake-tls-ca?",
+    "not match SSL server name": "--intake-host must be a name that the reducer's certificate has",
+    "Hostname Verification": "--intake-host must be a name that the reducer's certificate has",
+    "WRONG_VERSION_NUMBER": "the reducer has no TLS: give it --tls-certificate, or this collector no --intake-tls-ca",
+}
 
 
 class IntakeClient:
@@ -194,7 +201,9 @@ class IntakeClient:
         _LOGGER.log(level, "no connection to the reducer at %s, trying again: %s: %s", self._target, code.name, details)
 
     def _advice(self, details: str) -> str:
-        """Return what a reducer may want that takes connections but ends them before it says a word."""
+        """Return what to look at; who ends connections before a word is said may want more."""
+        if advice := next((advice for said, advice in _TLS_ADVICE.items() if said in details), ""):
+            return f"; {advice}"
         if self._welcomed or not any(each in details for each in _ENDED):
             return ""
         wanted = "a certificate (--intake-tls-certificate)" if self._credentials.channel else "TLS (--intake-tls-ca)"

@@ -14,6 +14,8 @@ MOST_CHARACTERS = 300
 _MOST_CAUSES = 10
 # What to look at, by what is said.
 _HINTS = {
+    "not match SSL server name": "the endpoint must have a name that the certificate has",
+    "Hostname Verification": "the endpoint must have a name that the certificate has",
     "not valid for": "the endpoint must have a name that the certificate has",
     "CERTIFICATE_VERIFY_FAILED": "is its authority in the file that OTEL_EXPORTER_OTLP_CERTIFICATE names?",
     "WRONG_VERSION_NUMBER": "does it take http:// only?",

@@ -61,6 +61,8 @@ RETRYABLE_CODES = frozenset(
         grpc.StatusCode.DATA_LOSS,
     }
 )
+# What gRPC itself says, as UNAUTHENTICATED, before it sends anything to who has another's certificate.
+_MISNAMED = "does not match SSL server name"
 # The channel connects again by itself: at least this often, where gRPC's own limit is two minutes. Its connection is
 # its own: that of a new channel is a new one, whoever else speaks with the receiver.
 CHANNEL_OPTIONS = (
@@ -309,7 +311,9 @@ def _outcome_of_grpc(error: Any) -> Outcome:
     code: grpc.StatusCode = error.code()
     reason = complaints.with_hint(f"{code.name}: {error.details()}")
     retry_after_s = _retry_delay(dict(error.trailing_metadata() or ()))
-    if code in RETRYABLE_CODES or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None):
+    misnamed = code is grpc.StatusCode.UNAUTHENTICATED and _MISNAMED in (error.details() or "")
+    paced = code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after_s is not None
+    if code in RETRYABLE_CODES or misnamed or paced:
         return Unavailable(reason, retry_after_s or 0.0)
     return Refused(reason)
 

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import subprocess
 import time
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from intake import client as module
 from intake import session, wire
 from intake.clock import SECOND_NS
-from intake.credentials import ClientCredentials
+from intake.credentials import ClientCredentials, ServerCredentials
 from tests.intake_ends import Network, collector, reducer, submit, until
 from tests.ports import free_ports
 
@@ -120,6 +121,51 @@ def test_reducer_that_ends_connections_before_a_word_may_want_more(caplog, secur
         credentials = ClientCredentials(grpc.ssl_channel_credentials() if secure else None)
         async with server, collector(server.sockets[0].getsockname()[1], credentials=credentials):
             await until(lambda: "no connection" in caplog.text, timeout_s=20)
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    assert advice in caplog.text
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """Return certificates and keys of three reducers, two of them for localhost, none the other's authority."""
+    directory = tmp_path_factory.mktemp("certificates")
+    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    pairs = []
+    for name, of_host in (("one", "DNS:localhost"), ("two", "DNS:localhost"), ("three", "IP:127.0.0.1")):
+        files = [directory / f"{name}.pem", directory / f"{name}.key"]
+        command = [*request.split(), "-addext", f"subjectAltName={of_host}", "-out", files[0], "-keyout", files[1]]
+        subprocess.run(command, check=True, capture_output=True)
+        pairs.append([path.read_bytes() for path in files])
+    return pairs
+
+
+@pytest.fixture
+def tls_ends(certificates, request):
+    """Return what a reducer shows, a certificate or none, and what a collector takes for the authority."""
+    shown, trusted = request.param
+    pairs = [] if shown is None else [tuple(reversed(certificates[shown]))]
+    server = ServerCredentials(grpc.ssl_server_credentials(pairs) if pairs else None)
+    return server, ClientCredentials(grpc.ssl_channel_credentials(certificates[trusted][0]))
+
+
+@pytest.mark.parametrize(
+    ("tls_ends", "host", "advice"),
+    [
+        ((0, 1), "localhost", "is the authority of the reducer's certificate in the file of --intake-tls-ca?"),
+        ((0, 0), "127.0.0.1", "--intake-host must be a name that the reducer's certificate has"),
+        ((2, 2), "localhost", "--intake-host must be a name that the reducer's certificate has"),
+        ((None, 0), "localhost", "the reducer has no TLS: give it --tls-certificate"),
+    ],
+    indirect=["tls_ends"],
+)
+def test_what_is_wrong_with_tls_is_said_with_what_to_look_at(caplog, tls_ends, host, advice):
+    server, client = tls_ends
+
+    async def scenario():
+        async with reducer(credentials=server) as end, collector(end.port, host, credentials=client):
+            await until(lambda: "no connection" in caplog.text)
 
     with caplog.at_level(logging.WARNING):
         run(scenario())

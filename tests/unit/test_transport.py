@@ -222,7 +222,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     directory = tmp_path_factory.mktemp("tls")
     certificate, key = directory / "cert.pem", directory / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run([*command.split(), *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     return certificate, key
 
@@ -241,6 +241,13 @@ def test_tls(protocol: type[Transport], certificate: tuple[Path, Path], monkeypa
         friend = protocol()
         assert friend.send(request()) == Accepted()
         friend.close()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.replace("127.0.0.1", "localhost"))
+        misnamed = protocol()
+        outcome = misnamed.send(request())
+        assert isinstance(outcome, Unavailable)
+        assert sink.seen == 1
+        assert outcome.reason.endswith("the endpoint must have a name that the certificate has")
+        misnamed.close()
 
 
 @pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
