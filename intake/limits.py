@@ -111,40 +111,29 @@ def check_entities(entities: intake_pb2.Entities) -> None:
             raise MalformedMessageError(f"{len(found)} {what} in a message: at most {most} are taken")
 
 
-def cut_entities(entities: intake_pb2.Entities) -> int:
-    """Cut strings that are too long, and leave out addresses that are none, in place; return how many were."""
-    return _cut_message(entities)
+def cut(message: Message) -> int:
+    """Cut strings, lists and numbers that are too long or large, and leave out addresses that are none, in place.
 
+    So in the messages within it. Interfaces of a host, of which the reducer makes nothing, go.
 
-def cut_host(host: intake_pb2.Host) -> int:
-    """Cut labels that are too long and leave out addresses that are none, in place; return how many were.
+    Returns:
+        How many were cut or left out.
 
-    Interfaces, of which the reducer makes nothing, go.
     """
-    return _cut_message(host)
-
-
-def cut_statistics(statistics: intake_pb2.CollectorStatistics) -> int:
-    """Cut names that are too long, lists that are, and numbers that are too large, in place; return how many were."""
-    return _cut_message(statistics)
-
-
-def _cut_message(message: Message) -> int:
-    """Cut the strings, lists, addresses and times in a message, and in those within it."""
-    cut = 0
+    found = 0
     if isinstance(message, intake_pb2.Host):
         message.ClearField("interfaces")
     for field, value in message.ListFields():
         if isinstance(value, str):
-            cut += _cut_text(message, field.name, value)
+            found += _cut_text(message, field.name, value)
         elif isinstance(value, Message):
-            cut += _cut_message(value)
+            found += cut(value)
         elif not isinstance(value, int):
-            cut += _cut_list(field, value)
+            found += _cut_list(field, value)
         elif value > GREATEST_NUMBER and (field.name.endswith("_time_unix_ns") or message.DESCRIPTOR.name in _FIGURES):
             setattr(message, field.name, GREATEST_NUMBER)
-            cut += 1
-    return cut
+            found += 1
+    return found
 
 
 def _cut_text(message: Message, name: str, value: str) -> int:
@@ -165,10 +154,10 @@ def _cut_list(field: FieldDescriptor, values: Any) -> int:
         return _keep(values, [value for value in values if _fits(field, value)][:most])
     if parts is intake_pb2.PublicAddress.DESCRIPTOR:
         return _keep(values, [each for each in values if len(each.public) == len(each.private) == ADDRESS_BYTES][:most])
-    cut = max(0, len(values) - most)
-    if cut:
+    excess = max(0, len(values) - most)
+    if excess:
         del values[most:]
-    return cut + sum(_cut_message(part) for part in values)
+    return excess + sum(map(cut, values))
 
 
 def _fits(field: FieldDescriptor, value: Any) -> bool:
@@ -188,12 +177,12 @@ def _cut_map(labels: MutableMapping[str, str]) -> int:
 
 def _keep(values: Any, kept: list[Any]) -> int:
     """Let a list of a message hold what is *kept* of it alone; return how many are not."""
-    cut: int = len(values) - len(kept)
-    if cut:
+    left_out: int = len(values) - len(kept)
+    if left_out:
         copies = [copy.copy(value) for value in kept]
         del values[:]
         values.extend(copies)
-    return cut
+    return left_out
 
 
 def fitting(entities: intake_pb2.Entities) -> intake_pb2.Entities:

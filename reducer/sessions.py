@@ -21,9 +21,7 @@ from intake.limits import (
     MalformedMessageError,
     check_entities,
     checked_rows,
-    cut_entities,
-    cut_host,
-    cut_statistics,
+    cut,
 )
 from reducer.session import HEARTBEAT_INTERVAL_NS, MOST_AHEAD_NS, Session, Stream
 from reducer.twins import Twins
@@ -198,7 +196,7 @@ class ReducerSessions:
         else:
             session = self._disconnected.pop(hello.session_id, None) or Session(hello.session_id)
             self._connected[session.id] = session
-        self.counters.strings_cut += cut_host(hello.host)
+        self.counters.strings_cut += cut(hello.host)
         host = intake_pb2.Host()
         host.CopyFrom(hello.host)  # what is a part of the hello would keep all of it in memory
         session.stream, stream.session = stream, session
@@ -249,7 +247,7 @@ class ReducerSessions:
                 return intake_pb2.FromReducer(ack=intake_pb2.Ack(number=session.safe))
             return None
         tables = checked_rows(batch)
-        self.counters.strings_cut += cut_entities(batch.entities)
+        self.counters.strings_cut += cut(batch.entities)
         _correct_times(batch.entities, session.clock_offset_ns)
         time_ns = self._event_time(session, batch.time_unix_ns, now_unix_ns)
         if self.twins.is_left_out(session, time_ns, now_unix_ns):
@@ -261,7 +259,7 @@ class ReducerSessions:
         if batch.HasField("statistics"):
             session.statistics = intake_pb2.CollectorStatistics()
             session.statistics.CopyFrom(batch.statistics)  # a part of the batch would keep all of it in memory
-            self.counters.strings_cut += cut_statistics(session.statistics)
+            self.counters.strings_cut += cut(session.statistics)
         self.counters.batches += 1
         self.counters.rows += rows_of(batch)
         return None
@@ -275,7 +273,7 @@ class ReducerSessions:
 
     def _snapshot(self, session: Session, snapshot: intake_pb2.Snapshot, now_unix_ns: int) -> None:
         check_entities(snapshot.entities)
-        self.counters.strings_cut += cut_entities(snapshot.entities)
+        self.counters.strings_cut += cut(snapshot.entities)
         _correct_times(snapshot.entities, session.clock_offset_ns)
         self.pipeline.snapshot(session.id, snapshot.entities, now_unix_ns, partial=snapshot.partial)
 

@@ -81,9 +81,9 @@ def documentation(proto: str) -> str:
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for row_event in ROW_EVENTS:
         constants = [(name, "string", f"`{value}`") for name, value in row_event.constants]
+        table = row_event.table
         rows[row_event.name] = constants + [
             (name, _type_of_column(table, column, name), _meaning(meanings, table, column.column, name))
-            for table in (row_event.table,)
             for column in row_event.columns
             for name in column.names
         ]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intake.clock import SECOND_NS
-from intake.limits import cut_entities
+from intake.limits import cut
 from tests.flow_rows import POLL_NS, Feed, connector_row
 from tests.rows import packed, session_id
 
@@ -292,7 +292,7 @@ def test_whatever_is_told_every_byte_is_counted(words, told):
     feed = Feed(("az_az", "id_id"), use_interfaces=True)
     world = World(feed)
     for index, (entities, way) in enumerate(words):
-        cut_entities(entities)
+        cut(entities)
         session = session_id(10 + index % 2)
         if way == "t":
             world.feed.take(10, 5 + index, entities=entities)

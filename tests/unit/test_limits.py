@@ -4,7 +4,7 @@ from ebpf_net.v1 import intake_pb2
 
 from intake import limits
 from intake.columns import empty_columns
-from intake.limits import MalformedMessageError, checked_rows, cut_entities, cut_host, cut_statistics, fitting
+from intake.limits import MalformedMessageError, checked_rows, cut, fitting
 from tests.rows import packed_rows
 
 
@@ -78,14 +78,14 @@ def test_what_is_not_within_the_limits_is_told(batch, told):
 
 def test_long_strings_are_cut():
     entities = intake_pb2.Entities(processes=[intake_pb2.Process(name="n" * 300, command_line="c" * 2_000)])
-    assert cut_entities(entities) == 2
+    assert cut(entities) == 2
     assert (len(entities.processes[0].name), len(entities.processes[0].command_line)) == (256, 1_024)
-    assert cut_entities(entities) == 0
+    assert cut(entities) == 0
 
 
 def test_long_labels_are_cut_and_odd_addresses_left_out():
     host = intake_pb2.Host(name="h" * 300, zone="z", addresses=[bytes(16), bytes(4)])
-    assert cut_host(host) == 2
+    assert cut(host) == 2
     assert (len(host.name), host.zone, list(host.addresses)) == (256, "z", [bytes(16)])
 
 
@@ -110,7 +110,7 @@ def test_long_strings_of_cgroups_and_services_are_cut():
     entities = intake_pb2.Entities()
     entities.cgroups.add(id=1, service="s" * 1000, image="i" * 1000, nomad_task="short")
     entities.processes.add(id=1, service="s" * 1000)
-    assert cut_entities(entities) == 3
+    assert cut(entities) == 3
     assert len(entities.cgroups[0].image) == len(entities.processes[0].service) == limits.LONGEST_LABEL
 
 
@@ -143,10 +143,10 @@ def test_a_host_in_a_batch_is_cut_as_well():
     entities.host.cloud.zone = "z" * 1000
     entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2" * 16)
     entities.host.cloud.addresses.add(public=b"1" * 16, private=b"2")
-    assert cut_entities(entities) == 3
+    assert cut(entities) == 3
     assert len(entities.host.name) == len(entities.host.cloud.zone) == limits.LONGEST_LABEL
     assert [pair.private for pair in entities.host.cloud.addresses] == [b"2" * 16]
-    assert cut_entities(entities) == 0
+    assert cut(entities) == 0
 
 
 ADDRESS = bytes(15) + b"1"
@@ -178,7 +178,7 @@ def test_entities_of_all_kinds_are_cut():
         ],
         retired_pods=["u", long],
     )
-    assert cut_entities(entities) == 1 + 2 + 1 + 1 + 2 + (1 + 6 + 1_024) + 1 + (1 + 1 + 1 + 1) + 1
+    assert cut(entities) == 1 + 2 + 1 + 1 + 2 + (1 + 6 + 1_024) + 1 + (1 + 1 + 1 + 1) + 1
     (pod,), (service,), (interface,) = entities.pods, entities.services, entities.cloud_interfaces
     assert (len(pod.owner_name), len(pod.containers[0].image), dict(pod.labels)) == (256, 256, {"a": "b"})
     assert list(pod.addresses) == [ADDRESS]
@@ -187,13 +187,13 @@ def test_entities_of_all_kinds_are_cut():
     assert len(entities.nodes[0].zone) == 256
     assert (list(interface.dns_names), len(interface.public_addresses), len(interface.addresses)) == (["a"], 1, 0)
     assert list(entities.retired_pods) == ["u"]
-    assert cut_entities(entities) == 0
+    assert cut(entities) == 0
 
 
 def test_names_of_the_dns_lose_their_beginning():
     name = "a" * 100 + "b" * 244 + ".example.com"
     entities = intake_pb2.Entities(dns_names=[{"name": name, "addresses": [ADDRESS, b"1"]}])
-    assert cut_entities(entities) == 2
+    assert cut(entities) == 2
     assert entities.dns_names[0].name == "b" * 244 + ".example.com"
     assert list(entities.dns_names[0].addresses) == [ADDRESS]
 
@@ -202,9 +202,9 @@ def test_statistics_are_cut():
     statistics = intake_pb2.CollectorStatistics()
     for number in range(70):
         statistics.programs.add(name=f"{number}" * 300)
-    assert cut_statistics(statistics) == 6 + 64
+    assert cut(statistics) == 6 + 64
     assert {len(each.name) for each in statistics.programs} == {256}
     statistics.programs[0].runs = statistics.events_lost = 2**64 - 1  # which OTLP has no number for
-    assert cut_statistics(statistics) == 2
+    assert cut(statistics) == 2
     assert statistics.programs[0].runs == statistics.events_lost == 2**62
-    assert cut_statistics(statistics) == 0
+    assert cut(statistics) == 0
