@@ -192,7 +192,7 @@ class OtlpSink:
         wanted = {name.replace("__", "."): value for name, value in attributes.items()}
         return sum(p.value for p in self.points() if p.metric == metric and wanted.items() <= p.attributes.items())
 
-    def wait(self, condition: Callable[[OtlpSink], bool], timeout_s: float = 10.0) -> None:
+    def wait(self, condition: Callable[[OtlpSink], bool], timeout_s: float = 60.0) -> None:
         """Return as soon as *condition* holds; it is looked at after each request."""
         with self._arrived:
             if not self._arrived.wait_for(lambda: condition(self), timeout_s):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import urllib.error
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,7 +125,7 @@ class Lab:
         assert reducer.returncode is None, f"the reducer ended with {reducer.returncode}:\n{reducer.tail()}"
         try:
             self.centre.get(f"http://127.0.0.1:{INTERNAL_PORT}/readyz")
-        except urllib.error.URLError:
+        except OSError:
             return False
         return True
 

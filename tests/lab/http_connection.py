@@ -37,7 +37,7 @@ class Connection:
             listening.close()
         for end in (self.client, self.server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            end.settimeout(5)
+            end.settimeout(60)
         self.client_cookie, self.server_cookie = cookie(self.client), cookie(self.server)
 
     def ask(self, *parts):

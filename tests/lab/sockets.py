@@ -54,6 +54,20 @@ def live_sockets(host: Host) -> list[Socket]:
         return _parse(run("ss", "-tinOH"))
 
 
+def udp_counter(host: Host, family: str, name: str) -> int:
+    """Return what the kernel counted of UDP on a host (RFC 4113), over `ipv4` or `ipv6`."""
+    if family == "ipv4":
+        names, values = (line.split() for line in host.run("grep", "^Udp:", "/proc/net/snmp").splitlines())
+        return int(values[names.index(name)])
+    return int(host.run("grep", f"^Udp6{name}\\s", "/proc/net/snmp6").split()[1])
+
+
+def wait_until_closed(host: Host, port: int) -> None:
+    """Wait until a host has no connection to or from a port any more, nor sends anything for one."""
+    command = ("ss", "-tnOH", f"( sport = :{port} or dport = :{port} )")
+    wait_until(lambda: not host.run(*command), 60, f"the end of connections of port {port} on {host}")
+
+
 @contextlib.contextmanager
 def arrival(host: Host) -> Iterator[Callable[[], None]]:
     """Yield what waits until all that was sent before on the host's loopback interface has arrived.

@@ -13,6 +13,7 @@ from tests.lab.cgroups import hierarchy, inside, remove
 from tests.lab.daemons import Exported
 from tests.lab.network import wait_for_listener
 from tests.lab.traffic import DISCARDING_SERVER
+from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +95,7 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
         short = unified.make(f"system.slice/docker-{SHORT}.scope")
         assert client(lab, one, two, short, 0.4).wait() == 0
         remove(short)
+        wait_until(lambda: SHORT in answers.asked, 60, "the engine to be asked")
         there.remove(SHORT)
 
         of_pod = unified.make(f"{POD}/docker-{OF_POD}.scope")
@@ -104,7 +106,9 @@ def test_containers_pods_and_services_name_their_flows(unified: Hierarchy, lab: 
         clients = 5
         with contextlib.suppress(LookupError):  # a machine with cgroup v2 alone
             v1 = stack.enter_context(hierarchy("pids"))
-            assert client(lab, one, two, v1.make(f"docker/{OF_V1}"), 2).wait() == 0
+            of_v1 = client(lab, one, two, v1.make(f"docker/{OF_V1}"), 600)
+            wait_until(lambda: OF_V1 in answers.asked, 60, "a poll to see the process")
+            of_v1.kill()
             clients += 1
         lab.finish(reducer, collector)
         assert sorted(answers.asked) == sorted(DESCRIBED)[: clients - 2]

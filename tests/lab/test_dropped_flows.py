@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from tests.lab.daemons import Exported
+from tests.lab.sockets import wait_until_closed
 
 if TYPE_CHECKING:
     from tests.lab.daemons import Lab
@@ -30,7 +30,8 @@ def test_exported_by_reason_with_the_ends_of_the_flow(lab: Lab) -> None:
             for _ in range(60):
                 one.sendall(b"x" * 100)
                 accepted.recv(100)
-    time.sleep(0.5)
+    for host, port in ((client, 80), (server, PORT)):
+        wait_until_closed(host, port)
     lab.finish(reducer, *collectors)
     exported = Exported(lab.sink.points())
     packets, size = server.counted("loss")

@@ -17,7 +17,7 @@ from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.objects import OBJECTS
 from kernel_collector.options import Settings
 from tests.lab.network import Network
-from tests.lab.sockets import cookie
+from tests.lab.sockets import cookie, udp_counter
 from tests.lab.waiting import wait_until
 from tests.rows import packed
 
@@ -65,6 +65,12 @@ def send(client: Host, to: str, count: int = SENT, size: int = SIZE) -> int:
         return one.getsockname()[1]
 
 
+def drained(probe: DropsProbe, server: Host, packets: int):
+    """Return what is told of drops once the server's firewall has counted so many; a busy kernel is behind."""
+    wait_until(lambda: server.counted("drops")[0] >= packets, 60, "the drops")
+    return probe.drain()
+
+
 def told(drops, reason: str) -> dict:
     """Packets and bytes by transport and ends, of one reason."""
     return {
@@ -94,7 +100,7 @@ def test_a_firewalls_drops_equal_its_counter(hosts, open_probe, family):
     with socket_on(client, socket.SOCK_STREAM, family) as one, contextlib.suppress(TimeoutError):
         one.settimeout(0.2)
         one.connect((to, PORT))
-    found = told(probe.drain(), "NETFILTER_DROP")
+    found = told(drained(probe, server, SENT + 1), "NETFILTER_DROP")
     header = 28 if family == "ipv4" else 48
     assert found[socket.IPPROTO_UDP, packed(source), port, packed(to), PORT] == (SENT, SENT * (SIZE + header))
     assert added(found) == server.counted("drops")
@@ -112,6 +118,7 @@ def test_packets_for_closed_ports(hosts, open_probe, family):
         one.bind((source, 0))
         tcp_port = one.getsockname()[1]
         one.connect((to, PORT))
+    wait_until(lambda: udp_counter(server, family, "NoPorts") >= SENT, 60, "the datagrams")
     found = told(probe.drain(), "NO_SOCKET")
     assert found[socket.IPPROTO_UDP, packed(source), port, packed(to), PORT][0] == SENT
     assert found[socket.IPPROTO_TCP, packed(source), tcp_port, packed(to), PORT][0] == 1
@@ -138,17 +145,17 @@ def test_segments_that_are_joined_count_one_by_one(hosts, open_probe):
     with socket_on(client, socket.SOCK_DGRAM, "ipv4") as one:
         one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1000)
         one.sendto(b"x" * 4500, (server.ipv4, PORT))
-    assert added(told(probe.drain(), "NETFILTER_DROP"))[0] == 5
+    assert added(told(drained(probe, server, 1), "NETFILTER_DROP"))[0] == 5
 
 
 def test_a_later_fragment_tells_no_flow(hosts, open_probe):
     client, server = hosts
-    server.firewall("drops", input_rules="ip protocol udp counter drop")
+    server.firewall("drops")
     server.run("nft", "add chain inet drops early { type filter hook prerouting priority -450; }")
-    server.run("nft", "add rule inet drops early ip frag-off & 0x1fff != 0 drop")
+    server.run("nft", "add rule inet drops early ip frag-off & 0x1fff != 0 counter drop")
     probe = open_probe()
     send(client, server.ipv4, count=1, size=4000)
-    found = told(probe.drain(), "NETFILTER_DROP")
+    found = told(drained(probe, server, 2), "NETFILTER_DROP")
     assert found == {(0, bytes(16), 0, bytes(16), 0): (2, 4000 + 8 - 1480 + 2 * 20)}
 
 
@@ -161,8 +168,7 @@ def test_flows_beyond_the_limit_are_told_together(hosts, open_probe):
         for _ in range(20):
             send(client, server.ipv4, count=2)
         sent += 40
-        wait_until(lambda expected=sent: server.counted("drops")[0] == expected, 60, "the drops")
-        found = told(probe.drain(), "NETFILTER_DROP")
+        found = told(drained(probe, server, sent), "NETFILTER_DROP")
         others = found.pop((socket.IPPROTO_UDP, bytes(16), 0, bytes(16), 0))
         assert len(found) <= 3
         assert others[0] + added(found)[0] == 40
@@ -229,8 +235,15 @@ def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
     probe = open_probe(client)
     for connection in left_by_their_client(client, server, family):
         connection.sendall(b"x" * SIZE)
-    drops = probe.drain()
-    assert drops.counts["packets"][drops.keys["source_port"] == PORT].sum() >= SENT
+    packets = 0
+
+    def all_told() -> bool:
+        nonlocal packets
+        drops = probe.drain()
+        packets += drops.counts["packets"][drops.keys["source_port"] == PORT].sum()
+        return packets >= SENT
+
+    wait_until(all_told, 60, "the drops")
 
 
 def test_rows_and_the_names_of_their_reasons(hosts):
@@ -240,6 +253,7 @@ def test_rows_and_the_names_of_their_reasons(hosts):
         concern = DropsConcern(Surroundings(Settings(), frozenset([namespace.inode]), None, None, None))
         with contextlib.closing(concern):
             port = send(client, server.ipv4)
+            wait_until(lambda: server.counted("drops")[0] >= SENT, 60, "the drops")
             rows = concern.read()["drops"]
             (row,) = [number for number, each in enumerate(rows["local_port"]) if each == port]
             assert rows["remote_port"][row] == PORT

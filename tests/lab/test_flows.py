@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.lab.sockets import live_sockets
 from tests.lab.traffic import IPERF_PORT
 from tests.lab.transfer import Transfer
+from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.lab.daemons import Lab
@@ -73,8 +74,11 @@ def test_retransmits_equal_those_of_ss(lab: Lab, family: str) -> None:
     size = 300 * MEGABYTE
     transfer.server.firewall("loss", input_rules=f"tcp dport {IPERF_PORT} numgen random mod 100 < 2 drop")
     transfer.begin(size, "300M")
-    time.sleep(4)
+
+    def retransmits() -> int:
+        return sum(socket.retransmits for socket in live_sockets(transfer.client))
+
+    wait_until(lambda: retransmits() > 50, 60, "retransmits")
     transfer.server.firewall("loss")
     exported = transfer.finish()
-    assert transfer.sent(transfer.client)[1] > 50
     transfer.check(exported)

@@ -13,6 +13,7 @@ from reducer.outputs.flow_files import FlowWriter, JsonLines, ParquetFiles
 from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.request import Request
 from reducer.outputs.store import WindowExport
+from tests.intake_ends import until
 from tests.lab.disk import fill
 from tests.windows import sealed_window
 
@@ -46,7 +47,7 @@ def test_windows_wait_in_memory_and_are_acknowledged_once_there_is_room(disk: Pa
 
 
 @pytest.mark.parametrize("kind", ["json", "parquet"])
-def test_flows_are_written_whole_or_later(disk: Path, kind: str) -> None:
+def test_flows_are_written_whole_or_later(disk: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     rows = [({"workload.name": "a"}, {"workload.name": f"b{row}"}, {"bytes": 1}) for row in range(500)]
     flows = FlowRecords().table(sealed_window(EndTable(), {"flows": rows}))
     files = JsonLines(disk / "flows") if kind == "json" else ParquetFiles(str(disk / "flows"))
@@ -56,7 +57,7 @@ def test_flows_are_written_whole_or_later(disk: Path, kind: str) -> None:
         writer = FlowWriter(files)
         writer.put(flows)
         running = asyncio.create_task(writer.run())
-        await asyncio.sleep(0.2)
+        await until(lambda: "cannot write flows to" in caplog.text)
         assert writer.statistics.windows_waiting == 1
         left = [path for path in (disk / "flows").rglob("*") if path.is_file()] if kind == "parquet" else []
         assert left == []

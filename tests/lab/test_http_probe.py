@@ -27,6 +27,7 @@ from tests.lab.http_connection import (
     told,
 )
 from tests.lab.network import Network
+from tests.lab.waiting import wait_until
 
 LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -348,16 +349,14 @@ def test_what_is_lost_and_sent_again_counts_once(host, probe, connection):
     rules = f"tcp dport {connection.server.getsockname()[1]} drop"
     host.firewall("loss", input_rules=rules)
     connection.client.sendall(GET)
-    time.sleep(0.45)  # it is sent again once at least
+    wait_until(lambda: sent_again(connection.client) > 0, 60, "it to be sent again")
     host.firewall("loss")
     assert connection.server.recv(100) == GET
-    assert sent_again(connection.client)
     host.firewall("loss", input_rules=f"tcp sport {connection.server.getsockname()[1]} drop")
     connection.server.sendall(OK)
-    time.sleep(0.45)
+    wait_until(lambda: sent_again(connection.server) > 0, 60, "it to be sent again")
     host.firewall("loss")
     assert connection.client.recv(100) == OK
-    assert sent_again(connection.server)
     assert both(probe, connection) == Told(1, {200: 1}, 1)
 
 

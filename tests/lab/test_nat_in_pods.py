@@ -11,6 +11,7 @@ import pytest
 from kernel_collector.nat.namespace_ids import NamespaceIds
 from tests.lab.daemons import Exported, script
 from tests.lab.network import wait_for_listener
+from tests.lab.sockets import wait_until_closed
 from tests.lab.test_conntrack import wait_until_free
 from tests.lab.test_nat import BLOCK, DATAGRAMS, UDP_PORT, exchange_datagrams
 from tests.lab.traffic import DISCARDING_SERVER, hand_over
@@ -62,8 +63,9 @@ def translate(host: Host, hook: str, rules: str) -> None:
 
 
 def send(host: Host, address: str, port: int = PORT) -> None:
-    """Have a program of that machine send SIZE bytes."""
+    """Have a program of that machine send SIZE bytes, and wait until the other end has read and closed."""
     host.run("bash", "-c", f"head -c {SIZE} /dev/zero > /dev/tcp/{address}/{port}")
+    wait_until_closed(host, port)
 
 
 def assert_one_flow(exported: Exported, source: str, address: str, connections: int = 1) -> None:

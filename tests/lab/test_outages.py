@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.lab.daemons import INTAKE_PORT
 from tests.lab.transfer import Transfer
-from tests.otlp_sink import Answer
+from tests.otlp_sink import ACCEPT, Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,17 +35,18 @@ def begin(lab: Lab, *options: str, size: int = SIZE) -> Transfer:
 
 def test_a_reducer_that_is_killed_three_times(lab: Lab, tmp_path: Path) -> None:
     data = ("--data-dir", str(tmp_path / "data"))
-    transfer = begin(lab, *data, size=400 << 20)
+    transfer = begin(lab, *data, size=560 << 20)
     sink = lab.sink
-    sink.default = Answer(delay_s=0.5)
     for _ in range(3):
         # Windows are stored whose acknowledgement the collector does not see: it will send their batches again.
         transfer.client.firewall("no-answer", **NO_ANSWER)
         time.sleep(5)
         # A request has been taken, but the reducer does not know it yet: it will send it again.
+        sink.default = Answer(delay_s=3)
         taken = len(sink.requests)
         sink.wait(lambda sink, taken=taken: any(OF_FLOWS in each for each in sink.requests[taken:]))
         assert transfer.reducer.stop(signal.SIGKILL) == -signal.SIGKILL
+        sink.default = ACCEPT
         transfer.client.firewall("no-answer")
         transfer.reducer = lab.start_reducer_with_sink(*data)
         time.sleep(2)

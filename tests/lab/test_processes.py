@@ -51,12 +51,12 @@ class Watched:
         with self.host.entered():
             child = subprocess.Popen([program, "-c", code, *arguments])
         self.take()
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
         return child.pid
 
     def take(self) -> None:
         """Read one connection to its end."""
-        self.listener.settimeout(10)
+        self.listener.settimeout(60)
         connection, _ = self.listener.accept()
         with connection:
             while connection.recv(1 << 16):
@@ -132,7 +132,7 @@ os.execv(program, ["other-name", {str(after)!r}, sys.argv[-2], "3000"])
             child = subprocess.Popen([sys.executable, "-c", script, host.host.ipv4, "0"])
         for _ in range(5):
             host.take()
-        assert child.wait(10) == 0
+        assert child.wait(60) == 0
         rows = host.senders()
         assert sorted(rows) == [1000, 1001, 2000, 2001, 3000]
         names = {size: row.attributes["process.executable.name"] for size, row in rows.items()}
@@ -178,7 +178,7 @@ def test_a_pid_that_is_used_again_is_another_process(lab: Lab, tmp_path: Path) -
             again = (f"{pid}", sys.executable, "-c", SEND, host.host.ipv4, "2000")
             spawned = subprocess.Popen([sys.executable, "-c", SPAWN_AS, *again], stderr=subprocess.PIPE, text=True)
         host.take()
-        assert spawned.communicate(timeout=10) == (None, "")
+        assert spawned.communicate(timeout=60) == (None, "")
         assert spawned.returncode == 0
         rows = host.senders()
         first, second = (host.process(rows[size]) for size in (1000, 2000))

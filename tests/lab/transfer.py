@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 from tests.lab.daemons import Exported
 from tests.lab.sockets import ClosedSockets, payload
 from tests.lab.traffic import IPERF_COOKIE_BYTES, IPERF_PORT, Iperf
+from tests.lab.waiting import wait_until
 
 if TYPE_CHECKING:
     from tests.lab.daemons import Lab
     from tests.lab.network import Host
     from tests.lab.programs import Program
+    from tests.lab.sockets import Socket
 
 
 class Transfer:
@@ -55,14 +57,24 @@ class Transfer:
 
     def sent(self, source: Host) -> tuple[int, int]:
         """Return the payload bytes and the retransmits of iperf3's sockets on a host, as the kernel counted them."""
-        sockets = self.closed[source].sockets(lambda s: IPERF_PORT in (s.local_port, s.remote_port))
-        assert len(sockets) == 2, sockets
+        sockets = self._closed_on(source)
         return payload(sockets), sum(socket.retransmits for socket in sockets)
+
+    def _closed_on(self, host: Host) -> list[Socket]:
+        """Return iperf3's sockets on a host, once `ss` has told of both."""
+
+        def told() -> list[Socket]:
+            return self.closed[host].sockets(lambda s: IPERF_PORT in (s.local_port, s.remote_port))
+
+        wait_until(lambda: len(told()) >= 2, 60, f"ss on {host}")
+        sockets = told()
+        assert len(sockets) == 2, sockets
+        return sockets
 
     def _data_sent(self) -> int:
         port = self.iperf.client_port
         return sum(
-            payload(closed.sockets(lambda s: port in (s.local_port, s.remote_port))) for closed in self.closed.values()
+            payload(s for s in self._closed_on(host) if port in (s.local_port, s.remote_port)) for host in self.closed
         )
 
     def check(self, exported: Exported, *, named: bool = True) -> None:

@@ -64,7 +64,7 @@ def scrape(lab: Lab, seconds: float, collectors: int = 100, *, native: bool = Fa
     """Have Prometheus scrape the reducer under load for *seconds*; *native*: by protobuf, with native histograms."""
     prometheus = debian_program("usr/bin/prometheus", "prometheus")
     promtool = debian_program("usr/bin/promtool", "prometheus")
-    interval_s = min(15.0, seconds / 5)
+    interval_s = min(15.0, seconds / 2.5)
     configuration = lab.directory / "prometheus.yml"
     targets = [f"127.0.0.1:{PROMETHEUS_PORT}", f"127.0.0.1:{INTERNAL_PORT}"]
     configuration.write_text(f"""
@@ -100,7 +100,7 @@ scrape_configs:
     for name in names:
         expected = {(level,): told[name] for level in LEVELS}
         with contextlib.suppress(AssertionError):
-            wait_until(lambda: sums(name) == expected, 3 * WINDOW_S + 2 * interval_s, name)  # noqa: B023
+            wait_until(lambda: sums(name) == expected, 60 + 3 * WINDOW_S + 2 * interval_s, name)  # noqa: B023
         assert sums(name) == expected, f"{name} should be {expected}, is {sums(name)}"
     pages = [lab.centre.get(f"http://{target}/metrics", 60) for target in targets]
     for page in pages:
