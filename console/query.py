@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 import polars.selectors as cs
@@ -12,10 +14,15 @@ import polars.selectors as cs
 from daemon.errors import StartupError
 from reducer.outputs.flow_records import SCHEMA
 
-FORMATS = ("table", "csv", "json")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # What the engine would do to its own view of the files, and say nothing.
 # Each comment is taken in one way alone (possessive), else dashes are split in as many ways as there are.
 _CHANGE = re.compile(r"(?:\s++|;|--[^\n]*+|(?>/\*.*?\*/))*+(create|delete|drop|truncate)\b", re.IGNORECASE | re.DOTALL)
+_UNSUPPORTED = "statement type is not supported"
+_ASK_WITH = "ask with SELECT, WITH, EXPLAIN or SHOW TABLES"
+_ALL_COLUMNS = "`select * from flows limit 1` shows all columns"
 _MISSING_COLUMN = re.compile(r'unable to find column "([^"]+)"')
 
 
@@ -28,18 +35,17 @@ def query(sql: str, directory: str, output: str = "table") -> str:
     """
     if change := _CHANGE.match(sql):
         raise StartupError(
-            f"cannot answer: {change[1].upper()} would change nothing: ask with SELECT, WITH, EXPLAIN or SHOW TABLES; "
+            f"cannot answer: {change[1].upper()} would change nothing: {_ASK_WITH}; "
             "the files are the reducer's, which keeps them for --parquet-hours"
         )
-    context = pl.SQLContext(flows=_flows(directory))
+    # Literals and now() of SQL have no time zone, and are not compared with what has one.
+    flows = _flows(directory).with_columns(cs.datetime().dt.replace_time_zone(None))
+    os.environ["TZ"] = "UTC"  # in which the engine then tells now()
     try:
-        found = context.execute(sql, eager=True)
+        found = pl.SQLContext(flows=flows).execute(sql, eager=True)
+        return _WRITERS[output](found.with_columns(cs.datetime(time_zone=None).dt.replace_time_zone("UTC")))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         raise StartupError(_explained(error, directory)) from error
-    found = found.with_columns(cs.decimal().cast(pl.Float64))  # which JSON has no number for
-    if output == "csv":
-        return found.write_csv()
-    return found.write_ndjson() if output == "json" else _table(found)
 
 
 def _flows(directory: str) -> pl.LazyFrame:
@@ -63,8 +69,12 @@ def _explained(error: Exception, directory: str) -> str:
     missing = _MISSING_COLUMN.search(str(error))
     if missing:
         near = difflib.get_close_matches(missing[1], [*SCHEMA, "date", "hour"], n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "`select * from flows limit 1` shows all columns"
+        hint = f"did you mean {near[0]!r}?" if near else _ALL_COLUMNS
         return f"{text}; {hint}"
+    if _UNSUPPORTED in text:
+        return f"cannot answer: that is no question: {_ASK_WITH}; {_ALL_COLUMNS}"
+    if "nested data" in text:
+        return f"{text}; --format json does"
     if isinstance(error, OSError):
         return f"{text}; are there flows in {directory}?"
     return text
@@ -85,6 +95,16 @@ def _table(found: pl.DataFrame) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
+def _json(found: pl.DataFrame) -> str:
+    """Return a line for each row; JSON has no number for decimals."""
+    return found.with_columns(cs.decimal().cast(pl.Float64)).write_ndjson()
+
+
 def _cell(value: object) -> str:
     """Return a value as text that a terminal can be shown: names come from the network."""
     return "" if value is None else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+
+
+_WRITERS: dict[str, Callable[[pl.DataFrame], str]] = {"table": _table, "csv": pl.DataFrame.write_csv, "json": _json}
+FORMATS = tuple(_WRITERS)
+"""What an answer may be printed as."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import socket
 import urllib.request
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -57,6 +58,28 @@ def test_csv_and_json(asked, tmp_path):
     assert [json.loads(line) for line in lines] == [{"half": 150.0, "x": 1.5}]
 
 
+@pytest.mark.parametrize(
+    ("time", "day"), [("timestamp '2023-11-15 00:00:00'", 14), ("'2023-11-15T00:00:00Z'", 14), ("now()", 15)]
+)
+def test_times_are_compared_with_what_sql_has_for_them(asked, tmp_path, time, day):
+    write(tmp_path, 0, 24)
+    told = asked(f"select max(window_start) as last from flows where window_start < {time}", "--format", "json")
+    assert json.loads(told) == {"last": f"2023-11-{day}T22:13:30+00:00"}
+
+
+def test_now_is_told_in_utc_as_all_times(asked, tmp_path):
+    write(tmp_path, 0)
+    line = asked("select now() as now from flows limit 1", "--format", "json", TZ="Asia/Tokyo")
+    assert abs(datetime.fromisoformat(json.loads(line)["now"]) - datetime.now(UTC)) < timedelta(hours=1)
+
+
+def test_lists_are_for_json(asked, tmp_path):
+    write(tmp_path, 0)
+    sql = "select array_agg(bytes) as all_bytes from flows"
+    assert json.loads(asked(sql, "--format", "json")) == {"all_bytes": [100, 200]}
+    assert "--format json does" in asked(sql, "--format", "csv", exit_code=1)
+
+
 def test_hours_and_dates_are_columns(asked, tmp_path):
     write(tmp_path, 0, 1, 2)
     sql = "select count(*) as n from flows where date = date '2023-11-14' and hour = 23"
@@ -88,7 +111,8 @@ def test_everything_can_be_printed(asked, tmp_path):
         ("/* a */" + "--" * 40 + "\ndrop table flows", "DROP would change nothing"),
         ("delete from flows where bytes > 0", "DELETE would change nothing"),
         ("create table more as select * from flows", "CREATE would change nothing"),
-        ("update flows set bytes = 0", "statement type is not supported"),
+        ("describe flows", "that is no question: ask with SELECT"),
+        ("update flows set bytes = 0", "that is no question: ask with SELECT"),
     ],
 )
 def test_bad_sql_is_one_clear_error(asked, tmp_path, sql, message):
