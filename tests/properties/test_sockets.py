@@ -116,9 +116,9 @@ class Sockets(RuleBasedStateMachine):
             s for s in self.sockets.values() if s.state == TcpState.CLOSE and s.seen and s.cookie in self.reported
         ]
         socket = data.draw(st.sampled_from(closed)) if again and closed else self.new_socket()
+        socket.untold |= socket.before and self.most <= len(self.sockets)
         socket.state, socket.connects, socket.before = TcpState.SYN_SENT, True, False
         self.roles.pop(socket.cookie, None)
-        socket.untold |= socket.before and self.most <= len(self.sockets)
         socket.counters = dict.fromkeys(COUNTED, 0)
         socket.retransmitted = socket.fin_received = 0
         self.event(socket, TcpRecordKind.CONNECT, TcpState.CLOSE, lost)
