@@ -265,7 +265,10 @@ def test_a_release_is_installed_upgraded_and_leaves_nothing(
     assert ("PersistentVolumeClaim", "data-flows-reducer-0") in left(control_plane, "flows")
 
     values = {"k8sCollector": {"replicas": 1}, "reducer": {"otlp": {"endpoint": "http://otel.example:4317"}}}
+    control_plane.patch("Lease", "flows-k8s-collector", {"spec": {"holderIdentity": "one"}}, namespace)
     helm("upgrade", "flows", str(CHART), *where, values=values)
+    [lease] = control_plane.list("Lease", namespace)
+    assert lease["spec"]["holderIdentity"] == "one"
     assert ready() == {"DaemonSet": 2, "Deployment": 1, "StatefulSet": 1}
     [pod] = [each for each in control_plane.list("Pod", namespace) if each["metadata"]["name"] == "flows-reducer-0"]
     assert "--enable-otlp-grpc-metrics" in pod["spec"]["containers"][0]["args"]
