@@ -1,11 +1,11 @@
 /* HTTP/1: requests, statuses and latencies of sockets that speak it.
  *
- * Only those have an entry. Requests are followed from head to head, so that neither what a body holds nor what is sent
+ * Only those have an entry, from their second request on. Requests are followed from head to head, so that neither what a body holds nor what is sent
  * again counts. Where a response begins the request says: its acknowledgement number is where the server goes on. What
  * follows the head of a response is looked at only on sockets that pipeline. */
 #pragma once
 
-#include "http_steps.h"
+#include "http_first_request.h"
 
 #define MOST_HEADERS 0x3fff /* bytes before the TCP header */
 #define MOST_STEPS 256 /* heads and bodies of one packet */
@@ -76,26 +76,44 @@ static __always_inline bool is_unasked(struct bpf_sock *sk, bool sent)
 	return tcp && !(sent ? tcp->bytes_received : tcp->bytes_sent);
 }
 
-/* Makes an entry for a socket on which something that looks like a head begins with this packet. */
-static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, struct bpf_sock *sk, bool sent,
+/* Makes an entry for a socket on which something that looks like a head begins with this packet, unless that is its first
+ * request, or the response to it. */
+static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, struct bpf_sock *sk,
 						      struct http_packet *packet)
 {
-	struct http_socket *http;
 	u32 what = what_begins(skb, packet->offset, packet->end);
+	struct http_first_request *first;
+	struct http_socket *http;
+	bool known;
+	u64 cookie;
 
 	if (!what)
 		return NULL;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->state == TCP_LISTEN || !is_watched_socket(sk))
+	if (!sk || sk->state == TCP_LISTEN)
 		return NULL;
-	if (what == BEGINS_RESPONSE && is_unasked(sk, sent))
+	cookie = bpf_get_socket_cookie(skb);
+	first = place_of(cookie);
+	known = has_place(first, cookie);
+	if (known) {
+		if (take_after_first_request(skb, packet, first, what))
+			return NULL;
+	} else if (!is_watched_socket(sk)) {
 		return NULL;
+	} else if (what == BEGINS_RESPONSE ? is_unasked(sk, packet->sent) :
+					     take_first_request(skb, sk, packet, first, cookie)) {
+		return NULL;
+	}
 	http = bpf_sk_storage_get(&http_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 	if (!http) {
 		__sync_fetch_and_add(&http_sockets_untracked, 1);
 		return NULL;
 	}
-	http->client = sent == (what == BEGINS_REQUEST);
+	if (known && first) {
+		move_first_request(first, http);
+		return http;
+	}
+	http->client = packet->sent == (what == BEGINS_REQUEST);
 	if (what == BEGINS_REQUEST) {
 		expect(&http->asks, packet->base + packet->begin);
 	} else { /* its request was before our time, or in the packet that opened the connection, which has no socket */
@@ -136,7 +154,7 @@ __attribute__((noinline)) int http_take_segment(struct __sk_buff *skb, u32 trans
 	packet.sent = sent;
 	http = bpf_sk_storage_get(&http_sockets, sk, 0, 0);
 	if (!http) {
-		http = begin_http(skb, sk, sent, &packet);
+		http = begin_http(skb, sk, &packet);
 		if (!http)
 			return 0;
 	}

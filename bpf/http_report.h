@@ -70,12 +70,8 @@ static __always_inline void report_http(struct sock *sk, struct seq_file *seq)
 	/* The marks first: what is counted from here on marks again. */
 	changed = __sync_lock_test_and_set(&http->changed, 0);
 	record.cookie = bpf_get_socket_cookie(sk);
-	record.cgroup = cgroup_of(sk);
-	record.network_namespace = sk->__sk_common.skc_net.net->ns.inum;
 	record.client = http->client;
-	record.local_port = bpf_ntohs(tcp->inet_conn.icsk_inet.inet_sport);
-	record.remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
-	write_addresses(&sk->__sk_common, record.local_address, record.remote_address);
+	write_ends(&record, tcp);
 	record.requests = __sync_lock_test_and_set(&http->requests, 0);
 	record.latency_sum_ns = __sync_lock_test_and_set(&http->latency_sum_ns, 0);
 	if (changed & STATUSES_CHANGED) {
@@ -94,11 +90,43 @@ static __always_inline void report_http(struct sock *sk, struct seq_file *seq)
 		write_record(&record, seq);
 }
 
+/* Tells what is known of a first request by *record*, which is that of its place. */
+static __always_inline void report_first_request(u64 exchange, struct http_record *record, struct seq_file *seq)
+{
+	u32 status = status_of(exchange);
+
+	record->requests = !(exchange & FIRST_TOLD);
+	if (status) {
+		record->latency_sum_ns = exchange >> FIRST_LATENCY;
+		http_add_pair(record, HTTP_PAIR_STATUS, status, 1);
+		http_add_pair(record, HTTP_PAIR_LATENCY, LEAST_BIN + bin_of(record->latency_sum_ns), 1);
+	}
+	if (record->pairs || record->requests)
+		write_record(record, seq);
+}
+
+static __always_inline void close_first_request(struct sock *sk)
+{
+	u64 cookie = sk->__sk_common.skc_cookie.counter, exchange;
+	struct http_first_request *first = place_of(cookie);
+	struct http_record record;
+
+	if (!has_place(first, cookie))
+		return;
+	record = first->record;
+	exchange = __sync_lock_test_and_set(&first->exchange, 0);
+	leave_place(first);
+	if (exchange)
+		report_first_request(exchange, &record, NULL);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(http_socket_closed, struct sock *sk, int old_state, int new_state)
 {
-	if (new_state == TCP_CLOSE && sk->sk_protocol == IPPROTO_TCP)
-		report_http(sk, NULL);
+	if (new_state != TCP_CLOSE || sk->sk_protocol != IPPROTO_TCP)
+		return 0;
+	close_first_request(sk);
+	report_http(sk, NULL);
 	return 0;
 }
 
@@ -114,5 +142,26 @@ int http_of_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	if (seq->size - seq->count < MOST_RECORDS * sizeof(struct http_record))
 		return 1;
 	report_http(sk, seq);
+	return 0;
+}
+
+SEC("iter/bpf_map_elem")
+int http_of_first_requests(struct bpf_iter__bpf_map_elem *context)
+{
+	struct http_first_request *first = context->value;
+	struct seq_file *seq = context->meta->seq;
+	struct http_record record;
+	u64 exchange;
+
+	if (!first || !first->exchange)
+		return 0;
+	if (seq->size - seq->count < sizeof(record))
+		return 1;
+	exchange = first->exchange;
+	record = first->record;
+	/* It is never the same twice: so where it still is, the record is that of the same socket. */
+	if (exchange && exchange != told(exchange) &&
+	    __sync_val_compare_and_swap(&first->exchange, exchange, told(exchange)) == exchange)
+		report_first_request(exchange, &record, seq);
 	return 0;
 }

@@ -79,6 +79,18 @@ struct {
 	__type(value, struct http_socket);
 } http_sockets SEC(".maps");
 
+/* Writes whose a record is. */
+static __always_inline void write_ends(struct http_record *record, struct tcp_sock *tcp)
+{
+	struct sock *sk = (struct sock *)tcp;
+
+	record->cgroup = cgroup_of(sk);
+	record->network_namespace = sk->__sk_common.skc_net.net->ns.inum;
+	record->local_port = bpf_ntohs(tcp->inet_conn.icsk_inet.inet_sport);
+	record->remote_port = bpf_ntohs(sk->__sk_common.skc_dport);
+	write_addresses(&sk->__sk_common, record->local_address, record->remote_address);
+}
+
 static __always_inline void mark_changed(struct http_socket *http, u32 what)
 {
 	if (!(http->changed & what))
@@ -113,13 +125,21 @@ __attribute__((noinline)) u32 http_latency_bin(u64 ns)
 	return http_watched ? latency_bin(ns) : 0;
 }
 
-static __always_inline void count_latency(struct http_socket *http, u64 ns)
+/* Returns which of the bins of a socket it is. */
+static __always_inline u32 bin_of(u64 ns)
 {
 	u32 bin = http_latency_bin(ns);
 
 	bin = bin < LEAST_BIN ? 0 : bin - LEAST_BIN;
-	if (bin >= OCTAVES * BINS_OF_OCTAVE)
-		bin = OCTAVES * BINS_OF_OCTAVE - 1;
+	return bin < OCTAVES * BINS_OF_OCTAVE ? bin : OCTAVES * BINS_OF_OCTAVE - 1;
+}
+
+static __always_inline void count_latency(struct http_socket *http, u64 ns)
+{
+	u32 bin = bin_of(ns);
+
+	if (bin >= OCTAVES * BINS_OF_OCTAVE) /* which the verifier has forgotten */
+		return;
 	__sync_fetch_and_add(&http->latency_sum_ns, ns);
 	__sync_fetch_and_add(&http->bins[bin], 1);
 	mark_changed(http, 1U << bin / BINS_OF_OCTAVE);

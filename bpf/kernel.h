@@ -299,6 +299,11 @@ struct bpf_iter__bpf_sk_storage_map {
 	struct sock *sk;
 };
 
+struct bpf_iter__bpf_map_elem {
+	struct bpf_iter_meta *meta;
+	void *value;
+};
+
 struct bpf_iter__tcp {
 	struct bpf_iter_meta *meta;
 	struct sock_common *sk_common;

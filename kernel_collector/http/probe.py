@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from kernel_collector.bpf.bpf_object import ProgramCost
     from kernel_collector.packets import Packets
 
-SOCKETS = "http_of_sockets"
-PROGRAMS = (*PACKETS, HTTP_CLOSED, SOCKETS)
+# The iterators, and the maps over which they go: from the first one to the second sockets move, never back.
+ITERATORS = {"http_of_first_requests": "http_first_requests", "http_of_sockets": "http_sockets"}
+PROGRAMS = (*PACKETS, HTTP_CLOSED, *ITERATORS)
 
 
 class HttpProbe:
@@ -38,7 +39,7 @@ class HttpProbe:
         self._object = packets.require("http")
         self.record = http_record_dtype(self._object.btf)
         self._variables = self._object.variables()
-        self._sockets = self._object.attach_to_map(SOCKETS, "http_sockets")
+        self._iterators = [self._object.attach_to_map(*each) for each in ITERATORS.items()]
         self._ring = Ring(self._object, self.record, "http_closed")
 
     def close(self) -> None:
@@ -81,7 +82,7 @@ class HttpProbe:
 
     def poll(self) -> np.ndarray:
         """Return what all other sockets have not told."""
-        return np.frombuffer(read_iterator(open_iterator(self._sockets)), self.record)
+        return np.frombuffer(b"".join(read_iterator(open_iterator(each)) for each in self._iterators), self.record)
 
     def cost(self) -> dict[str, ProgramCost]:
         """Return what each program cost so far, while kernel.bpf_stats_enabled is 1."""
