@@ -82,9 +82,8 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 						      struct http_packet *packet)
 {
 	u32 what = what_begins(skb, packet->offset, packet->end);
-	struct http_first_request *first;
+	struct http_first_request *place, *first;
 	struct http_socket *http;
-	bool known;
 	u64 cookie;
 
 	if (!what)
@@ -93,15 +92,15 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 	if (!sk || sk->state == TCP_LISTEN)
 		return NULL;
 	cookie = bpf_get_socket_cookie(skb);
-	first = place_of(cookie);
-	known = has_place(first, cookie);
-	if (known) {
+	place = place_of(cookie);
+	first = has_place(place, cookie) ? place : NULL;
+	if (first) {
 		if (take_after_first_request(skb, packet, first, what))
 			return NULL;
-	} else if (!is_watched_socket(sk)) {
+	} else if (what == BEGINS_EMPTY_LINE || !is_watched_socket(sk)) {
 		return NULL;
 	} else if (what == BEGINS_RESPONSE ? is_unasked(sk, packet->sent) :
-					     take_first_request(skb, sk, packet, first, cookie)) {
+					     take_first_request(skb, sk, packet, place, cookie)) {
 		return NULL;
 	}
 	http = bpf_sk_storage_get(&http_sockets, sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
@@ -109,7 +108,7 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 		__sync_fetch_and_add(&http_sockets_untracked, 1);
 		return NULL;
 	}
-	if (known && first) {
+	if (first) {
 		move_first_request(first, http);
 		return http;
 	}

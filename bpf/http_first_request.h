@@ -2,13 +2,13 @@
  *
  * Where each request has a connection of its own, sockets have no other, and what http_socket.h keeps of one costs more
  * to make and to free than all else that is done for it. So a socket has that from its second request on. Before, a
- * request that is whole, alone in its packet and without a body has a place in a table, which any other packet that
- * looks like a head, but for its response, leads on to there. A socket whose place another one has goes there at once. */
+ * request that is whole and alone in its packet has a place in a table, from where any other packet that looks like a
+ * head, but for its response, leads on to there. A socket whose place another one has goes there at once. */
 #pragma once
 
 #include "http_steps.h"
 
-#define PLACES_BITS 13
+#define PLACES_BITS 12
 #define SPREAD 0x9e3779b97f4a7c15ULL /* 2^64 / the golden ratio: cookies in a row come to lie far from each other */
 #define MOST_LONE_CHUNKS 32
 
@@ -69,7 +69,7 @@ static __always_inline u32 status_of(u64 exchange)
 	return exchange & FIRST_ANSWERED ? exchange >> FIRST_STATUS & 1023 : 0;
 }
 
-/* Returns the method of a request without a body that is all that the packet holds; else 0. */
+/* Returns the method of a request that is all that the packet holds, its body included; else 0. */
 __attribute__((noinline)) int http_lone_method(struct __sk_buff *skb, u32 offset, u32 end)
 {
 	struct http_search search = { .offset = offset, .end = end };
@@ -81,37 +81,40 @@ __attribute__((noinline)) int http_lone_method(struct __sk_buff *skb, u32 offset
 	first.low = search.words[0];
 	first.high = (u32)search.words[1];
 	method = request_of(&first, HTTP_FIRST);
-	if (method != METHOD_BODYLESS && method != METHOD_HEAD)
+	if (!method || method == METHOD_CONNECT)
 		return 0;
+	search.wants_fields = method == METHOD_WITH_BODY;
 	for (i = 0; i < MOST_LONE_CHUNKS; i++)
 		if (http_search_chunk(skb, &search))
 			break;
-	return search.found && search.offset == end ? method : 0;
+	if (!search.found || (search.wants_fields && search.fields != HTTP_HAS_LENGTH))
+		return 0;
+	return search.offset + search.length == end ? method : 0;
 }
 
 /* Gives a request a place; returns whether it has one. */
 static __always_inline bool take_first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct http_packet *packet,
-					       struct http_first_request *first, u64 cookie)
+					       struct http_first_request *place, u64 cookie)
 {
 	u32 method = http_lone_method(skb, packet->offset, packet->end);
 	struct tcp_sock *tcp;
 	u64 asked;
 
-	if (!method || !first)
+	if (!method || !place)
 		return 0;
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	if (__sync_val_compare_and_swap(&first->record.cookie, 0, cookie)) {
+	if (__sync_val_compare_and_swap(&place->record.cookie, 0, cookie)) {
 		__sync_fetch_and_add(&http_places_taken, 1);
 		return 0;
 	}
-	first->asks = packet->base + packet->end;
-	first->answers = packet->acknowledged;
-	write_ends(&first->record, tcp);
-	first->record.client = packet->sent;
+	place->asks = packet->base + packet->end;
+	place->answers = packet->acknowledged;
+	write_ends(&place->record, tcp);
+	place->record.client = packet->sent;
 	asked = time_of_packet(skb, packet) & ~(u64)FIRST_MARKS;
-	__sync_lock_test_and_set(&first->exchange, method == METHOD_HEAD ? asked | FIRST_HEAD : asked);
+	__sync_lock_test_and_set(&place->exchange, method == METHOD_HEAD ? asked | FIRST_HEAD : asked);
 	return 1;
 }
 
@@ -127,6 +130,8 @@ static __always_inline bool take_first_response(struct __sk_buff *skb, struct ht
 		return 1; /* the body of the response */
 	length = load_first(skb, packet->offset, packet->end, HTTP_FIRST, &begin);
 	status = response_of(&begin, length);
+	if (!status)
+		return 1;
 	if (length < HTTP_FIRST || status / 100 == 1 || packet->base + packet->begin != first->answers)
 		return 0;
 	now = time_of_packet(skb, packet);
@@ -149,13 +154,9 @@ static __always_inline bool take_first_response(struct __sk_buff *skb, struct ht
 static __always_inline bool take_after_first_request(struct __sk_buff *skb, struct http_packet *packet,
 						     struct http_first_request *first, u32 what)
 {
-	bool asks = packet->sent == first->record.client;
-
-	if (asks != (what == BEGINS_REQUEST))
-		return 1; /* it stands in a body */
-	if (!asks)
+	if (packet->sent != first->record.client)
 		return take_first_response(skb, packet, first);
-	return (s32)(packet->base + packet->end - first->asks) <= 0; /* sent again */
+	return what == BEGINS_RESPONSE || (s32)(packet->base + packet->end - first->asks) <= 0; /* sent again */
 }
 
 /* Moves what is known to where the following requests are counted. */

@@ -26,6 +26,7 @@ enum {
 enum {
 	BEGINS_REQUEST = 1,
 	BEGINS_RESPONSE,
+	BEGINS_EMPTY_LINE, /* before a request, perhaps (RFC 9112, 2.2) */
 };
 
 enum {
@@ -262,6 +263,11 @@ __attribute__((noinline)) int http_ends_as_request(struct __sk_buff *skb, u32 of
 	return version >> 8 == BYTES('H', 'T', 'T', 'P', '/', '1', '.', 0);
 }
 
+static __always_inline bool is_empty_line(struct http_first *first)
+{
+	return (u16)first->low == ('\r' | '\n' << 8);
+}
+
 /* Returns whether a head begins with the packet: what cannot be one is not looked at twice. */
 static __always_inline u32 what_begins(struct __sk_buff *skb, u32 offset, u32 end)
 {
@@ -269,7 +275,7 @@ static __always_inline u32 what_begins(struct __sk_buff *skb, u32 offset, u32 en
 	u32 length = load_first(skb, offset, end, HTTP_FIRST, &first), method;
 
 	if (!is_upper(first.low))
-		return 0;
+		return is_empty_line(&first) ? BEGINS_EMPTY_LINE : 0;
 	method = request_of(&first, length);
 	if (method)
 		return length < HTTP_FIRST || http_ends_as_request(skb, offset, end) ? BEGINS_REQUEST : 0;

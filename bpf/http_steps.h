@@ -137,7 +137,7 @@ static __always_inline u32 read_more(struct __sk_buff *skb, u32 have, struct htt
 static __always_inline bool skip_empty_line(struct http_stream *stream, struct http_packet *packet,
 					    struct http_first *first, u32 length)
 {
-	if (length < 2 || (u16)first->low != ('\r' | '\n' << 8))
+	if (length < 2 || !is_empty_line(first))
 		return 0;
 	packet->offset += 2;
 	stream->position = packet->base + packet->offset;

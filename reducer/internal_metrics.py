@@ -200,6 +200,7 @@ COLLECTOR_TABLE = (
     _counter("collector", "http_requests_untimed", "{request}", "HTTP requests without latency: too many unanswered."),
     _counter("collector", "http_packets_cut", "{packet}", "Packets with too many HTTP messages to follow them all."),
     _counter("collector", "http_statuses_untold", "{response}", "HTTP responses whose status is told by class alone."),
+    _counter("collector", "http_places_taken", "{socket}", "HTTP sockets that cost more: their first place was taken."),
     _gauge("collector", "translations_tracked", "{connection}", "Translated connections tracked."),
     _counter(
         "collector",

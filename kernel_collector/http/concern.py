@@ -73,6 +73,7 @@ class HttpConcern(Concern):
         statistics.http_heads_unknown = self._probe.heads_unknown
         statistics.http_requests_untimed = self._probe.requests_untimed
         statistics.http_packets_cut = self._probe.packets_cut
+        statistics.http_places_taken = self._probe.places_taken
         statistics.http_statuses_untold = self._statuses_untold
 
     def close(self) -> None:

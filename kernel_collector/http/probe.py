@@ -76,6 +76,11 @@ class HttpProbe:
         """How many packets were not followed to their end."""
         return int(self._variables["http_packets_cut"][0])
 
+    @property
+    def places_taken(self) -> int:
+        """How many sockets found the place for their first request taken, and so cost more."""
+        return int(self._variables["http_places_taken"][0])
+
     def drain(self) -> np.ndarray:
         """Return what sockets that ended had not told, since the call before."""
         return self._ring.drain()

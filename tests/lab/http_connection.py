@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
 from intake.columns import HTTP_STATUSES
+from kernel_collector.http.probe import HttpProbe
 from kernel_collector.http.rows import http_rows
+from kernel_collector.machine.network_namespaces import NetworkNamespace
+from kernel_collector.packets import Packets
 from tests.lab.sockets import cookie
 
-COUNTERS = ("events_lost", "sockets_untracked", "heads_unknown", "requests_untimed", "packets_cut")
+COUNTERS = ("events_lost", "sockets_untracked", "heads_unknown", "requests_untimed", "packets_cut", "places_taken")
+LOOPBACK = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+NO_CONTENT = b"HTTP/1.1 204 No Content\r\n\r\n"
+PIPELINED = 16  # requests of a socket whose times are kept
 
 
 class Told(NamedTuple):
@@ -27,11 +38,12 @@ class Told(NamedTuple):
 class Connection:
     """A connection whose both ends are the test's."""
 
-    def __init__(self, host, address="127.0.0.1", listener=None):
+    def __init__(self, host, address="127.0.0.1", listener=None, client=None):
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with host.entered():
             listening = listener or socket.create_server((address, 0), family=family)
-            self.client = socket.create_connection(listening.getsockname()[:2])
+            self.client = client or socket.socket(family)
+            self.client.connect(listening.getsockname()[:2])
         self.server, _ = listening.accept()
         if not listener:
             listening.close()
@@ -50,6 +62,17 @@ class Connection:
     def close(self):
         self.client.close()
         self.server.close()
+
+
+@contextlib.contextmanager
+def opened_probe(host):
+    """Open a probe that is limited to the host."""
+    with (
+        NetworkNamespace(host.namespace) as namespace,
+        Packets(Path("/proc"), ("http",), frozenset([namespace.inode])) as packets,
+        contextlib.closing(HttpProbe(packets)) as probe,
+    ):
+        yield probe
 
 
 def sent_again(sock):
