@@ -1,6 +1,7 @@
 """What the collector costs the node's other programs.
 
-- ns a run of each BPF program, a connection's whole life, and an HTTP request, by kernel.bpf_stats_enabled;
+- ns a run of each BPF program, a connection's whole life, an HTTP request, and a connection of its own for each, by
+  kernel.bpf_stats_enabled;
 - iperf3, and wrk against nginx with keep-alive, with keep-alive at a tenth of the rate that two cores reach, and with a
   connection a request, between two network namespaces, in pairs of rounds with the collector on and off, in turn. The
   collector sees both ends of each connection. It talks to a sink that only acknowledges, so that no reducer takes part
@@ -21,6 +22,7 @@ import socket
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -29,6 +31,7 @@ from benchmarks.conditions import busy_s, conditions, usage
 from benchmarks.rig import POLL_INTERVAL_S, start_collector, start_intake_sink
 from benchmarks.wrk import wrk_command, wrk_figures
 from kernel_collector.bpf.bpf_object import ProgramCost
+from kernel_collector.drops.probe import DropsProbe
 from kernel_collector.http.probe import HttpProbe
 from kernel_collector.packets import Packets
 from kernel_collector.tcp.probe import TcpProbe
@@ -126,10 +129,37 @@ def cost_of_http(wrk: Callable[[], Figures], seconds: int) -> None:
     print(f"a request, both ends: {sum(cost.run_time_ns for cost in costs.values()) / requests:.0f} ns")
 
 
-def print_cost(costs: dict[str, ProgramCost]) -> None:
+def cost_of_connections(wrk: Callable[[], Figures], seconds: int) -> None:
+    """Print what each program costs a connection of wrk with one request: both ends, with all that is watched."""
+    with (
+        bpf_statistics(),
+        TcpProbe() as tcp,
+        DropsProbe() as drops,
+        Packets(Path("/proc"), ("udp", "dns", "http")) as watched,
+        contextlib.closing(HttpProbe(watched)) as http,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        load = pool.submit(wrk)
+        while not load.done():
+            time.sleep(0.05)
+            tcp.drain()
+            http.drain()
+        connections = load.result()["requests/s"] * seconds
+        costs = tcp.cost() | drops.cost() | http.cost()
+    print(
+        f"\n## A connection a request: wrk, {connections / seconds:.0f} a second while the kernel times every program"
+    )
+    print_cost(costs, connections)
+    print(f"a connection, both ends: {sum(cost.run_time_ns for cost in costs.values()) / connections:.0f} ns")
+
+
+def print_cost(costs: dict[str, ProgramCost], connections: float = 0) -> None:
+    """Print what programs cost a run, and, where their number is given, how often they run a connection."""
     for program, cost in costs.items():
         if cost.run_count:
-            print(f"{program:24} {cost.run_count:10} runs {cost.run_time_ns / cost.run_count:8.0f} ns a run")
+            a_run = f"{cost.run_count:10} runs {cost.run_time_ns / cost.run_count:8.0f} ns a run"
+            times = f" x {cost.run_count / connections:5.2f} a connection" if connections else ""
+            print(f"{program:24} {a_run}{times}")
 
 
 class Load(NamedTuple):
@@ -234,6 +264,7 @@ def main() -> None:
         by_name = loads(lab, client, server, arguments.seconds)
         if "programs" in arguments.only:
             cost_of_http(by_name["keep-alive"].run, arguments.seconds)
+            cost_of_connections(by_name["close"].run, arguments.seconds)
         for load_name, load in by_name.items():
             for watched, options in WATCHED.items():
                 if f"{load_name}{watched}" in arguments.only:

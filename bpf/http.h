@@ -89,7 +89,7 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 	if (!what)
 		return NULL;
 	sk = bpf_sk_fullsock(sk);
-	if (!sk || sk->state == TCP_LISTEN)
+	if (!sk || sk->state == TCP_LISTEN || sk->state == TCP_CLOSE) /* what one that ended gets TCP lets go */
 		return NULL;
 	cookie = bpf_get_socket_cookie(skb);
 	place = place_of(cookie);
