@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.lab.http_connection import (
     Told,
     both,
     opened_probe,
+    sent_again,
     told,
 )
 from tests.lab.network import Network
@@ -186,3 +188,20 @@ def test_two_sockets_with_the_same_place(host, probe, connection):
         for each in (connection.client_cookie, connection.server_cookie):
             assert found[each] == Told(1, {200: 1}, 1)
     assert probe.grown("places_taken") == 1
+
+
+def test_what_overtakes_its_response_is_none(host, probe, connection):
+    connection.ask(GET)
+    body = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    # The status, behind a TCP header with time stamps.
+    host.firewall("loss", input_rules=f"tcp sport {connection.server.getsockname()[1]} @th,320,32 0x20323030 drop")
+    connection.server.sendall(response[: -len(body)])
+    connection.server.sendall(body)
+    time.sleep(0.1)
+    host.firewall("loss")
+    read = 0
+    while read < len(response):
+        read += len(connection.client.recv(10_000))
+    assert sent_again(connection.server)
+    assert both(probe, connection) == Told(1, {200: 1}, 1)
