@@ -181,15 +181,22 @@ static __always_inline bool has_payload(struct sk_buff *skb)
 
 /* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. So is
  * what a socket in TIME_WAIT takes without a complaint: the FIN of who closes second. Data it does not take: it answers
- * with a reset (of FIN_WAIT2 such a socket is what the kernel keeps once the program has closed it). */
+ * with a reset (of FIN_WAIT2 such a socket is what the kernel keeps once the program has closed it). And so is what only
+ * acknowledges, of who has sent its FIN before (tcp_rcv_state_process). */
 static __always_inline bool was_received(struct sk_buff *skb, struct sock *sk, u32 reason)
 {
 	u32 purge = no_reason();
 
 	if (!sk)
 		return 0;
-	if (sk->__sk_common.skc_state == TCP_TIME_WAIT)
+	switch (sk->__sk_common.skc_state) {
+	case TCP_TIME_WAIT:
 		return reason == no_reason() && !has_payload(skb);
+	case TCP_CLOSE_WAIT:
+	case TCP_LAST_ACK:
+	case TCP_CLOSING:
+		return reason == no_reason() && sk->sk_protocol == IPPROTO_TCP && !has_payload(skb);
+	}
 	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE))
 		purge = bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_QUEUE_PURGE);
 	/* Only whole sockets have that state: they have a protocol. */
@@ -197,14 +204,17 @@ static __always_inline bool was_received(struct sk_buff *skb, struct sock *sk, u
 	       sk->sk_protocol == IPPROTO_TCP;
 }
 
-/* Returns whether a packet may be the FIN that a socket in TIME_WAIT takes, where the kernel does not tell the socket. */
-static __always_inline bool may_be_last_fin(struct sk_buff *skb, struct drop_key *key)
+/* Returns whether a packet may be one that a socket received, where the kernel does not tell the socket: a FIN, as one in
+ * TIME_WAIT takes, or what came as far as to a socket, which takes the device from it (tcp_v4_rcv). */
+static __always_inline bool may_be_received(struct sk_buff *skb, struct sock *sk, struct drop_key *key)
 {
 	u8 flags;
 
-	return !tells_receiver() && key->reason == no_reason() && key->transport == IPPROTO_TCP &&
-	       !bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS) &&
-	       flags & TCP_FIN && !has_payload(skb);
+	if (tells_receiver() || key->reason != no_reason() || key->transport != IPPROTO_TCP || has_payload(skb))
+		return 0;
+	if (bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS))
+		return 0;
+	return flags & TCP_FIN || (!sk && !skb->dev);
 }
 
 SEC("tp_btf/kfree_skb")
@@ -240,7 +250,7 @@ int packet_dropped(u64 *arguments)
 								0;
 	if (!told)
 		key.transport = key.source_port = key.destination_port = 0;
-	if (may_be_last_fin(skb, &key))
+	if (may_be_received(skb, sk, &key))
 		return 0;
 	counted = bpf_map_lookup_elem(&drops, &zero);
 	if (!counted)

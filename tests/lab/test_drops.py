@@ -246,6 +246,28 @@ def test_data_for_who_has_closed_is_a_drop(hosts, open_probe, family):
     wait_until(all_told, 60, "the drops")
 
 
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_what_only_acknowledges_after_its_end_is_no_drop(hosts, family):
+    client, server = hosts
+    to = getattr(server, family)
+    with server.entered():
+        listener = socket.create_server((to, PORT), family=socket.AF_INET6 if ":" in to else socket.AF_INET)
+    with listener, DropsProbe(frozenset()) as probe:  # before Linux 6.11 the namespace is not told
+        with client.entered(), socket.create_connection(listener.getsockname()[:2]) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            with listener.accept()[0] as accepted:
+                assert not accepted.recv(1)
+                for _ in range(SENT):
+                    accepted.sendall(b"x" * SIZE)
+                    assert len(connection.recv(SIZE, socket.MSG_WAITALL)) == SIZE
+                accepted.sendall(bytes(100 * SIZE))
+            assert len(connection.recv(101 * SIZE, socket.MSG_WAITALL)) == 100 * SIZE
+            of_client = connection.getsockname()[1]
+        drops = probe.drain()
+    from_client = (drops.keys["source_port"] == of_client) & (drops.keys["destination_port"] == PORT)
+    assert not drops.counts["packets"][from_client].sum()
+
+
 def test_rows_and_the_names_of_their_reasons(hosts):
     client, server = hosts
     server.firewall("drops", input_rules=f"udp dport {PORT} counter drop")
