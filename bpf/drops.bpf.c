@@ -17,6 +17,8 @@
 #define TCP_DATA_OFFSET 12 /* where these are in the header (RFC 9293, 3.1) */
 #define TCP_FLAGS 13
 #define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
 
 char LICENSE[] SEC("license") = "GPL";
 
@@ -179,6 +181,33 @@ static __always_inline bool has_payload(struct sk_buff *skb)
 	       skb->len + (u32)(skb->data - header) > (words >> 4) * 4;
 }
 
+/* Returns the flags of a TCP segment; all where they cannot be read. */
+static __always_inline u8 flags_of(struct sk_buff *skb)
+{
+	u8 flags;
+
+	return bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS) ? 0xff : flags;
+}
+
+/* Returns the number of the reason for what comes before the window; before Linux 6.6 (b44693495af8) it is that for what
+ * comes after it as well. */
+static __always_inline u32 before_the_window(void)
+{
+	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_SEQUENCE))
+		return bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_TCP_OLD_SEQUENCE);
+	if (bpf_core_enum_value_exists(enum skb_drop_reason, SKB_DROP_REASON_TCP_INVALID_SEQUENCE))
+		return bpf_core_enum_value(enum skb_drop_reason, SKB_DROP_REASON_TCP_INVALID_SEQUENCE);
+	return 0; /* no drop's */
+}
+
+/* Returns whether a packet asks by a sequence number that has passed whether its receiver is still there, or has room
+ * again (RFC 9293, 3.8.4 and 3.8.6.1), as it does on each idle connection with SO_KEEPALIVE. It is answered. */
+static __always_inline bool is_probe(struct sk_buff *skb, struct drop_key *key)
+{
+	return key->reason == before_the_window() && key->transport == IPPROTO_TCP &&
+	       !(flags_of(skb) & (TCP_SYN | TCP_FIN | TCP_RST)) && !has_payload(skb);
+}
+
 /* What is in the receive queue of a TCP socket at its end, mostly the FIN, was received; it is freed as if dropped. So is
  * what a socket in TIME_WAIT takes without a complaint: the FIN of who closes second. Data it does not take: it answers
  * with a reset (of FIN_WAIT2 such a socket is what the kernel keeps once the program has closed it). And so is what only
@@ -208,13 +237,9 @@ static __always_inline bool was_received(struct sk_buff *skb, struct sock *sk, u
  * TIME_WAIT takes, or what came as far as to a socket, which takes the device from it (tcp_v4_rcv). */
 static __always_inline bool may_be_received(struct sk_buff *skb, struct sock *sk, struct drop_key *key)
 {
-	u8 flags;
-
 	if (tells_receiver() || key->reason != no_reason() || key->transport != IPPROTO_TCP || has_payload(skb))
 		return 0;
-	if (bpf_probe_read_kernel(&flags, sizeof(flags), skb->head + skb->transport_header + TCP_FLAGS))
-		return 0;
-	return flags & TCP_FIN || (!sk && !skb->dev);
+	return flags_of(skb) & TCP_FIN || (!sk && !skb->dev);
 }
 
 SEC("tp_btf/kfree_skb")
@@ -250,7 +275,7 @@ int packet_dropped(u64 *arguments)
 								0;
 	if (!told)
 		key.transport = key.source_port = key.destination_port = 0;
-	if (may_be_received(skb, sk, &key))
+	if (may_be_received(skb, sk, &key) || is_probe(skb, &key))
 		return 0;
 	counted = bpf_map_lookup_elem(&drops, &zero);
 	if (!counted)

@@ -83,6 +83,8 @@ enum sock_flags {
 
 enum skb_drop_reason { /* Linux 5.17 */
 	SKB_DROP_REASON_NOT_SPECIFIED = 2, /* 1 before Linux 6.2 */
+	SKB_DROP_REASON_TCP_INVALID_SEQUENCE = 33, /* the numbers of these vary */
+	SKB_DROP_REASON_TCP_OLD_SEQUENCE = 34,
 	SKB_DROP_REASON_QUEUE_PURGE = 104, /* Linux 6.10; its number varies */
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,6 +267,31 @@ def test_what_only_acknowledges_after_its_end_is_no_drop(hosts, family):
         drops = probe.drain()
     from_client = (drops.keys["source_port"] == of_client) & (drops.keys["destination_port"] == PORT)
     assert not drops.counts["packets"][from_client].sum()
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_what_asks_whether_one_is_still_there_is_no_drop(hosts, family):
+    client, server = hosts
+    to = getattr(server, family)
+    with server.entered():
+        listener = socket.create_server((to, PORT), family=socket.AF_INET6 if ":" in to else socket.AF_INET)
+    with listener, DropsProbe(frozenset()) as probe:
+        with client.entered(), socket.create_connection(listener.getsockname()[:2]) as connection:
+            for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1)):
+                connection.setsockopt(socket.IPPROTO_TCP, option, value)
+            with listener.accept()[0] as accepted:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                before = segments_received(accepted)
+                wait_until(lambda: segments_received(accepted) > before, 60, "the question")
+            of_client = connection.getsockname()[1]
+        drops = probe.drain()
+    from_client = (drops.keys["source_port"] == of_client) & (drops.keys["destination_port"] == PORT)
+    assert not drops.counts["packets"][from_client].sum()
+
+
+def segments_received(sock: socket.socket) -> int:
+    """Return how many segments came (tcpi_segs_in)."""
+    return struct.unpack_from("I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144), 140)[0]
 
 
 def test_rows_and_the_names_of_their_reasons(hosts):
