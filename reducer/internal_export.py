@@ -17,7 +17,8 @@ from daemon.export_outcome import Accepted
 from daemon.protobuf import FIXED64, attributes, field, head
 from daemon.threads import in_daemon_thread
 from reducer.internal_metrics import families
-from reducer.outputs.otlp import ENVELOPE_BYTES, MOST_REQUEST_BYTES, RESOURCE, SCOPE
+from reducer.outputs.otlp import ENVELOPE_BYTES, MOST_REQUEST_BYTES, SCOPE
+from reducer.outputs.resource import RESOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,8 +41,9 @@ _DOUBLE, _INT = struct.Struct("<Bd"), struct.Struct("<Bq")
 class InternalMetrics:
     """Serves what *snapshot*, called in the event loop, returns."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], resource: bytes = RESOURCE) -> None:
         self._snapshot = snapshot
+        self._resource = resource
         self._start_ns = time.time_ns()
 
     async def render(self) -> bytes:
@@ -52,7 +54,7 @@ class InternalMetrics:
         """Send the metrics by OTLP each *interval_s*, forever; what cannot be sent is not sent again."""
         while True:
             await asyncio.sleep(interval_s)
-            for body in await asyncio.to_thread(encode, self._snapshot(), self._start_ns):
+            for body in await asyncio.to_thread(encode, self._snapshot(), self._start_ns, self._resource):
                 outcome = await in_daemon_thread(transport.send, body)
                 if not isinstance(outcome, Accepted):
                     _LOGGER.debug("the reducer's own metrics were not taken: %s", outcome.reason)
@@ -65,7 +67,10 @@ def render(snapshot: Snapshot) -> bytes:
 
 
 def encode(
-    snapshot: Snapshot, start_unix_ns: int, most_request_bytes: int = MOST_REQUEST_BYTES - ENVELOPE_BYTES
+    snapshot: Snapshot,
+    start_unix_ns: int,
+    resource: bytes = RESOURCE,
+    most_request_bytes: int = MOST_REQUEST_BYTES - ENVELOPE_BYTES,
 ) -> list[bytes]:
     """Return the metrics of *snapshot* as ExportMetricsServiceRequests; counters run since *start_unix_ns*."""
     times = struct.pack("<BQBQ", 2 << 3 | FIXED64, start_unix_ns, 3 << 3 | FIXED64, snapshot.time_unix_ns)
@@ -85,7 +90,7 @@ def encode(
             size = 0
         requests[-1].append(message)
         size += len(message)
-    return [field(1, RESOURCE, field(2, SCOPE, *metrics)) for metrics in requests if metrics]
+    return [field(1, resource, field(2, SCOPE, *metrics)) for metrics in requests if metrics]
 
 
 def prometheus_name(metric: InternalMetric) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ from reducer.outputs.metric_selection import chosen_metrics, own_metrics_chosen
 from reducer.outputs.otlp import OtlpEncoder
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.request import Signal
+from reducer.outputs.resource import encoded_resource
 from reducer.outputs.store import MemoryStore, Store, WindowExport
 from reducer.outputs.transport import GrpcTransport, HttpTransport, Transport
 from reducer.pipeline import Pipeline
@@ -89,17 +91,18 @@ class Reducer:
         self._sessions = ReducerSessions(self.pipeline, settings.window_ns, settings.poll_interval_ns)
         self._intake = IntakeServer(self._sessions, settings.credentials, self._overloaded)
         metrics, conventions = metrics_of(settings), CONVENTIONS[settings.metric_names]
+        resource = encoded_resource(os.environ)
         # As many as all levels may have in a window, and as many again for those that are idle.
         most_series = 2 * settings.series_limit * len(settings.levels)
         self._prometheus = PrometheusSeries(metrics, most_series, conventions) if settings.prometheus else None
-        self._own_metrics = InternalMetrics(self._statistics)
+        self._own_metrics = InternalMetrics(self._statistics, resource)
         self._own_wanted = own_metrics_chosen(settings.disable_metrics, settings.enable_metrics)
         self._servers = self._http_servers()
         self._transport = _transport(settings)
         # What a request of the reducer's own metrics waits for holds up no other.
         self._own_transport = _transport(settings)
         self._encoder = otlp_encoder(settings, metrics)
-        self._flow_logs = FlowLogEncoder(settings.otlp_batch_size) if settings.flow_logs else None
+        self._flow_logs = FlowLogEncoder(settings.otlp_batch_size, resource=resource) if settings.flow_logs else None
         self._flow_records = FlowRecords()
         self._flow_writers = [FlowWriter(files) for files in _flow_files(settings)]
         self._store: Store = DiskStore(settings.data_directory) if settings.data_directory else MemoryStore()
@@ -286,6 +289,7 @@ def otlp_encoder(settings: Settings, metrics: tuple[Metric, ...]) -> OtlpEncoder
         metrics,
         most_points=settings.otlp_batch_size,
         conventions=CONVENTIONS[settings.metric_names],
+        resource=encoded_resource(os.environ),
         cumulative=settings.otlp_cumulative,
     )
 

@@ -39,8 +39,9 @@ from reducer.outputs.metric import (
     positive,
 )
 from reducer.outputs.metrics import METRICS
-from reducer.outputs.otlp import MOST_REQUEST_BYTES, RESOURCE, SCOPE
+from reducer.outputs.otlp import MOST_REQUEST_BYTES, SCOPE
 from reducer.outputs.request import Request, Signal
+from reducer.outputs.resource import RESOURCE
 from reducer.outputs.wire_columns import padded_varints
 
 if TYPE_CHECKING:
@@ -114,10 +115,15 @@ class FlowLogEncoder:
     """Encodes the flows of windows; keeps the encoded labels of ends from one to the next."""
 
     def __init__(
-        self, most_records: int | None = None, metrics: Sequence[Metric] = METRICS, most_bytes: int = MOST_REQUEST_BYTES
+        self,
+        most_records: int | None = None,
+        metrics: Sequence[Metric] = METRICS,
+        most_bytes: int = MOST_REQUEST_BYTES,
+        resource: bytes = RESOURCE,
     ) -> None:
+        self._resource = resource
         self._most_records = most_records
-        self._most_bytes = most_bytes - len(RESOURCE) - len(SCOPE) - _ENVELOPE_BYTES
+        self._most_bytes = most_bytes - len(resource) - len(SCOPE) - _ENVELOPE_BYTES
         self._records = FlowRecords()
         self._ends = EncodedEnds(_record_attributes)
         self._groups = _groups((*metrics, *_flow_metrics()))
@@ -190,8 +196,8 @@ class FlowLogEncoder:
             last = min(max(last, first + 1), first + (self._most_records or len(ends)))
             end = int(ends[last - 1])
             scope_head = head(2, len(SCOPE) + end - begin)
-            request_head = head(1, len(RESOURCE) + len(scope_head) + len(SCOPE) + end - begin)
-            body = b"".join((request_head, RESOURCE, scope_head, SCOPE, records[begin:end]))
+            request_head = head(1, len(self._resource) + len(scope_head) + len(SCOPE) + end - begin)
+            body = b"".join((request_head, self._resource, scope_head, SCOPE, records[begin:end]))
             requests.append(Request(last - first, body, Signal.LOGS))
             begin, first = end, last
         return requests

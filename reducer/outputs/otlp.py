@@ -24,6 +24,7 @@ from reducer.outputs.metric import Codes, Instrument, Quantile
 from reducer.outputs.metrics import ENABLED_METRICS
 from reducer.outputs.otlp_histograms import HistogramEncoder
 from reducer.outputs.request import Request
+from reducer.outputs.resource import RESOURCE
 from reducer.outputs.running_totals import RunningTotals
 from reducer.outputs.wire_columns import lengths_of
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from reducer.outputs.conventions import Attribute, Conventions
     from reducer.outputs.metric import Attributes, Metric, Points
 
-SERVICE_NAME = "ebpf-net-reducer"
 SCOPE_NAME = "ebpf-net"
 # Most receivers take messages of 4 MiB.
 MOST_REQUEST_BYTES = 3_500_000
@@ -57,8 +57,14 @@ def _point_attributes(labels: tuple[Attribute, ...]) -> bytes:
     return attributes(7, labels)
 
 
-RESOURCE = field(1, attributes(1, (("service.name", SERVICE_NAME), ("service.version", VERSION))))
 SCOPE = field(1, field(1, SCOPE_NAME.encode()), field(2, VERSION.encode()))
+
+
+class _Envelope(NamedTuple):
+    """What stands before the metrics of a request."""
+
+    resource: bytes
+    scope: bytes
 
 
 class _Before(NamedTuple):
@@ -98,10 +104,11 @@ class OtlpEncoder:
         most_points: int | None = None,
         conventions: Conventions = REFERENCE,
         *,
+        resource: bytes = RESOURCE,
         cumulative: bool = False,
     ) -> None:
         metrics = conventions.metrics(metrics)
-        self._scope = SCOPE + field(3, conventions.schema_url.encode())
+        self._envelope = _Envelope(resource, SCOPE + field(3, conventions.schema_url.encode()))
         self._ends = EncodedEnds(_point_attributes, conventions)
         # How long what is encoded of sources and destinations is, by index.
         self._end_bytes = [np.empty(0, np.int64) for _ in range(2)]
@@ -125,7 +132,7 @@ class OtlpEncoder:
         if self._update_ends(window.ends):
             self._follow(window.ends)
         self._labels = window.ends.labels
-        packer = _Packer(self._scope, self._most_request_bytes, self._most_points, self._temporality)
+        packer = _Packer(self._envelope, self._most_request_bytes, self._most_points, self._temporality)
         for level in window.levels:
             began_ns = np.full(len(level.source), window.start_ns)
             self._encode_columns(packer, window, level)
@@ -276,12 +283,12 @@ class _Packed(NamedTuple):
 class _Packer:
     """Fills requests up to a size and a number with the points of metrics, those of a metric together."""
 
-    def __init__(self, scope: bytes, most_bytes: int, most_points: int | None, temporality: int) -> None:
+    def __init__(self, envelope: _Envelope, most_bytes: int, most_points: int | None, temporality: int) -> None:
         # What follows the points: aggregation_temporality, of a sum is_monotonic = true.
         histogram = bytes([2 << 3, temporality])
         self._settings = {Instrument.GAUGE: b"", Instrument.COUNTER: histogram + bytes([3 << 3, 1])}
         self._settings[Instrument.HISTOGRAM] = histogram
-        self._scope = scope
+        self._envelope = envelope
         self._most_bytes = most_bytes
         self._most_points = most_points or sys.maxsize
         self._requests: list[Request] = []
@@ -294,7 +301,7 @@ class _Packer:
         """Copy *points*, which end at *ends*, into this request and as many more as they need."""
         begin, first = 0, 0
         while first < len(ends):
-            around = len(RESOURCE) + len(self._scope) + len(header) + ENVELOPE_BYTES
+            around = sum(map(len, self._envelope)) + len(header) + ENVELOPE_BYTES
             room = self._most_bytes - self._size - around
             last = min(int(np.searchsorted(ends, begin + room, "right")), first + self._most_points - self._points)
             if last <= first and self._metrics:
@@ -326,9 +333,10 @@ class _Packer:
             size = sum(map(len, points)) + len(settings)
             data_head = head(number, size)
             parts += (head(2, len(header) + len(data_head) + size), header, data_head, *points, settings)
-        size = len(self._scope) + sum(map(len, parts))
+        resource, scope = self._envelope
+        size = len(scope) + sum(map(len, parts))
         scope_head = head(2, size)
-        request_head = head(1, len(RESOURCE) + len(scope_head) + size)
-        body = b"".join((request_head, RESOURCE, scope_head, self._scope, *parts))
+        request_head = head(1, len(resource) + len(scope_head) + size)
+        body = b"".join((request_head, resource, scope_head, scope, *parts))
         self._requests.append(Request(self._points, body))
         self._metrics, self._size, self._points = {}, 0, 0

@@ -18,6 +18,7 @@ from reducer.internal_metrics import COLLECTOR_TABLE, FIGURES, SESSION_TABLE, TA
 from reducer.outputs.exporter import ExportStatistics
 from reducer.outputs.flow_files import FlowFileStatistics
 from reducer.outputs.prometheus import PrometheusStatistics
+from reducer.outputs.resource import encoded_resource
 from reducer.outputs.store import StoreStatistics
 from reducer.outputs.transport import GrpcTransport
 from reducer.pipeline_statistics import PipelineStatistics
@@ -251,7 +252,7 @@ def test_otlp_has_the_same_points() -> None:
     (whole,) = encode(snapshot, NOW_NS - 7)
     points = points_of(ExportMetricsServiceRequest.FromString(whole))
     assert encode(replace(snapshot, wanted=lambda _: False), NOW_NS) == []
-    parts = encode(snapshot, NOW_NS - 7, 2000)
+    parts = encode(snapshot, NOW_NS - 7, most_request_bytes=2000)
     assert len(parts) > 1
     assert points == [point for part in parts for point in points_of(ExportMetricsServiceRequest.FromString(part))]
     of_prometheus = samples(render(snapshot))
@@ -270,7 +271,10 @@ def test_otlp_has_the_same_points() -> None:
 
 def test_they_are_sent_while_the_receiver_is_there_and_else_left_out() -> None:
     async def main(sink: OtlpSink) -> None:
-        metrics = InternalMetrics(lambda: Snapshot({"intake": IntakeCounters(messages=5)}, [], time.time_ns()))
+        resource = encoded_resource({"OTEL_SERVICE_NAME": "east"})
+        metrics = InternalMetrics(
+            lambda: Snapshot({"intake": IntakeCounters(messages=5)}, [], time.time_ns()), resource
+        )
         transport = GrpcTransport(sink.grpc_endpoint)
         exporting = asyncio.create_task(metrics.export(transport, 0.01))
         await asyncio.to_thread(sink.wait, lambda sink: sink.seen >= 3)
@@ -281,6 +285,7 @@ def test_they_are_sent_while_the_receiver_is_there_and_else_left_out() -> None:
         sink.answers.append(Answer(grpc.StatusCode.INVALID_ARGUMENT))
         asyncio.run(main(sink))
         assert sink.total("ebpf_net.intake.messages") == 5 * len(sink.requests)
+        assert {point.resource["service.name"] for point in sink.points()} == {"east"}
         assert len(sink.requests) == sink.seen - 1
 
 

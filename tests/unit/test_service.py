@@ -8,6 +8,7 @@ import time
 import polars as pl
 import pytest
 from ebpf_net.v1 import intake_pb2
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from daemon.errors import StartupError
 from daemon.version import PROTOCOL_VERSION
@@ -78,6 +79,15 @@ def test_of_its_own_metrics_it_gives_those_that_are_not_disabled(sink):
     page = asyncio.run(run(settings_for(sink, disable_metrics="ebpf_net.all", enable_metrics="ebpf_net.pipeline.rows")))
     assert sink.total("tcp.bytes") == 1050
     assert [line for line in page.splitlines() if line[0] != "#"] == ["ebpf_net_pipeline_rows_total 1"]
+
+
+def test_metrics_and_logs_are_of_the_resource_that_the_variables_name(sink, monkeypatch):
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=east")
+    asyncio.run(run(settings_for(sink, flow_logs=True)))
+    assert {point.resource["service.instance.id"] for point in sink.points()} == {"east"}
+    [request] = sink.log_requests
+    [logs] = ExportLogsServiceRequest.FromString(request).resource_logs
+    assert ("service.instance.id", "east") in [(each.key, each.value.string_value) for each in logs.resource.attributes]
 
 
 def test_no_logs_are_sent_where_nobody_asked(sink):
