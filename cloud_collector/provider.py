@@ -34,7 +34,13 @@ class Cause(Enum):
     PERMISSION = "permission"
     THROTTLED = "throttled"
     NETWORK = "network"
+    FAULT = "fault"
     OTHER = "other"
+
+    @property
+    def passes(self) -> bool:
+        """Whether it mostly passes by itself: then it tells nothing of what there is."""
+        return self in (Cause.THROTTLED, Cause.NETWORK, Cause.FAULT)
 
 
 class ProviderError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _LOGGER = logging.getLogger(__name__)
 MOST_THREADS = 8
+# After so many readings in a row whose names are not to be had, what there is is told without.
+MOST_READINGS_WITHOUT_NAMES = 10
 _LONGEST_TEXT = 500
 _Answer = TypeVar("_Answer")
 
@@ -40,6 +43,7 @@ class Reader:
         self.reads = self.failed = 0
         self._providers = providers
         self._inventory = inventory
+        self._waited: Counter[Scope] = Counter()  # readings that were not taken since names were not to be had
         self._threads = ThreadPoolExecutor(MOST_THREADS, "provider")
 
     async def read(self) -> None:
@@ -96,6 +100,12 @@ class Reader:
         except ProviderError as error:
             self._note_failure(scope, error)
             return
+        lack = next((each for each in found.lacking if each.cause.passes), None)
+        if lack and self._read_before_is_better(scope):
+            self._waited[scope] += 1
+            self._note_failure(scope, lack)
+            return
+        del self._waited[scope]
         self._note_success(scope)
         self.reads += 1
         self._inventory.replace(scope, found.interfaces)
@@ -103,6 +113,12 @@ class Reader:
         for lack in found.lacking:
             _LOGGER.log(logging.DEBUG if str(lack) in known else logging.WARNING, "some names are not told: %s", lack)
         self.lacking[scope] = found.lacking
+
+    def _read_before_is_better(self, scope: Scope) -> bool:
+        """Whether a scope was read with more of its names, and not so long ago that these say more than what is new."""
+        if scope not in self.lacking or any(lack.cause.passes for lack in self.lacking[scope]):
+            return False
+        return self._waited[scope] < MOST_READINGS_WITHOUT_NAMES
 
     def _note_failure(self, scope: Scope, error: ProviderError) -> None:
         known = self.failures.get(scope)

@@ -41,6 +41,7 @@ _CREDENTIALS = {
 }
 _PERMISSION = {"UnauthorizedOperation", "AccessDenied", "AccessDeniedException"}
 _THROTTLED = {"RequestLimitExceeded", "Throttling", "ThrottlingException", "TooManyRequestsException"}
+_FAULT = 500
 _MANAGERS = "amazon-"
 # What managed interfaces say of whom they serve; the first group is the name.
 _DESCRIPTIONS = (
@@ -324,7 +325,8 @@ def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> P
 
 def _refusal(response: Mapping[str, Any], permission: str, where: str) -> ProviderError:
     error = response.get("Error", {})  # what stands between may answer with a page of its own
-    code = error.get("Code") or f"HTTP {response.get('ResponseMetadata', {}).get('HTTPStatusCode', 'without a status')}"
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code = error.get("Code") or f"HTTP {status or 'without a status'}"
     message = error.get("Message", "")
     if code in _PERMISSION:
         return ProviderError(Cause.PERMISSION, f"permission {permission} is missing {where}: {message}")
@@ -332,4 +334,6 @@ def _refusal(response: Mapping[str, Any], permission: str, where: str) -> Provid
         return ProviderError(Cause.CREDENTIALS, f"AWS does not take the credentials {where} ({code}): {message}")
     if code in _THROTTLED:
         return ProviderError(Cause.THROTTLED, f"AWS throttles {permission} {where} ({code}): poll less often")
+    if status >= _FAULT:
+        return ProviderError(Cause.FAULT, f"AWS cannot answer {permission} {where} ({code}): {message}")
     return ProviderError(Cause.OTHER, f"{permission} failed {where} ({code}): {message}")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "azure"
 _SUBSCRIPTIONS = "/subscriptions?api-version=2022-12-01"
-_FORBIDDEN, _TOO_MANY = 403, 429
+_FORBIDDEN, _TOO_MANY, _FAULT = 403, 429, 500
 
 
 class Options(NamedTuple):
@@ -251,6 +251,8 @@ def _refusal(error: HttpResponseError, permission: str, where: str) -> ProviderE
         return ProviderError(Cause.PERMISSION, f"permission {permission} is missing {where}: {_first_line(error)}")
     if error.status_code == _TOO_MANY:
         return ProviderError(Cause.THROTTLED, f"Azure throttles {permission} {where}: poll less often")
+    if (error.status_code or 0) >= _FAULT:
+        return ProviderError(Cause.FAULT, f"Azure cannot answer {permission} {where}: {_first_line(error)}")
     return ProviderError(Cause.OTHER, f"{permission} failed {where}: {_first_line(error)}")
 
 

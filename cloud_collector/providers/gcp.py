@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import google.auth
 from ebpf_net.v1 import intake_pb2
 from google.api_core import exceptions
+from google.api_core.retry import Retry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import compute_v1
 
@@ -27,8 +28,10 @@ _CAUSES = (
     (exceptions.Forbidden, Cause.PERMISSION),
     (exceptions.TooManyRequests, Cause.THROTTLED),
     (exceptions.RetryError, Cause.NETWORK),
-    (exceptions.ServiceUnavailable, Cause.NETWORK),
+    (exceptions.ServerError, Cause.FAULT),
 )
+# Of a zone or region that did not answer: what there is of it is missing in the list.
+_UNREACHABLE = "UNREACHABLE"
 
 
 class Options(NamedTuple):
@@ -99,11 +102,18 @@ class Gcp:
         with _asking(permission, f"in project {scope.account}"):
             endpoint = {"api_endpoint": self._options.endpoint} if self._options.endpoint else {}
             client = kind(credentials=self._credentials()[0], client_options=endpoint)
-            request = {"project": scope.account, "max_results": _PAGE}
+            timeout_s = self._options.timeout_s
+            # The library's own retries go on for ten minutes, for which nothing else would be read.
+            retry = Retry(if_exception_type(exceptions.ServiceUnavailable), timeout=timeout_s)
+            asked: dict[str, Any] = {"request": {"project": scope.account, "max_results": _PAGE}, "timeout": timeout_s}
             if not hasattr(client, "aggregated_list"):
-                return list(client.list(request=request, timeout=self._options.timeout_s))
-            parts = client.aggregated_list(request=request, timeout=self._options.timeout_s)
-            return [each for _, part in parts for each in getattr(part, key)]
+                return list(client.list(**asked, retry=retry))
+            parts = list(client.aggregated_list(**asked, retry=retry))
+        for place, part in parts:
+            if part.warning.code == _UNREACHABLE:
+                text = f"Google Cloud does not reach {place} now for {permission} in project {scope.account}"
+                raise ProviderError(Cause.FAULT, text)
+        return [each for _, part in parts for each in getattr(part, key)]
 
 
 def _instance_interface(project: str, instance: Any, interface: Any) -> intake_pb2.CloudInterface:
@@ -197,6 +207,8 @@ def _refusal(
         return ProviderError(cause, f"Google Cloud does not take the credentials {where}: {said}")
     if cause is Cause.THROTTLED:
         return ProviderError(cause, f"Google Cloud throttles {permission} {where}: poll less often: {said}")
+    if cause is Cause.FAULT:
+        return ProviderError(cause, f"Google Cloud cannot answer {permission} {where}: {said}")
     if cause is Cause.NETWORK:
         return ProviderError(cause, f"Google Cloud cannot be reached {where}: {said}")
     return ProviderError(cause, f"{permission} failed {where}: {said}")

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 from moto.ec2.models import ec2_backends
 from moto.server import ThreadedMotoServer
 
 from cloud_collector.inventory import Inventory
 from cloud_collector.provider import Cause, ProviderError, Scope
 from cloud_collector.providers import aws
-from cloud_collector.providers.aws import Aws, Options
+from cloud_collector.providers.aws import Aws, Options, _asking
 from cloud_collector.reader import Reader
 from tests.rows import packed
 
@@ -356,6 +357,13 @@ class SignIn(BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
+
+
+def test_what_amazon_cannot_answer_passes_by_itself():
+    failed = ClientError({"Error": {"Code": "InternalError"}, "ResponseMetadata": {"HTTPStatusCode": 500}}, "Describe")
+    with pytest.raises(ProviderError, match="AWS cannot answer ec2:D in r") as error, _asking("ec2:D", "in r"):
+        raise failed
+    assert error.value.cause.passes
 
 
 def test_a_page_of_what_stands_between_is_a_failure_like_others(monkeypatch):

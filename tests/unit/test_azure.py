@@ -159,6 +159,7 @@ def test_load_balancers_and_private_endpoints(azure, api):
         (401, Cause.CREDENTIALS, "no usable credentials for Azure"),
         (403, Cause.PERMISSION, "permission Microsoft.Network/networkInterfaces/read is missing"),
         (404, Cause.OTHER, "Microsoft.Network/networkInterfaces/read failed"),
+        (501, Cause.FAULT, "Azure cannot answer Microsoft.Network/networkInterfaces/read in subscription"),
     ],
 )
 def test_what_is_refused_says_what_to_do(azure, api, code, cause, says):

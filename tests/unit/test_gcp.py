@@ -131,6 +131,7 @@ def refusal(code, status, message):
         (403, Cause.PERMISSION, "permission compute.instances.list is missing in project my-project"),
         (429, Cause.THROTTLED, "poll less often"),
         (404, Cause.OTHER, "compute.instances.list failed"),
+        (500, Cause.FAULT, "cannot answer compute.instances.list in project my-project"),
     ],
 )
 def test_what_is_refused_says_what_to_do(gcp, api, code, cause, says):
@@ -138,6 +139,28 @@ def test_what_is_refused_says_what_to_do(gcp, api, code, cause, says):
     with pytest.raises(ProviderError, match=says) as error:
         gcp.read(SCOPE)
     assert error.value.cause is cause
+
+
+def test_what_has_no_server_just_now_is_asked_again_for_a_while_alone(api):
+    api.refusals[f"{ROOT}/aggregated/instances"] = refusal(503, "UNAVAILABLE", "no")
+    with pytest.raises(ProviderError, match="last exception: 503") as error:
+        Gcp(Options(endpoint=api.url, timeout_s=1)).read(SCOPE)
+    assert error.value.cause.passes
+    assert api.asked[f"{ROOT}/aggregated/instances"] > 1
+
+
+@pytest.mark.parametrize("kind", ["instances", "forwardingRules"])
+def test_a_zone_that_is_not_reached_is_not_taken_for_empty(gcp, api, kind):
+    warning = {"code": "UNREACHABLE", "message": "it is down"}
+    api.pages[f"{ROOT}/aggregated/{kind}"] = [page(), {"items": {"zones/europe-west1-c": {"warning": warning}}}]
+    text = "does not reach zones/europe-west1-c now for compute"
+    if kind == "instances":
+        with pytest.raises(ProviderError, match=text) as error:
+            gcp.read(SCOPE)
+        assert error.value.cause.passes
+    else:
+        (lack,) = gcp.read(SCOPE).lacking
+        assert (text in str(lack), lack.cause.passes) == (True, True)
 
 
 def test_without_the_permission_for_rules_instances_are_told(gcp, api):

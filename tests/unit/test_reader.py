@@ -1,11 +1,12 @@
 import asyncio
 import logging
 
+import pytest
 from ebpf_net.v1 import intake_pb2
 
 from cloud_collector.inventory import Inventory
 from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
-from cloud_collector.reader import Reader
+from cloud_collector.reader import MOST_READINGS_WITHOUT_NAMES, Reader
 
 
 class Twin:
@@ -138,6 +139,27 @@ def test_what_lacks_names_is_told_all_the_same(caplog):
     read(reader, inventory)
     assert caplog.text.count("ec2:DescribeInstances is missing") == 1
     assert reader.lacking[Scope("aws", "", "east")] == (lack,)
+
+
+@pytest.mark.parametrize("cause", [Cause.THROTTLED, Cause.NETWORK, Cause.FAULT])
+def test_names_and_interfaces_that_are_lacking_for_a_moment_are_those_of_before(cause, caplog):
+    passing = ProviderError(cause, "names are not to be had now")
+    twin, inventory, reader = setup(east=["a", "b"], west=(["c"], (passing,)))
+    assert read(reader, inventory) == {"a", "b", "c"}
+    assert not reader.failures  # what was never read with names is told without
+    twin.regions |= {"east": (["a"], (passing,)), "west": (["d"], (passing,))}
+    for _ in range(MOST_READINGS_WITHOUT_NAMES):
+        assert read(reader, inventory) == {"a", "b", "d"}
+        assert list(reader.failures) == [Scope("aws", "", "east")]
+    assert "aws east keeps what it had: names are not to be had now" in caplog.messages
+    assert read(reader, inventory) == {"a", "d"}
+    twin.regions["east"] = ["a", "e"]
+    assert read(reader, inventory) == {"a", "d", "e"}
+    twin.regions["east"] = ["a"], (passing,)
+    assert read(reader, inventory) == {"a", "d", "e"}
+    twin.regions["east"] = ["a"], (DENIED,)  # that passes not by itself
+    assert read(reader, inventory) == {"a", "d"}
+    assert not reader.failures
 
 
 def test_what_a_library_raises_beside_its_own_errors_is_a_failure_of_one_region():
