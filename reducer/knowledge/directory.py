@@ -50,6 +50,7 @@ class _Record:
     size_bytes: int = 0
     tellers: set[bytes] = field(default_factory=set)
     claims: dict[Claim, int] = field(default_factory=dict)
+    later: tuple[int, ...] = ()  # numbers of the claims that it did not have from its beginning on
     since_ns: int = NOT_KNOWN
     until_ns: int = FOREVER
     past: list[tuple[str, int]] = field(default_factory=list)  # timelines and numbers of the claims that it had
@@ -319,9 +320,10 @@ class Directory:
         """Let a record have the claims that were told, and no others from now on."""
         wanted = dict.fromkeys(told.claims[:MOST_CLAIMS_OF_ENTITY])
         self.refused += told.refused + max(0, len(told.claims) - MOST_CLAIMS_OF_ENTITY)
+        is_new = not record.claims and not record.past
         for claim in record.claims.keys() - wanted.keys():
             number = record.claims.pop(claim)
-            self._timelines[claim.timeline].hold(number, record.since_ns, min(time_ns, record.until_ns))
+            self._hold(record, claim, number, min(time_ns, record.until_ns))
             record.past.append((claim.timeline, number))
         self._remove(record.past[:-MOST_PAST_CLAIMS])
         del record.past[:-MOST_PAST_CLAIMS]
@@ -330,15 +332,26 @@ class Directory:
         if (told.since_ns, until_ns) != (record.since_ns, record.until_ns):
             record.since_ns, record.until_ns = told.since_ns, until_ns
             for claim, number in record.claims.items():
-                self._timelines[claim.timeline].hold(number, record.since_ns, until_ns)
+                self._hold(record, claim, number, until_ns)
+        record.later = tuple(set(record.later).intersection(record.claims.values())) if record.later else ()
         for claim in wanted.keys() - record.claims.keys():
             if self._claims >= MOST_CLAIMS:
                 self.refused += 1
                 continue
             timeline = self._timelines[claim.timeline]
             number = record.claims[claim] = timeline.add(claim.place, claim.scope, record.number, time_ns)
-            timeline.hold(number, record.since_ns, until_ns)
+            if not is_new:
+                record.later += (number,)
+            self._hold(record, claim, number, until_ns)
             self._claims += 1
+
+    def _hold(self, record: _Record, claim: Claim, number: int, until_ns: int) -> None:
+        """Let a claim hold until a time, since its entity began; one that came later, since nobody else has it.
+
+        Pods of a node that starts again exchange addresses: who has one now may have begun before who had it.
+        """
+        since_ns = NOT_KNOWN if number in record.later else record.since_ns
+        self._timelines[claim.timeline].hold(number, since_ns, until_ns)
 
     def _retire(self, session_id: bytes, teller: _Teller, key: Key, time_ns: int) -> None:
         """Let a session not tell an entity any more; it ends if no other session does."""
@@ -350,7 +363,7 @@ class Directory:
         if not record.tellers:
             record.until_ns = min(record.until_ns, time_ns)
             for claim, number in record.claims.items():
-                self._timelines[claim.timeline].hold(number, record.since_ns, record.until_ns)
+                self._hold(record, claim, number, record.until_ns)
             self._ended[key] = time_ns
 
     def _forget(self, key: Key) -> None:

@@ -105,6 +105,28 @@ def test_changes_of_a_pod_are_taken(told):
     assert told.directory.view().revision[number] == view.revision[number]
 
 
+@pytest.mark.parametrize("first", ["older", "younger"])
+def test_pods_that_exchange_their_addresses_have_those_of_now(told, first):
+    """As on a node that has started again; whose address changes first still shows that of the other one."""
+    start = {"older": 100, "younger": 150}
+    now = {"older": "10.1.0.1", "younger": "10.1.0.2"}
+    for name, address in now.items():
+        told.learn(0, 200, pods=[pod(name, address, **seconds(start=start[name]))])
+    now = {"older": "10.1.0.2", "younger": "10.1.0.1"}
+    for at_s, name in enumerate(sorted(now, key=lambda name: name != first), 300):
+        told.learn(0, at_s, pods=[pod(name, now[name], **seconds(start=start[name]))])
+    assert told.at("10.1.0.1", 120, 250, 350) == ["older", "older", "younger"]
+    assert told.at("10.1.0.2", 120, 250, 350) == [None, "younger", "older"]
+    # The collector starts again; then one pod is gone, and another one comes.
+    told.hello(1)
+    told.closed(0, 400)
+    told.snapshot(1, 401, pods=[pod(name, now[name], **seconds(start=start[name])) for name in now])
+    assert [told.at(address, 450) for address in ("10.1.0.1", "10.1.0.2")] == [["younger"], ["older"]]
+    told.learn(1, 500, retired_pods=["uid-older"])
+    told.learn(1, 600, pods=[pod("next", "10.1.0.2", **seconds(start=600))])
+    assert told.at("10.1.0.2", 250, 450, 550, 650) == ["younger", "older", None, "next"]
+
+
 def test_containers_are_found_by_their_ids(told):
     told.learn(0, 100, pods=[pod("a", containers=[{"id": "c1", "name": "web"}, {"name": "starts"}])])
     view = told.directory.view()
