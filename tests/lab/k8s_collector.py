@@ -116,6 +116,11 @@ def wait_until_running(control_plane: ControlPlane, namespace: str, count: int, 
     wait_until(running, timeout_s, f"{count} pods to run in {namespace}")
 
 
+def wait_until_quiet(control_plane: ControlPlane) -> None:
+    """Wait until the namespaces of other tests are gone: controllers are slow to ask a server again that was away."""
+    wait_until(control_plane.is_quiet, 180, "the namespaces of other tests to be gone")
+
+
 def workload(kind: str, name: str, replicas: int = 2, **spec: Any) -> Object:
     """Return a workload whose pods kwok runs."""
     labels = {"app": name}

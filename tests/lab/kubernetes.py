@@ -171,6 +171,19 @@ class ControlPlane:
         grace = "" if grace_s is None else f"&gracePeriodSeconds={grace_s}"
         self.request("DELETE", f"{COLLECTIONS[kind].format(namespace)}/{name}?propagationPolicy=Background{grace}")
 
+    def is_quiet(self) -> bool:
+        """Whether nothing is ending, such as the namespaces of other tests and what is in them."""
+        every = (*self.list("Namespace"), *self.list("Pod"))
+        return not any("deletionTimestamp" in each["metadata"] for each in every)
+
+    def allows(self, account: str, namespace: str, verb: str, resource: str, **attributes: str) -> bool:
+        """Whether a service account may do this, as the server's authorizer knows it, which learns by a watch."""
+        what = {"verb": verb, "resource": resource, **attributes}
+        asked = {"user": f"system:serviceaccount:{namespace}:{account}", "resourceAttributes": what}
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": asked}
+        answer = self.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
+
     def add_nodes(self, names: Iterable[str]) -> None:
         """Add nodes whose kubelet is kwok; it gives them no addresses."""
         for number, name in enumerate(names, 1):
