@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MANIFEST = ROOT / "deploy" / "kubernetes" / "k8s-collector.yaml"
 NAMESPACE_MANIFEST = MANIFEST.with_name("00-namespace.yaml")
 NAMESPACE = "ebpf-net"
+USER = f"system:serviceaccount:{NAMESPACE}:k8s-collector"
 NODES = ("node-1", "node-2")
 # Kinds whose objects the tests look up; the collector may look at two of them.
 OWNERS = ("ReplicaSet", "Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")

@@ -17,6 +17,7 @@ from tests.lab.k8s_collector import (
     MANIFEST,
     NAMESPACE,
     NODES,
+    USER,
     bare_pod,
     expected_pods,
     start_collector,
@@ -286,7 +287,7 @@ def wait_until_allowed(control_plane: ControlPlane, *but: tuple[str, str]) -> No
 
     def known() -> bool:
         return all(
-            control_plane.allows("k8s-collector", NAMESPACE, verb, resource, group=group) != ((resource, verb) in but)
+            control_plane.allows(USER, verb=verb, resource=resource, group=group) != ((resource, verb) in but)
             for resource, group in PERMISSIONS.items()
             for verb in ("list", "watch")
         )

@@ -18,6 +18,7 @@ from tests.api_proxy import Fault
 from tests.lab.k8s_collector import (
     MANIFEST,
     NAMESPACE,
+    USER,
     start_collector,
     wait_until_equal,
     wait_until_quiet,
@@ -179,7 +180,7 @@ def test_one_of_two_replicas_tells(
 def may(control_plane: ControlPlane, verb: str) -> bool:
     """Whether the server lets the collector's account do this with its lease."""
     of_lease = {"namespace": NAMESPACE, "group": "coordination.k8s.io", "name": "k8s-collector"}
-    return control_plane.allows("k8s-collector", NAMESPACE, verb, "leases", **of_lease)
+    return control_plane.allows(USER, verb=verb, resource="leases", **of_lease)
 
 
 @pytest.mark.parametrize("verb", ["create", "get", "update"])
