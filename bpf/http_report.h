@@ -139,7 +139,7 @@ int http_of_sockets(struct bpf_iter__bpf_sk_storage_map *context)
 	if (!sk)
 		return 0;
 	/* What is taken out must find room: where it may not, the kernel is to come again once the buffer was read. */
-	if (seq->size - seq->count < MOST_RECORDS * sizeof(struct http_record))
+	if (seq->size - seq->count <= MOST_RECORDS * sizeof(struct http_record))
 		return 1;
 	report_http(sk, seq);
 	return 0;
@@ -155,7 +155,7 @@ int http_of_first_requests(struct bpf_iter__bpf_map_elem *context)
 
 	if (!first || !first->exchange)
 		return 0;
-	if (seq->size - seq->count < sizeof(record))
+	if (seq->size - seq->count <= sizeof(record)) /* it is never filled to the last byte */
 		return 1;
 	exchange = first->exchange;
 	record = first->record;

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from kernel_collector.bpf.libbpf import ITERATOR_READ_BYTES
 from tests.lab.http_connection import (
     GET,
     NO_CONTENT,
@@ -87,6 +88,21 @@ def test_what_was_not_told_moves_with_the_second_request(probe, connection):
     assert both(probe, connection) == Told(2, {204: 1}, 1)
     connection.answer(OK)
     assert both(probe, connection) == Told(0, {200: 1}, 1)
+
+
+def test_a_poll_of_more_than_the_kernel_gives_at_once(host, probe):
+    """What finds no room in the buffer of one read is told in the next."""
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(contextlib.closing(Connection(host))) for _ in range(150)]
+        for connection in opened:
+            connection.ask(GET)
+        found = probe.poll()
+        assert found.nbytes > ITERATOR_READ_BYTES
+        ends = {cookie for each in opened for cookie in (each.client_cookie, each.server_cookie)}
+        assert dict(zip(found["cookie"].tolist(), found["requests"].tolist(), strict=True)) == dict.fromkeys(ends, 1)
+        for connection in opened:
+            connection.answer(OK)
+        assert told(probe) == dict.fromkeys(ends, Told(0, {200: 1}, 1))
 
 
 @pytest.mark.parametrize("told_before", [True, False])
