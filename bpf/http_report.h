@@ -153,15 +153,17 @@ int http_of_first_requests(struct bpf_iter__bpf_map_elem *context)
 	struct http_record record;
 	u64 exchange;
 
-	if (!first || !first->exchange)
+	if (!first)
+		return 0;
+	exchange = first->exchange;
+	if (!exchange || exchange == told(exchange))
 		return 0;
 	if (seq->size - seq->count <= sizeof(record)) /* it is never filled to the last byte */
 		return 1;
-	exchange = first->exchange;
+	barrier(); /* what follows is read later */
 	record = first->record;
 	/* It is never the same twice: so where it still is, the record is that of the same socket. */
-	if (exchange && exchange != told(exchange) &&
-	    __sync_val_compare_and_swap(&first->exchange, exchange, told(exchange)) == exchange)
+	if (__sync_val_compare_and_swap(&first->exchange, exchange, told(exchange)) == exchange)
 		report_first_request(exchange, &record, seq);
 	return 0;
 }
