@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.lab.network import wait_for_listener
-from tests.lab.sockets import live_sockets, payload
+from tests.lab.sockets import live_sockets, payload, wait_until_closed
 from tests.lab.waiting import wait_until
 from tests.packages import debian_program
 
@@ -229,10 +229,12 @@ class Wrk:
         self._wrk = programs.start("wrk", *command, *arguments, host=client)
 
     def finish(self, timeout_s: float = 120.0) -> int:
-        """Wait until all requests are answered; return the bytes of the responses as the client counted them."""
+        """Wait until all is answered and closed; return the bytes of the responses as the client counted them."""
         wait_until(lambda: self._nginx.logged() >= self._requests, timeout_s, "wrk's requests")
         wait_until(self._all_read, timeout_s, "wrk to read the last answers")
         assert self._wrk.stop(signal.SIGINT) == 0
+        for host in (self._client, self._nginx.host):
+            wait_until_closed(host, HTTP_PORT)
         counts = self._wrk.wait_for(r"requests=(\d+) bytes=(\d+) failed=(\d+)")
         requests, response_bytes, failed = map(int, counts.groups())
         assert (requests, failed) == (self._requests, 0), self._wrk.tail()
