@@ -18,6 +18,7 @@ with part("cloud"):
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
+    from intake.options import check_collector_variables
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +28,7 @@ with part("cloud"):
 @exits_on_startup_error
 def main(**arguments: Any) -> None:
     """Tell the reducer what the addresses of cloud accounts are: instances, load balancers, databases, …."""
+    check_collector_variables(main, os.environ, "CLOUD_COLLECTOR_")
     settings, log_arguments = settings_from(arguments, os.environ)
     configure_logs(**log_arguments)
     if settings.once:

@@ -11,8 +11,10 @@ import click
 from daemon.command import options
 from daemon.config_file import check_keys, read_config_file
 from daemon.errors import StartupError
+from daemon.logs import LOG_FILE_VARIABLE
+from daemon.variables import check_variables, variables_of
 from intake.credentials import ClientCredentials, client_credential_options, client_credentials
-from intake.labels import operator_labels
+from intake.labels import LABEL_VARIABLES, operator_labels
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,3 +98,15 @@ intake_options = options(
     client_credential_options,
 )
 """Add the options to a click command; its arguments are for `intake_settings`."""
+
+
+def check_collector_variables(command: click.Command, environ: Mapping[str, str], *prefixes: str) -> None:
+    """Look for variables of collectors, or with one of *prefixes*, whose names are nearly one that *command* reads.
+
+    Raises:
+        StartupError: there is one; the message says which may have been meant.
+
+    """
+    known = [*variables_of(command), *LABEL_VARIABLES.values(), LOG_FILE_VARIABLE]
+    for prefix in ("EBPF_NET_", *prefixes):
+        check_variables(environ, known, prefix)

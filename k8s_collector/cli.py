@@ -15,6 +15,7 @@ with part("k8s"):
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
+    from intake.options import check_collector_variables
     from k8s_collector.collector import collect
     from k8s_collector.once import print_once
     from k8s_collector.options import collector_options, settings_from
@@ -27,6 +28,7 @@ with part("k8s"):
 @exits_on_startup_error
 def main(**arguments: Any) -> None:
     """Tell the reducer what the addresses of a Kubernetes cluster are: its pods, their owners, services and nodes."""
+    check_collector_variables(main, os.environ, "K8S_COLLECTOR_")
     settings, log_arguments = settings_from(arguments, os.environ)
     configure_logs(**log_arguments)
     if settings.once:

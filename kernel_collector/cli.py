@@ -12,10 +12,9 @@ with part():
     import click
 
     from daemon.errors import exits_on_startup_error
-    from daemon.logs import LOG_FILE_VARIABLE, configure_logs, log_options
-    from daemon.variables import check_variables, variables_of
+    from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
-    from intake.labels import LABEL_VARIABLES
+    from intake.options import check_collector_variables
     from kernel_collector import preflight
     from kernel_collector.collector import collect
     from kernel_collector.options import collector_options, settings_from
@@ -31,8 +30,7 @@ def main(context: click.Context, /, **arguments: Any) -> None:
     """Read the kernel's sockets and send what they do to the reducer."""
     if context.invoked_subcommand:
         return
-    known = [*variables_of(context.command), *LABEL_VARIABLES.values(), LOG_FILE_VARIABLE]
-    check_variables(os.environ, known, "EBPF_NET_")
+    check_collector_variables(context.command, os.environ)
     settings, log_arguments = settings_from(arguments, os.environ)
     configure_logs(**log_arguments)
     asyncio.run(collect(settings))

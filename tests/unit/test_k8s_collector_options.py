@@ -28,6 +28,14 @@ def asked(monkeypatch):
     return asking(monkeypatch, cli, "collect", VARIABLES)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("K8S_COLLECTOR_HOSTNAM", "K8S_COLLECTOR_HOSTNAME"), ("EBPF_NET_INTAKE_HOSTS", "EBPF_NET_INTAKE_HOST")],
+)
+def test_variables_that_are_nearly_an_options_are_refused(asked, name, meant):
+    assert f"the variable {name} is no option's: is {meant} meant?" in asked(exit_code=1, **{name: "x"})
+
+
 def test_defaults(asked):
     settings = asked()
     assert settings == Settings(hostname=socket.gethostname())
