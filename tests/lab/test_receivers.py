@@ -38,7 +38,7 @@ def run_transfer(transfer: Transfer) -> int:
     """Run a transfer to its end and return the payload bytes of its client, control connection included."""
     transfer.watch()
     transfer.begin(SIZE, "200M")  # some windows
-    transfer.iperf.finish()
+    transfer.wait()
     sent, _ = transfer.sent(transfer.client)
     assert sent > SIZE
     return sent

@@ -114,7 +114,7 @@ class Iperf:
         held = f"tcp dport {IPERF_PORT} tcp sport != {self.client_port}"
         server.firewall("hold", input_rules=f"{held} drop")
 
-    def finish(self, timeout_s: float = 180.0) -> int:
+    def finish(self, timeout_s: float = 400.0) -> int:
         """Wait for the end and return the bytes that it reports: those of the data connection but for the cookie.
 
         Raises:
