@@ -15,13 +15,14 @@ with part("cloud"):
     from cloud_collector.collector import collect
     from cloud_collector.once import print_once
     from cloud_collector.options import collector_options, settings_from
+    from daemon.command import Command
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
     from intake.options import check_collector_variables
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @collector_options
 @log_options
 @click.version_option(VERSION)

@@ -17,6 +17,7 @@ with part("reducer"):
     from console.query import FORMATS, query
     from console.replay import replay
     from console.run import run_and_show
+    from daemon.command import Group
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
@@ -24,7 +25,7 @@ with part("reducer"):
     from reducer.options import VARIABLE_PREFIX, reducer_options, settings_from
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(VERSION)
 def main() -> None:
     """Who talks to whom, how much, how fast and how badly."""

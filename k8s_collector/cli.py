@@ -12,6 +12,7 @@ with part("k8s"):
 
     import click
 
+    from daemon.command import Command
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
@@ -21,7 +22,7 @@ with part("k8s"):
     from k8s_collector.options import collector_options, settings_from
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @collector_options
 @log_options
 @click.version_option(VERSION)

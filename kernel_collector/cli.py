@@ -11,6 +11,7 @@ with part():
 
     import click
 
+    from daemon.command import Group
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.version import VERSION
@@ -20,7 +21,7 @@ with part():
     from kernel_collector.options import collector_options, settings_from
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @collector_options
 @log_options
 @click.version_option(VERSION)

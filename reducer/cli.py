@@ -10,6 +10,7 @@ with part("reducer"):
 
     import click
 
+    from daemon.command import Command
     from daemon.errors import exits_on_startup_error
     from daemon.logs import configure_logs, log_options
     from daemon.open_files import allow_open_files
@@ -20,7 +21,7 @@ with part("reducer"):
     from reducer.service import serve
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @reducer_options
 @log_options
 @click.version_option(VERSION)
