@@ -63,7 +63,7 @@ def is_whole(hierarchy: Path) -> bool:
 
 def has_v1(cgroups_of_a_process: bytes) -> bool:
     """Return whether what /proc/PID/cgroup holds tells of a v1 hierarchy."""
-    return any(not line.startswith(b"0:") for line in cgroups_of_a_process.splitlines())
+    return any(line and not line.startswith(b"0:") for line in cgroups_of_a_process.split(b"\n"))
 
 
 def walk(hierarchy: Path, most: int = MOST_DIRECTORIES) -> dict[int, str]:
@@ -95,7 +95,8 @@ def paths_of_process(proc: Path, pid: int) -> list[str]:
             text = os.fsdecode(file.read(_LONGEST_FILE))
     except OSError:
         return []
-    return [line.split(":", 2)[2] for line in text.splitlines() if line.count(":") >= 2]  # noqa: PLR2004
+    # Names may hold all else that ends lines in text.
+    return [line.split(":", 2)[2] for line in text.split("\n") if line.count(":") >= 2]  # noqa: PLR2004
 
 
 def _mounted(mounts: Path) -> list[Path]:

@@ -104,13 +104,13 @@ def test_where_no_mount_shows_it_all_it_is_mounted_for_this_process(tmp_path):
 
 
 def test_v1_is_told_from_v2():
-    assert not has_v1(b"0::/x\xff\n")
+    assert not has_v1(b"0::/x\xff\ry\n")
     assert has_v1(b"9:name=systemd:/\n0::/\n")
 
 
 def test_paths_of_a_process(tmp_path):
     (tmp_path / "7").mkdir()
-    (tmp_path / "7" / "cgroup").write_bytes(b"4:memory,cpu:/docker/a:b\n0::/x\xff\nbroken\n")
-    assert paths_of_process(tmp_path, 7) == ["/docker/a:b", "/x\udcff"]
+    (tmp_path / "7" / "cgroup").write_bytes(b"4:memory,cpu:/docker/a:b\n0::/x\xff\r/\xe2\x80\xa8y\nbroken\n")
+    assert paths_of_process(tmp_path, 7) == ["/docker/a:b", "/x\udcff\r/\u2028y"]
     assert paths_of_process(tmp_path, 8) == []
     assert paths_of_process(Path("/proc"), os.getpid())
