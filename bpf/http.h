@@ -1,8 +1,8 @@
 /* HTTP/1: requests, statuses and latencies of sockets that speak it.
  *
- * Only those have an entry, from their second request on. Requests are followed from head to head, so that neither what a body holds nor what is sent
- * again counts. Where a response begins the request says: its acknowledgement number is where the server goes on. What
- * follows the head of a response is looked at only on sockets that pipeline. */
+ * Only those have an entry, from their second request on. Requests are followed from head to head, so that neither what a
+ * body holds nor what is sent again counts. Where a response begins the request says: its acknowledgement number is where
+ * the server goes on. What follows the head of a response is looked at only on sockets that pipeline. */
 #pragma once
 
 #include "http_first_request.h"
@@ -109,7 +109,7 @@ static __always_inline struct http_socket *begin_http(struct __sk_buff *skb, str
 		return NULL;
 	}
 	if (first) {
-		move_first_request(first, http);
+		move_first_request(first, cookie, http);
 		return http;
 	}
 	http->client = packet->sent == (what == BEGINS_REQUEST);

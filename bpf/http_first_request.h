@@ -53,9 +53,10 @@ static __always_inline bool has_place(struct http_first_request *first, u64 cook
 	return first && cookie && first->record.cookie == cookie;
 }
 
-static __always_inline void leave_place(struct http_first_request *first)
+/* Another processor may have left it for the same socket, and have given it to the next one. */
+static __always_inline void leave_place(struct http_first_request *first, u64 cookie)
 {
-	__sync_lock_test_and_set(&first->record.cookie, 0);
+	__sync_val_compare_and_swap(&first->record.cookie, cookie, 0);
 }
 
 /* What an exchange is once all of it that there is has been told. */
@@ -160,20 +161,22 @@ static __always_inline bool take_after_first_request(struct __sk_buff *skb, stru
 }
 
 /* Moves what is known to where the following requests are counted. */
-static __always_inline void move_first_request(struct http_first_request *first, struct http_socket *http)
+static __always_inline void move_first_request(struct http_first_request *first, u64 cookie, struct http_socket *http)
 {
 	u64 exchange = __sync_lock_test_and_set(&first->exchange, 0);
 
+	if (!exchange) /* another processor does it, or told it at the socket's end */
+		return;
 	http->client = first->record.client;
 	http->asked = 1;
 	expect(&http->asks, first->asks);
 	http->asks.bodyless = 1;
 	expect(&http->answers, first->answers);
-	if (exchange && !(exchange & FIRST_TOLD)) {
+	if (!(exchange & FIRST_TOLD)) {
 		http->requests = 1;
 		http->changed = REQUESTS_CHANGED;
 	}
-	if (!exchange || exchange & FIRST_ANSWERED) {
+	if (exchange & FIRST_ANSWERED) {
 		http->answered = 1;
 		http->answers.mode = HTTP_UNKNOWN;
 		if (status_of(exchange)) {
@@ -183,5 +186,5 @@ static __always_inline void move_first_request(struct http_first_request *first,
 	} else {
 		http->times[0] = (exchange & ~(u64)FIRST_MARKS) | (exchange & FIRST_HEAD);
 	}
-	leave_place(first);
+	leave_place(first, cookie);
 }

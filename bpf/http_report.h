@@ -115,7 +115,7 @@ static __always_inline void close_first_request(struct sock *sk)
 		return;
 	record = first->record;
 	exchange = __sync_lock_test_and_set(&first->exchange, 0);
-	leave_place(first);
+	leave_place(first, cookie);
 	if (exchange)
 		report_first_request(exchange, &record, NULL);
 }
@@ -160,9 +160,11 @@ int http_of_first_requests(struct bpf_iter__bpf_map_elem *context)
 		return 0;
 	if (seq->size - seq->count <= sizeof(record)) /* it is never filled to the last byte */
 		return 1;
-	barrier(); /* what follows is read later */
+	/* What follows is read later, on processors that read in any order as well. */
+	if (__sync_val_compare_and_swap(&first->exchange, exchange, exchange) != exchange)
+		return 0;
 	record = first->record;
-	/* It is never the same twice: so where it still is, the record is that of the same socket. */
+	/* It is as good as never the same twice: so where it still is, the record is that of the same socket. */
 	if (__sync_val_compare_and_swap(&first->exchange, exchange, told(exchange)) == exchange)
 		report_first_request(exchange, &record, seq);
 	return 0;
