@@ -323,13 +323,13 @@ def _decoded(text: bytes, decode: Decoder, server: str) -> Object:
 
 
 async def _client(access: Access) -> ApiClient:
-    configuration = await load(access)
     try:
-        client = ApiClient(configuration)
+        client = ApiClient(await load(access))
     except OSError as error:  # SSLError is one
         raise StartupError(f"the certificates of {access} cannot be used: {error}") from error
     finally:
-        # They are read by now. No key stays behind, and files that something clears away are not missed the next time.
+        # They are read by now, or never will be. No key stays behind, and files that something clears away are not
+        # missed the next time.
         _cleanup_temp_files()
     client.user_agent = f"k8s-collector/{VERSION}"
     return client

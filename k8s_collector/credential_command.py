@@ -81,16 +81,23 @@ async def _output(command: Object, asked: Object) -> bytes:
         async with asyncio.timeout(_LONGEST_S):
             output, said = await process.communicate()
     except TimeoutError as error:
+        await _end(process)
         raise StartupError(f"{name} gave none within {_LONGEST_S:g} s") from error
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.communicate()
+    except asyncio.CancelledError:
+        await _end(process)
+        raise
     if process.returncode:
         text = " ".join(said.decode(errors="replace").split())[-_LONGEST_TEXT:]
         raise StartupError(f"{name} ended with {process.returncode}: {text}")
     return output
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """End the command and what it began; what left its group may hold the pipes for long, and is not waited for."""
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - nothing else closes the pipes
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _credentials(name: str, output: bytes) -> Object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import yaml
 
@@ -15,6 +16,9 @@ _LISTS = ("clusters", "contexts", "users")
 _PATHS = {"cluster": ("certificate-authority",), "user": ("client-certificate", "client-key", "tokenFile")}
 # Others were programs of clouds within kubectl, which has none of them since 1.26.
 _AUTH_PROVIDERS = ("gcp", "oidc")
+
+# What names of headers may have besides letters and digits (RFC 9110, 5.6.2) but %: the server takes %2f for a slash.
+_OF_HEADERS = "!#$&'*+-.^_`|~"
 
 
 class Chosen(NamedTuple):
@@ -49,7 +53,7 @@ class Chosen(NamedTuple):
             ("Impersonate-User", user.get("as")),
             ("Impersonate-Uid", user.get("as-uid")),
             *(("Impersonate-Group", group) for group in user.get("as-groups") or ()),
-            *((f"Impersonate-Extra-{key}", value) for key, values in extra for value in values),
+            *((f"Impersonate-Extra-{quote(key, _OF_HEADERS)}", value) for key, values in extra for value in values),
         ]
         return [(name, str(value)) for name, value in headers if value]
 
@@ -67,7 +71,7 @@ def read(paths: str, context: str = "") -> Chosen:
         AttributeError, KeyError, TypeError: it is no kubeconfig.
 
     """
-    files = [path for each in paths.split(os.pathsep) if each and (path := Path(each).expanduser()).is_file()]
+    files = [path for each in paths.split(os.pathsep) if each and (path := Path(each).expanduser()).exists()]
     if not files:
         raise StartupError(f"kubeconfig {paths} does not exist: see to --kubeconfig or KUBECONFIG")
     found: dict[str, dict[str, Object]] = {name: {} for name in _LISTS}

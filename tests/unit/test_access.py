@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import yaml
 from daemon.errors import StartupError
 from k8s_collector import credential_command
 from k8s_collector.access import Access, find_access, load
+from tests.lab.waiting import wait_until
 
 
 @pytest.fixture
@@ -104,6 +108,30 @@ def test_a_command_that_does_not_end_is_not_waited_for(written, monkeypatch):
     assert error_of(Access(path)).endswith("no credentials for its user: sh gave none within 0.05 s")
 
 
+def test_what_such_a_command_began_is_ended_and_what_left_its_group_not_waited_for(written, tmp_path, monkeypatch):
+    """Also where the command itself has ended: they hold its output."""
+    monkeypatch.setattr(credential_command, "_LONGEST_S", 4.0)
+    pids = tmp_path / "pids"
+    script = f"sleep 600 & echo $! >{pids}; setsid sleep 600 & echo $! >>{pids}"
+    try:
+        assert error_of(Access(written(command("sh", "-c", script)))).endswith("sh gave none within 4 s")
+        begun, left = map(int, pids.read_text().split())
+        wait_until(lambda: not is_running(begun), 60, "what the command began to be ended")
+        assert is_running(left)
+    finally:
+        for pid in map(int, pids.read_text().split()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_running(pid):
+    """Whether there is such a process that has not ended; who is to reap it may never do so."""
+    status = Path(f"/proc/{pid}/stat")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return status.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
 def test_who_has_no_such_command_is_told_how_to_get_it(written):
     user = command("no-such-helper")
     user["exec"]["installHint"] = "Install it\nfrom there"
@@ -179,13 +207,14 @@ def test_who_acts_as_another_one_says_so(written):
         "as": "jane",
         "as-uid": "7",
         "as-groups": ["dev", "ops"],
-        "as-user-extra": {"scopes": ["view"]},
+        "as-user-extra": {"scopes": ["view"], "example.org/50%": ["all"]},
     }
     assert asyncio.run(load(Access(written(user)))).client_session_kwargs["headers"] == [
         ("Impersonate-User", "jane"),
         ("Impersonate-Uid", "7"),
         ("Impersonate-Group", "dev"),
         ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-example.org%2F50%25", "all"),
         ("Impersonate-Extra-scopes", "view"),
     ]
 

@@ -20,6 +20,7 @@ from aiohttp.client_proto import ResponseHandler
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from daemon.errors import StartupError
 from k8s_collector import api as module
 from k8s_collector.access import Access
 from k8s_collector.api import Api, ApiError
@@ -27,12 +28,12 @@ from k8s_collector.decoding import WHOLE
 from tests.api_proxy import ApiProxy, Fault
 
 
-def kubeconfig(server, token):
+def kubeconfig(cluster, token):
     return yaml.safe_dump(
         {
             "current-context": "test",
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-            "clusters": [{"name": "test", "cluster": {"server": server.url}}],
+            "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": "test", "user": {"token": token}}],
         }
     )
@@ -45,7 +46,7 @@ async def cluster(tmp_path):
     path = tmp_path / "kubeconfig"
 
     def issue(token):
-        path.write_text(kubeconfig(server, token))
+        path.write_text(kubeconfig({"server": server.url}, token))
         server.accepted = token
 
     issue("first")
@@ -243,8 +244,7 @@ def test_an_authority_that_is_replaced_is_read_again(tmp_path):
             port = server.sockets[0].getsockname()[1]
             path = tmp_path / "kubeconfig"
             cluster = {"server": f"https://127.0.0.1:{port}", "certificate-authority": f"{tmp_path / 'ca.crt'}"}
-            content = yaml.safe_load(kubeconfig(ApiProxy(), "token"))
-            path.write_text(yaml.safe_dump(content | {"clusters": [{"name": "test", "cluster": cluster}]}))
+            path.write_text(kubeconfig(cluster, "token"))
             api = await Api.open(Access(str(path)))
             assert await api.get("/api", []) == {}
             context.load_cert_chain(*certificate(tmp_path))
@@ -313,6 +313,20 @@ def test_a_server_by_ipv6_under_a_path_is_shown_a_certificate_that_nothing_is_le
     asyncio.run(scenario())
 
 
+def test_of_a_key_in_a_kubeconfig_that_cannot_be_used_nothing_is_left(tmp_path, monkeypatch):
+    files = tmp_path / "temporary"
+    files.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(files))
+    data = base64.b64encode(b"secret").decode()
+    user = {"client-certificate-data": data, "client-key-data": data}
+    path = tmp_path / "kubeconfig"
+    content = yaml.safe_load(kubeconfig({"server": "no URL"}, ""))
+    path.write_text(yaml.safe_dump(content | {"users": [{"name": "test", "user": user}]}))
+    with pytest.raises(StartupError, match="has a server that is no URL"):
+        asyncio.run(Api.open(Access(str(path))))
+    assert list(files.iterdir()) == []
+
+
 def test_a_certificate_of_another_name_is_told_of_as_that(tmp_path):
     async def scenario():
         async with serving_tls(tmp_path, "DNS:api.test") as (path, _):
@@ -331,7 +345,7 @@ def test_who_is_nobody_to_the_server_is_told_to_see_to_the_credentials(tmp_path)
     refused = b'{"kind": "Status", "message": "pods is forbidden: User \\"system:anonymous\\" cannot list resource"}'
     proxy.faults.append(Fault(403, body=refused))
     path = tmp_path / "kubeconfig"
-    path.write_text(kubeconfig(proxy, "token"))
+    path.write_text(kubeconfig({"server": proxy.url}, "token"))
 
     async def scenario():
         api = await Api.open(Access(str(path)))
