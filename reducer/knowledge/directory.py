@@ -50,7 +50,7 @@ class _Record:
     size_bytes: int = 0
     tellers: set[bytes] = field(default_factory=set)
     claims: dict[Claim, int] = field(default_factory=dict)
-    later: tuple[int, ...] = ()  # numbers of the claims that it did not have from its beginning on
+    later: frozenset[int] = frozenset()  # numbers of the claims that it did not have from its beginning on
     since_ns: int = NOT_KNOWN
     until_ns: int = FOREVER
     past: list[tuple[str, int]] = field(default_factory=list)  # timelines and numbers of the claims that it had
@@ -333,17 +333,20 @@ class Directory:
             record.since_ns, record.until_ns = told.since_ns, until_ns
             for claim, number in record.claims.items():
                 self._hold(record, claim, number, until_ns)
-        record.later = tuple(set(record.later).intersection(record.claims.values())) if record.later else ()
+        record.later = record.later.intersection(record.claims.values()) if record.later else record.later
+        added = {}
         for claim in wanted.keys() - record.claims.keys():
             if self._claims >= MOST_CLAIMS:
                 self.refused += 1
                 continue
             timeline = self._timelines[claim.timeline]
-            number = record.claims[claim] = timeline.add(claim.place, claim.scope, record.number, time_ns)
-            if not is_new:
-                record.later += (number,)
-            self._hold(record, claim, number, until_ns)
+            added[claim] = timeline.add(claim.place, claim.scope, record.number, time_ns)
             self._claims += 1
+        record.claims |= added
+        if not is_new:
+            record.later |= set(added.values())
+        for claim, number in added.items():
+            self._hold(record, claim, number, until_ns)
 
     def _hold(self, record: _Record, claim: Claim, number: int, until_ns: int) -> None:
         """Let a claim hold until a time, since its entity began; one that came later, since nobody else has it.
