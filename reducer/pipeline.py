@@ -32,6 +32,7 @@ from reducer.naming.parties import Parties
 from reducer.pipeline_statistics import PipelineStatistics
 from reducer.rolling_up.budget import MOST_SERIES
 from reducer.rolling_up.levels import Levels
+from reducer.session import MOST_BEHIND_NS
 from reducer.windows.rows import SOCKETS, TABLE_OF, times, uniform_rows
 from reducer.windows.window import Window, Windows
 
@@ -59,6 +60,7 @@ class _Closed:
     owners: OwnersView
     heard: np.ndarray
     gone: np.ndarray
+    away: np.ndarray
     directory: DirectoryView
     dns_names: list[Answers]
     acknowledge: dict[bytes, int]
@@ -305,13 +307,16 @@ class Pipeline:
         directory = self._directory.view()
         owners = self._owners.view()
         owners = replace(owners, realms=realms_of(owners.hosts, directory))
+        heard = owners.heard(heard_until_ns)
         return _Closed(
             window,
             tables,
             later,
             owners,
-            owners.heard(heard_until_ns),
+            heard,
             owners.gone(heard_until_ns - _GONE_WINDOWS * self._window_ns),
+            # What it would tell of later would not be believed to be of then.
+            (owners.session != 0) & ~heard & ~owners.gone(heard_until_ns - MOST_BEHIND_NS),
             directory,
             self._dns_names.take(),
             self._windows.acknowledge(window),
@@ -333,6 +338,7 @@ class Pipeline:
             owners,
             heard=closed.heard,
             gone=closed.gone,
+            away=closed.away,
             handover=handover_in(closed.directory, owners, window.start_ns - self._delay_ns),
         )
         self._dns_names.begin_window(closed.dns_names)

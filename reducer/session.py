@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HEARTBEAT_INTERVAL_NS = 5 * SECOND_NS
 # Times of batches beyond it, by the reducer's clock, are not believed.
 MOST_AHEAD_NS = 5 * SECOND_NS
+# Times of batches before it, by the reducer's clock, are not believed.
+MOST_BEHIND_NS = 24 * 3600 * SECOND_NS
 
 
 @dataclass(slots=True, eq=False)

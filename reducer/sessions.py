@@ -12,7 +12,6 @@ from ebpf_net.v1 import intake_pb2
 from google.protobuf.message import DecodeError
 
 from daemon.version import PROTOCOL_VERSION, VERSION
-from intake.clock import SECOND_NS
 from intake.columns import rows_of
 from intake.compression import parse
 from intake.limits import (
@@ -23,7 +22,7 @@ from intake.limits import (
     checked_rows,
     cut,
 )
-from reducer.session import HEARTBEAT_INTERVAL_NS, MOST_AHEAD_NS, Session, Stream
+from reducer.session import HEARTBEAT_INTERVAL_NS, MOST_AHEAD_NS, MOST_BEHIND_NS, Session, Stream
 from reducer.twins import Twins
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 # Each collector's each run is one; one that is over costs about 300 bytes.
 MOST_SESSIONS = 65_536
 SESSION_ID_BYTES = 16
-# Times of batches before it, by the reducer's clock, are not believed.
-MOST_BEHIND_NS = 24 * 3600 * SECOND_NS
 
 
 class Pipeline(Protocol):

@@ -48,6 +48,7 @@ from reducer.matching.match import (
     TELLING_COLUMNS,
     Ends,
     add_up,
+    addresses,
     by_protocol,
     directed_values,
     forward_directions,
@@ -152,6 +153,7 @@ class Matcher:
         *,
         heard: np.ndarray,
         gone: np.ndarray,
+        away: np.ndarray,
         handover: Handover | None = None,
     ) -> Iterator[Matched]:
         """Yield the flows of a window, part by part, and remember them.
@@ -164,7 +166,8 @@ class Matcher:
             later: the rows of windows that are still open.
             owners: what the owners mean.
             heard: by owner, whether its collector has told all until the window's end.
-            gone: by owner, whether its collector has been silent for so long that it will not come back.
+            gone: by owner, whether its collector has been silent for so long that others' word is taken for its.
+            away: by owner, whether its collector has not told all, and may come back and do so.
             handover: of addresses between pods; None: there was none.
 
         """
@@ -182,7 +185,7 @@ class Matcher:
             finished.append(self._finished(slots, balances[number]))
             yield matched
         self.requests.join(balances)
-        awaited = self._awaited(flows.idle(window), owners, (owners.session != 0) & ~heard)
+        awaited = self._awaited(flows.idle(window), owners, away)
         self.agreement.forgotten(flows, flows.forget(window, np.concatenate(finished), awaited))
         self.requests.forget(flows)
 
@@ -352,7 +355,7 @@ class Matcher:
         at = by_side(idle)
         at_away = away[self.flows.owner[at]]
         unseen = np.flatnonzero(self.flows.owner[at] == UNKNOWN_OWNER)
-        address = self.flows.keys(idle)[:PORTS].T.reshape(-1, 2)[unseen]
+        address = addresses(self.flows.keys(idle))[unseen]
         at_away[unseen] = np.isin(place_of(address), place_of(owners.addresses(np.flatnonzero(away))))
         if not at_away.any():
             return idle[:0]

@@ -100,6 +100,19 @@ def test_a_collector_is_not_awaited_for_ever():
     assert told_again == 70
 
 
+def test_a_collector_that_was_away_for_a_day_is_not_awaited():
+    feed = Feed()
+    feed.session(0, "wget", host=intake_pb2.Host(addresses=[packed(CLIENT)]))
+    feed.session(1, "-", "nginx")
+    feed.seal(heard=(0, 1))
+    feed.seal(2880)
+    for index in range(2881, 2892):
+        flow = {"bytes_received": 70} if index == 2881 else {"remote_port": 2, "bytes_received": 1, "socket": 3}
+        feed.take(1, index * 30 + 3, acceptor_row(**flow))
+        feed.seal(index, heard=(1,))
+    assert feed.pipeline.statistics().flows == 1, "the one that still has rows"
+
+
 def test_too_many_flows_push_out_those_that_were_idle_the_longest():
     feed = two_hosts(most_flows=3)
     feed.take(0, 3, *(connector_row(local_port=port, bytes_sent=1) for port in (1, 2)))
