@@ -22,7 +22,7 @@ _FOLDS = 8
 # What the rows of a session may say of a counter in a window, one petabyte, once half of what all may say is said:
 # nobody takes the room of the others.
 MOST_SUM_OF_SESSION = 1 << 50
-# Rows that claim to be later than this many windows after the oldest open one are put into the last of them.
+# Besides those that wait to be closed. Rows that claim to be later are put into the last of them.
 MOST_OPEN_WINDOWS = 64
 
 
@@ -99,6 +99,7 @@ class Windows:
     def __init__(self, window_ns: int, delay_ns: int) -> None:
         self._window_ns = window_ns
         self._delay_ns = delay_ns
+        self._most_open = delay_ns // window_ns + MOST_OPEN_WINDOWS
         self._seed = secrets.randbits(64)
         self._open: dict[int, Window] = {}
         self._highest: dict[bytes, int] = {}
@@ -116,7 +117,7 @@ class Windows:
         index = event_time_ns // self._window_ns
         if index < oldest and rows is not None:
             self.late_rows += len(rows["socket"])
-        index = min(max(index, oldest), oldest + MOST_OPEN_WINDOWS - 1)
+        index = min(max(index, oldest), oldest + self._most_open - 1)
         window = self._open.get(index)
         if window is None:
             window = self._open[index] = self._window(index)

@@ -58,6 +58,16 @@ def test_rows_of_the_future_are_held_within_bounds(windows):
     assert windows.close(MOST_OPEN_WINDOWS * WINDOW + DELAY, idle=True).rows == 1
 
 
+def test_more_windows_are_open_where_collectors_tell_of_them_late():
+    windows = Windows(WINDOW, 200 * WINDOW)
+    windows.take(A, 1, 0, rows())
+    windows.take(A, 2, 199 * WINDOW, rows(2))
+    assert windows.close(201 * WINDOW, idle=True).rows == 1
+    assert windows.close(400 * WINDOW - 1, idle=True) is None
+    closed = windows.close(400 * WINDOW, idle=True)
+    assert (closed.start_ns, closed.rows) == (199 * WINDOW, 2)
+
+
 def test_windows_without_batches_are_skipped_at_once(windows):
     day = 86_400_000_000
     assert windows.close(day, idle=True) is None
