@@ -35,7 +35,7 @@ def _told(text: str) -> dict[str, str]:
         name, equals, value = (unquote(part).strip() for part in entry.partition("="))
         if not equals and not name:
             continue
-        if not equals or not name:
+        if not equals or not name.isprintable() or not name:
             raise StartupError(
                 f"{_ATTRIBUTES} must be NAME=VALUE, with commas between several; number {place} is not: in names and "
                 "values write a comma as %2C and = as %3D"

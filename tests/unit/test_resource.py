@@ -40,7 +40,7 @@ def test_variables_say_more_of_it(variables: dict[str, str], more: dict[str, str
     assert told(**variables) == OWN | more
 
 
-@pytest.mark.parametrize("value", ["a=1,b", "=1", "a=1,=2"])
+@pytest.mark.parametrize("value", ["a=1,b", "=1", "a=1,=2", "\udcff=1"])
 def test_what_is_no_attribute_is_refused(value: str) -> None:
     with pytest.raises(StartupError, match="OTEL_RESOURCE_ATTRIBUTES must be NAME=VALUE"):
         told(OTEL_RESOURCE_ATTRIBUTES=value)
