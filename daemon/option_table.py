@@ -41,6 +41,7 @@ class Option:
         variable: of the environment, besides the one that is made from the key.
         default_text: says what happens by default where *default* does not.
         ignored: it is taken, so that a command or file made for the reference works, and does nothing.
+        needs: keys of options of which one must be given, else it does nothing.
 
     """
 
@@ -53,6 +54,7 @@ class Option:
     variable: str = ""
     default_text: str = ""
     ignored: bool = False
+    needs: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -132,8 +134,15 @@ class OptionTable:
         return yaml.safe_dump(plain, sort_keys=False, default_flow_style=False)
 
     def ignored(self, arguments: Mapping[str, Any]) -> list[str]:
-        """Return the flags of the options that somebody gave though they do nothing."""
-        return [option.flag for option in self if option.ignored and arguments[option.key] != option.least]
+        """Return the flags of the options that somebody gave though they do nothing, and what they do so without."""
+        given = {option.key for option in self if arguments[option.key] != option.least}
+        return [
+            f"{option.flag} (without {' or '.join(self._options[key].flag for key in option.needs)})"
+            if option.needs
+            else option.flag
+            for option in self
+            if option.key in given and (option.ignored or (option.needs and given.isdisjoint(option.needs)))
+        ]
 
     def documentation(self, *, ignored: bool) -> str:
         """Return the options that are *ignored*, or those that are not, as a table of Markdown."""

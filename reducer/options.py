@@ -68,7 +68,7 @@ class Settings:
         internal_prometheus: `address:port` of the reducer's own metrics and of its health.
         data_directory: where sealed windows wait for their export; None for memory.
         credentials: what the reducer shows to collectors, and asks of them.
-        ignored: options that were given though they do nothing here.
+        ignored: options that were given though they do nothing here, or not without others.
 
     """
 
@@ -187,7 +187,20 @@ def _otlp_grpc_endpoint(arguments: dict[str, Any]) -> str | None:
     from_variable = next((os.environ[name] for name in variables if os.environ.get(name)), None)
     if from_variable and host is None and port is None:
         return from_variable
-    return f"http://{host_of_url(host or 'localhost')}:{port or 4317}"
+    return f"http://{host or 'localhost'}:{port or 4317}"
+
+
+class _HostOfUrl(click.ParamType[str]):
+    """A name or an address, which is as URLs have it from then on."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the host, or refuse it."""
+        try:
+            return host_of_url(value)
+        except StartupError as error:
+            self.fail(str(error), param, ctx)
 
 
 _PORT = click.IntRange(1, 65535)
@@ -237,6 +250,7 @@ OPTIONS = OptionTable(
             "enable_autonomous_system_ip",
             ("--enable-autonomous-system-ip",),
             "Keep the addresses of ends of which only the organisation is known.",
+            needs=("geoip_path",),
         ),
         Option("keep_loopback", ("--keep-loopback",), "Count the traffic of loopback addresses."),
         Option(
@@ -251,8 +265,9 @@ OPTIONS = OptionTable(
             "otlp_grpc_metrics_address",
             ("--otlp-grpc-metrics-host",),
             "Host of the OTLP receiver.",
-            click.STRING,
+            _HostOfUrl(),
             default_text="localhost, or OTEL_EXPORTER_OTLP_ENDPOINT",
+            needs=("enable_otlp_grpc_metrics",),
         ),
         Option(
             "otlp_grpc_metrics_port",
@@ -260,6 +275,7 @@ OPTIONS = OptionTable(
             "Port of the OTLP receiver.",
             _PORT,
             default_text="4317",
+            needs=("enable_otlp_grpc_metrics",),
         ),
         Option(
             "enable_otlp_http_metrics",
@@ -272,6 +288,7 @@ OPTIONS = OptionTable(
             "Points or log records that an OTLP request holds at most.",
             click.IntRange(min=1),
             default_text="as many as fit into 3.5 MB",
+            needs=("enable_otlp_grpc_metrics", "enable_otlp_http_metrics"),
         ),
         Option("enable_flow_logs", ("--enable-flow-logs",), "Send flows as log records, by OTLP as metrics are sent."),
         Option(
@@ -286,6 +303,7 @@ OPTIONS = OptionTable(
             "What that file and the four before it, to which it is rotated, take at most.",
             click.IntRange(min=1000),
             JSON_LINES_BYTES,
+            needs=("flow_logs_file",),
         ),
         Option(
             "parquet_dir",
@@ -300,6 +318,7 @@ OPTIONS = OptionTable(
             "What all files of Parquet take at most; the oldest go.",
             click.IntRange(min=1000),
             PARQUET_BYTES,
+            needs=("parquet_dir",),
         ),
         Option(
             "parquet_hours",
@@ -307,6 +326,7 @@ OPTIONS = OptionTable(
             "How long files of Parquet are kept.",
             FiniteRange(min=1),
             float(PARQUET_HOURS),
+            needs=("parquet_dir",),
         ),
         Option(
             "prom_bind", ("--prom",), "Where to serve metrics to Prometheus.", click.STRING, "127.0.0.1:7010", _ADDRESS

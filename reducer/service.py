@@ -28,6 +28,7 @@ from reducer.outputs.flow_logs import FlowLogEncoder
 from reducer.outputs.flow_records import FlowRecords
 from reducer.outputs.metric_selection import chosen_metrics, own_metrics_chosen
 from reducer.outputs.otlp import OtlpEncoder
+from reducer.outputs.otlp_environment import warn_of_other_protocols
 from reducer.outputs.prometheus import PrometheusSeries
 from reducer.outputs.request import Signal
 from reducer.outputs.resource import encoded_resource
@@ -98,9 +99,10 @@ class Reducer:
         self._own_metrics = InternalMetrics(self._statistics, resource)
         self._own_wanted = own_metrics_chosen(settings.disable_metrics, settings.enable_metrics)
         self._servers = self._http_servers()
-        self._transport = _transport(settings)
+        signals = _signals(settings)
+        self._transport = _transport(settings, signals)
         # What a request of the reducer's own metrics waits for holds up no other.
-        self._own_transport = _transport(settings)
+        self._own_transport = _transport(settings, [Signal.METRICS])
         self._encoder = otlp_encoder(settings, metrics)
         self._flow_logs = FlowLogEncoder(settings.otlp_batch_size, resource=resource) if settings.flow_logs else None
         self._flow_records = FlowRecords()
@@ -299,12 +301,24 @@ def with_levels(window: SealedWindow, settings: Settings) -> SealedWindow:
     return replace(window, levels=[level for level in window.levels if level.name in settings.levels])
 
 
-def _transport(settings: Settings) -> Transport | None:
-    signals = [Signal.METRICS, *([Signal.LOGS] if settings.flow_logs else [])]
+def _signals(settings: Settings) -> list[Signal]:
+    """Return what is sent where there is a receiver.
+
+    Raises:
+        StartupError: there is none where one is needed, or there are two.
+
+    """
     if settings.flow_logs and not (settings.otlp_grpc_endpoint or settings.otlp_http):
         raise StartupError("--enable-flow-logs needs --enable-otlp-grpc-metrics or --enable-otlp-http-metrics")
     if settings.otlp_grpc_endpoint and settings.otlp_http:
         raise StartupError("give one of --enable-otlp-grpc-metrics and --enable-otlp-http-metrics, not both")
+    signals = [Signal.METRICS, *([Signal.LOGS] if settings.flow_logs else [])]
+    if settings.otlp_grpc_endpoint or settings.otlp_http:
+        warn_of_other_protocols(signals, "grpc" if settings.otlp_grpc_endpoint else "http/protobuf")
+    return signals
+
+
+def _transport(settings: Settings, signals: list[Signal]) -> Transport | None:
     if settings.otlp_grpc_endpoint:
         return GrpcTransport(settings.otlp_grpc_endpoint, signals)
     return HttpTransport(signals=signals) if settings.otlp_http else None

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable
 
     from reducer.outputs.request import Signal
 
@@ -63,16 +63,13 @@ class OtlpVariables:
 
 
 def otlp_variables(signal: Signal, protocol: str, compressions: Collection[str]) -> OtlpVariables:
-    """Return what the variables say of *signal*; another *protocol* than the one in use is warned of.
+    """Return what the variables say of *signal*, which is sent by *protocol*.
 
     Raises:
         StartupError: one has a value that cannot be used; the message does not show what may be secret.
 
     """
     _forget_empty()
-    variable, asked = _variable(signal, "PROTOCOL")
-    if asked not in {"", protocol}:
-        _LOGGER.warning("%s is %r, which does nothing here: the options ask for %s", variable, asked, protocol)
     variable, compression = _variable(signal, "COMPRESSION", "none")
     if compression.lower() not in compressions:
         raise StartupError(f"{variable} is {compression!r}: {' and '.join(compressions)} are known")
@@ -86,6 +83,14 @@ def otlp_variables(signal: Signal, protocol: str, compressions: Collection[str])
         insecure.lower() == "true" if insecure else None,
         *_certificates(signal),
     )
+
+
+def warn_of_other_protocols(signals: Iterable[Signal], protocol: str) -> None:
+    """Warn of each variable that asks for another protocol than the one in use."""
+    _forget_empty()
+    for variable, asked in dict(_variable(signal, "PROTOCOL") for signal in signals).items():
+        if asked not in {"", protocol}:
+            _LOGGER.warning("%s is %r, which does nothing here: the options ask for %s", variable, asked, protocol)
 
 
 def http_endpoint(signal: Signal) -> str:
@@ -133,7 +138,7 @@ def host_of_url(host: str) -> str:
         return f"[{IPv6Address(host.removeprefix('[').removesuffix(']'))}]"
     if not _HOST.fullmatch(host):
         raise StartupError(
-            f"--otlp-grpc-metrics-host {host!r} is no name or address; the port is --otlp-grpc-metrics-port, and "
+            f"{host!r} is no name or address; the port is --otlp-grpc-metrics-port, and "
             "a URL is for OTEL_EXPORTER_OTLP_ENDPOINT"
         )
     return host

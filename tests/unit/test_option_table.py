@@ -17,6 +17,7 @@ TABLE = OptionTable(
         Option("switch", ("--switch",), "On or off."),
         Option("place", ("--place",), "A file.", FILE, variable="PLACE", default_text="the nearest"),
         Option("old", ("--old",), "Nothing is old.", click.INT, 1, ignored=True),
+        Option("size", ("--size",), "Of what is there.", click.INT, 5, needs=("place", "switch")),
     ),
 )
 
@@ -48,23 +49,23 @@ def file(tmp_path):
 
 
 def test_defaults():
-    assert values() == ({"number": 3, "switch": False, "place": None, "old": 1}, [])
+    assert values() == ({"number": 3, "switch": False, "place": None, "old": 1, "size": 5}, [])
 
 
 def test_command_line_before_variable_before_file_before_default(file):
     path = file("number: 4\nswitch: true\nplace: /file\n")
     told, _ = values("-c", path)
-    assert told == {"number": 4, "switch": True, "place": Path("/file"), "old": 1}
+    assert told == {"number": 4, "switch": True, "place": Path("/file"), "old": 1, "size": 5}
     told, _ = values("-c", path, TEST_NUMBER="5", TEST_SWITCH="false", PLACE="/variable")
-    assert told == {"number": 5, "switch": False, "place": Path("/variable"), "old": 1}
+    assert told == {"number": 5, "switch": False, "place": Path("/variable"), "old": 1, "size": 5}
     told, _ = values("--how-many", "6", "--place", "/option", "-c", path, TEST_NUMBER="5", TEST_PLACE="/variable")
-    assert told == {"number": 6, "switch": True, "place": Path("/option"), "old": 1}
+    assert told == {"number": 6, "switch": True, "place": Path("/option"), "old": 1, "size": 5}
     assert values(TEST_PLACE="/made", PLACE="/own")[0]["place"] == Path("/own")
 
 
 def test_configuration_that_is_printed_can_be_read_again(file):
     text = run("--print-config", "-n", "7", "--place", "/there", "--old", "2")
-    assert yaml.safe_load(text) == {"number": 7, "switch": False, "place": "/there"}
+    assert yaml.safe_load(text) == {"number": 7, "switch": False, "place": "/there", "size": 5}
     assert run("--print-config", "-c", file(text)) == text
 
 
@@ -127,6 +128,12 @@ def test_ignored_options_are_told_where_somebody_gave_them(file):
     assert "--old" not in run("--help")
 
 
+def test_options_without_what_they_need_are_told_as_well():
+    assert values("--size", "6")[1] == ["--size (without --place or --switch)"]
+    assert values("--size", "6", "--switch")[1] == []
+    assert values("--size", "5")[1] == []
+
+
 def test_help_and_documentation_say_the_same():
     text = " ".join(run("--help").split())
     assert "A file. [env var: PLACE; default: the nearest]" in text
@@ -136,6 +143,7 @@ def test_help_and_documentation_say_the_same():
         "| `-n`, `--how-many` | `number` | 3 | A number. |",
         "| `--switch` | `switch` | off | On or off. |",
         "| `--place` | `place` | the nearest | A file. Also `PLACE`. |",
+        "| `--size` | `size` | 5 | Of what is there. |",
     ]
     assert TABLE.documentation(ignored=True).splitlines()[2:] == ["| `--old` | `old` | Nothing is old. |"]
 

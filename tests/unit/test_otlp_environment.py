@@ -14,6 +14,7 @@ from reducer.outputs.otlp_environment import (
     checked_url,
     http_endpoint,
     otlp_variables,
+    warn_of_other_protocols,
     without_secrets,
 )
 from reducer.outputs.request import Signal
@@ -119,11 +120,16 @@ def test_a_key_without_its_certificate(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_another_protocol_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        variables(monkeypatch, PROTOCOL="http/json", METRICS_PROTOCOL="grpc")
-        assert not caplog.text
-        variables(monkeypatch, METRICS_PROTOCOL="http/json")
-    assert "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL is 'http/json', which does nothing here" in caplog.text
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "grpc")
+    warn_of_other_protocols([Signal.METRICS], "grpc")
+    assert not caplog.text
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", " ")  # as if it were not set
+    warn_of_other_protocols([Signal.METRICS, Signal.LOGS], "grpc")
+    assert [record.message for record in caplog.records] == [
+        "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json', which does nothing here: the options ask for grpc"
+    ]
 
 
 @pytest.mark.parametrize(

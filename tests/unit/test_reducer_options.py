@@ -25,7 +25,10 @@ OF_THE_REFERENCE = [
     (["--enable-id-id"], {"enable_id_id": True}),
     (["--enable-az-id"], {"enable_az_id": True}),
     (["--enable-aws-enrichment"], {"enable_aws_enrichment": True}),
-    (["--enable-autonomous-system-ip"], {"enable_autonomous_system_ip": True}),
+    (
+        ["--enable-autonomous-system-ip", "--geoip-path", "/asn"],
+        {"enable_autonomous_system_ip": True, "geoip_path": Path("/asn")},
+    ),
     (["--disable-node-ip-field"], {"disable_node_ip_field": True}),
     (["--num-ingest-shards", "2"], None),
     (["--num-matching-shards", "2"], None),
@@ -41,7 +44,10 @@ OF_THE_REFERENCE = [
         {"otlp_grpc_endpoint": "http://there:4"},
     ),
     (["--enable-otlp-grpc-metric-descriptions"], None),
-    (["--otlp-grpc-batch-size", "1000"], {"otlp_batch_size": 1000}),
+    (
+        ["--enable-otlp-http-metrics", "--otlp-grpc-batch-size", "1000"],
+        {"otlp_http": True, "otlp_batch_size": 1000},
+    ),
     (["--enable-flow-logs"], {"flow_logs": True}),
     (["--disable-metrics", "tcp.all"], {"disable_metrics": "tcp.all"}),
     (["--enable-metrics", "http.responses"], {"enable_metrics": "http.responses"}),
@@ -127,10 +133,16 @@ def test_log_flags(asked, flag):
         (["--series-limit", "5"], {"series_limit": 5}),
         (["--enable-otlp-http-metrics"], {"otlp_http": True}),
         (["--flow-logs-file", "/flows"], {"flow_logs_file": Path("/flows")}),
-        (["--flow-logs-file-limit-bytes", "5000"], {"flow_logs_file_limit_bytes": 5000}),
+        (
+            ["--flow-logs-file", "/flows", "--flow-logs-file-limit-bytes", "5000"],
+            {"flow_logs_file": Path("/flows"), "flow_logs_file_limit_bytes": 5000},
+        ),
         (["--parquet-dir", "s3://a/b"], {"parquet_directory": "s3://a/b"}),
-        (["--parquet-limit-bytes", "5000"], {"parquet_limit_bytes": 5000}),
-        (["--parquet-hours", "5"], {"parquet_hours": 5}),
+        (
+            ["--parquet-dir", "/flows", "--parquet-limit-bytes", "5000"],
+            {"parquet_directory": "/flows", "parquet_limit_bytes": 5000},
+        ),
+        (["--parquet-dir", "/flows", "--parquet-hours", "5"], {"parquet_directory": "/flows", "parquet_hours": 5}),
         (["--metric-names", "otel"], {"metric_names": "otel"}),
         (["--data-dir", "/data"], {"data_directory": Path("/data")}),
     ],
@@ -203,10 +215,27 @@ def test_receiver_by_name_or_address(asked, host, endpoint):
     assert settings.otlp_grpc_endpoint == endpoint
 
 
+@pytest.mark.parametrize(
+    ("arguments", "without"),
+    [
+        (("--otlp-grpc-metrics-host", "there"), "--enable-otlp-grpc-metrics"),
+        (("--otlp-grpc-metrics-port", "4"), "--enable-otlp-grpc-metrics"),
+        (("--otlp-grpc-batch-size", "9"), "--enable-otlp-grpc-metrics or --enable-otlp-http-metrics"),
+        (("--flow-logs-file-limit-bytes", "5000"), "--flow-logs-file"),
+        (("--parquet-limit-bytes", "5000"), "--parquet-dir"),
+        (("--parquet-hours", "5"), "--parquet-dir"),
+        (("--enable-autonomous-system-ip",), "--geoip-path"),
+    ],
+)
+def test_options_that_do_nothing_without_others(asked, arguments, without):
+    assert asked(*arguments).ignored == (f"{arguments[0]} (without {without})",)
+
+
+@pytest.mark.parametrize("show", [[], ["--print-config"]])
 @pytest.mark.parametrize("host", ["http://there:4317", "there:4317", "there/", "the re"])
-def test_receiver_that_is_no_host(asked, host):
-    output = asked("--enable-otlp-grpc-metrics", "--otlp-grpc-metrics-host", host, exit_code=1)
-    assert f"--otlp-grpc-metrics-host '{host}' is no name or address" in output
+def test_receiver_that_is_no_host(asked, host, show):
+    output = asked(*show, "--enable-otlp-grpc-metrics", "--otlp-grpc-metrics-host", host, exit_code=2)
+    assert f"Invalid value for '--otlp-grpc-metrics-host': '{host}' is no name or address" in output
 
 
 @pytest.mark.parametrize("show", [[], ["--print-config"]])

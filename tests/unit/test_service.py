@@ -148,6 +148,12 @@ def test_what_was_safe_at_the_end_is_safe_when_it_starts_again(sink, tmp_path):
     assert asyncio.run(main()).welcome.acknowledged == 1
 
 
+def test_a_protocol_that_is_not_in_use_is_warned_of_once(sink, monkeypatch, caplog):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+    asyncio.run(run(settings_for(sink, flow_logs=True)))
+    assert caplog.text.count("OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'") == 1
+
+
 def test_flow_logs_need_a_receiver():
     with pytest.raises(StartupError, match="--enable-flow-logs needs --enable-otlp-grpc-metrics or"):
         asyncio.run(run(dataclasses.replace(QUIET, flow_logs=True)))
