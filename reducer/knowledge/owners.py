@@ -30,6 +30,8 @@ DOCKER_PROXY = "docker-proxy"
 MOST_OWNERS = 1 << 20
 # Of what all sessions tell of processes and cgroups.
 MOST_BYTES = 1 << 30
+# Of machines, looked at together; what more of them have is left out.
+MOST_ADDRESSES = 1 << 20
 # One that will not be known should it come back is forgotten as soon as its rows are in no open window.
 _IDLE_WINDOWS_AT_END = 2
 _LEAST_BEFORE_COLLECTION = 4096
@@ -97,8 +99,9 @@ class OwnersView:
     def addresses(self, owners: np.ndarray) -> np.ndarray:
         """Return the addresses of the machines of *owners*, (n, 2) uint64: those that others see them by."""
         hosts = [self.hosts[session] for session in np.unique(self.session[owners]).tolist()]
-        told = [(*host.addresses, *(pair.public for pair in host.cloud.addresses)) for host in hosts if host]
-        return np.frombuffer(b"".join(itertools.chain.from_iterable(told)), np.uint64).reshape(-1, 2)
+        told = ((*host.addresses, *(pair.public for pair in host.cloud.addresses)) for host in hosts if host)
+        most = itertools.islice(itertools.chain.from_iterable(told), MOST_ADDRESSES)
+        return np.frombuffer(b"".join(most), np.uint64).reshape(-1, 2)
 
 
 class Owners:

@@ -9,10 +9,6 @@ def test_addresses_are_16_bytes_each_once():
     assert packed_all(["10.0.0.1", "fd00::1", "10.0.0.1", "None", "", None, "host", "10.0.0.1/32"]) == [V4, V6]
 
 
-def test_no_more_addresses_than_are_taken():
-    assert packed_all(["10.0.0.1", "fd00::1", "10.0.0.1"]) == [V4, V6]
-
-
 def test_what_is_no_address_is_an_error():
     with pytest.raises(ValueError, match="'host' does not appear to be an IPv4 or IPv6 address"):
         packed("host")

@@ -1,6 +1,7 @@
 import numpy as np
 from ebpf_net.v1 import intake_pb2
 
+from intake.addresses import address_text, packed
 from reducer.knowledge import owners as module
 from reducer.knowledge.owners import UNKNOWN_OWNER, Owners
 from tests.rows import session_id
@@ -323,3 +324,18 @@ def test_what_is_known_of_the_host_later_holds_for_rows_that_have_come():
     assert of(owners, 5, 0) == numbers
     owners.hello(session_id(0), intake_pb2.Host(name="node", zone="eu-1a"))
     assert of(owners, 5, 0) == numbers
+
+
+def test_addresses_of_machines_are_those_of_the_owners_asked_for_within_a_bound(monkeypatch):
+    owners = Owners()
+    for number in range(3):
+        addresses = [packed(f"10.0.{number}.{last}") for last in range(2)]
+        owners.hello(session_id(number), intake_pb2.Host(addresses=addresses))
+    asked = np.array([UNKNOWN_OWNER, *of(owners, 0, session=0), *of(owners, 0, session=2)])
+
+    def found():
+        return [address_text(address.tobytes()) for address in owners.view().addresses(asked)]
+
+    assert found() == ["10.0.0.0", "10.0.0.1", "10.0.2.0", "10.0.2.1"]
+    monkeypatch.setattr(module, "MOST_ADDRESSES", 3)
+    assert found() == ["10.0.0.0", "10.0.0.1", "10.0.2.0"]
