@@ -54,11 +54,17 @@ def live_sockets(host: Host) -> list[Socket]:
         return _parse(run("ss", "-tinOH"))
 
 
+def kernel_counter(host: Host, protocol: str, name: str) -> int:
+    """Return what the kernel counted on a host, for `Tcp`, or `TcpExt`, over both versions of IP."""
+    lines = host.run("grep", "-h", f"^{protocol}:", "/proc/net/snmp", "/proc/net/netstat").splitlines()
+    names, values = (line.split() for line in lines)
+    return int(values[names.index(name)])
+
+
 def udp_counter(host: Host, family: str, name: str) -> int:
     """Return what the kernel counted of UDP on a host (RFC 4113), over `ipv4` or `ipv6`."""
     if family == "ipv4":
-        names, values = (line.split() for line in host.run("grep", "^Udp:", "/proc/net/snmp").splitlines())
-        return int(values[names.index(name)])
+        return kernel_counter(host, "Udp", name)
     return int(host.run("grep", f"^Udp6{name}\\s", "/proc/net/snmp6").split()[1])
 
 

@@ -18,7 +18,7 @@ from kernel_collector.machine.network_namespaces import NetworkNamespace
 from kernel_collector.objects import OBJECTS
 from kernel_collector.options import Settings
 from tests.lab.network import Network
-from tests.lab.sockets import cookie, udp_counter
+from tests.lab.sockets import cookie, kernel_counter, udp_counter
 from tests.lab.waiting import wait_until
 from tests.rows import packed
 
@@ -189,9 +189,10 @@ def test_what_is_not_dropped_is_not_told(hosts, open_probe):
     assert PORT not in drops.keys["destination_port"]
 
 
-def test_the_end_of_a_connection_is_no_drop(hosts, open_probe):
+@pytest.mark.parametrize("of", ["client", "server"])
+def test_the_end_of_a_connection_is_no_drop(hosts, open_probe, of):
     client, server = hosts
-    probe = open_probe()
+    probe = open_probe(client if of == "client" else server)
     with server.entered():
         listener = socket.create_server((server.ipv4, PORT))
     with listener:
@@ -203,7 +204,13 @@ def test_the_end_of_a_connection_is_no_drop(hosts, open_probe):
                 while accepted.recv(2000):
                     pass
     drops = probe.drain()
-    assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
+    of_connections = (drops.keys["destination_port"] == PORT) | (drops.keys["source_port"] == PORT)
+    assert drops.counts["packets"][of_connections].sum() <= segments_sent_again(*hosts)
+
+
+def segments_sent_again(*hosts: Host) -> int:
+    """Return how many the kernels sent again (RFC 4022), as busy ones do: each may be dropped, or what answers it."""
+    return sum(kernel_counter(host, "Tcp", "RetransSegs") for host in hosts)
 
 
 def left_by_their_client(client: Host, server: Host, family: str) -> Iterator[socket.socket]:
@@ -227,7 +234,8 @@ def test_the_end_of_who_closes_second_is_no_drop(hosts, open_probe, family):
     probe = open_probe(client)
     assert sum(1 for _ in left_by_their_client(client, server, family)) == SENT
     drops = probe.drain()
-    assert PORT not in [*drops.keys["destination_port"], *drops.keys["source_port"]]
+    of_connections = (drops.keys["destination_port"] == PORT) | (drops.keys["source_port"] == PORT)
+    assert drops.counts["packets"][of_connections].sum() <= segments_sent_again(*hosts)
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -266,7 +274,7 @@ def test_what_only_acknowledges_after_its_end_is_no_drop(hosts, family):
             of_client = connection.getsockname()[1]
         drops = probe.drain()
     from_client = (drops.keys["source_port"] == of_client) & (drops.keys["destination_port"] == PORT)
-    assert not drops.counts["packets"][from_client].sum()
+    assert drops.counts["packets"][from_client].sum() <= segments_sent_again(*hosts)
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
@@ -286,7 +294,7 @@ def test_what_asks_whether_one_is_still_there_is_no_drop(hosts, family):
             of_client = connection.getsockname()[1]
         drops = probe.drain()
     from_client = (drops.keys["source_port"] == of_client) & (drops.keys["destination_port"] == PORT)
-    assert not drops.counts["packets"][from_client].sum()
+    assert drops.counts["packets"][from_client].sum() <= segments_sent_again(*hosts)
 
 
 def segments_received(sock: socket.socket) -> int:

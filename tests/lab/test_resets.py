@@ -9,7 +9,6 @@ import select
 import socket
 import struct
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -20,11 +19,8 @@ from kernel_collector.tcp.probe import TcpProbe
 from kernel_collector.tcp.sockets import SocketTable
 from tests.lab.http_connection import sent_again
 from tests.lab.network import Network
-from tests.lab.sockets import cookie
+from tests.lab.sockets import cookie, kernel_counter
 from tests.lab.waiting import wait_until
-
-if TYPE_CHECKING:
-    from tests.lab.network import Host
 
 NEVER_LINGER = struct.pack("ii", 1, 0)
 TIMES = 3
@@ -56,14 +52,7 @@ class Watched:
 
     def resets_sent(self) -> int:
         """What the kernel counted on both hosts (RFC 4022: tcpOutRsts)."""
-        return sum(counter(host, "Tcp", "OutRsts") for host in self.hosts)
-
-
-def counter(host: Host, protocol: str, name: str) -> int:
-    """What the kernel counted on a host."""
-    lines = host.run("grep", "-h", f"^{protocol}:", "/proc/net/snmp", "/proc/net/netstat").splitlines()
-    names, values = (line.split() for line in lines)
-    return int(dict(zip(names, values, strict=True))[name])
+        return sum(kernel_counter(host, "Tcp", "OutRsts") for host in self.hosts)
 
 
 @pytest.fixture
@@ -253,7 +242,7 @@ def test_connects_that_fail_and_why(watched, family):
         if "icmp" not in answers[port][0]:
             told = rows["syn_timeouts"][mine].sum()
             assert told > 0 if reason == "timed out" else told == again.get(key, 0), (port, reason)
-    assert rows["syn_timeouts"].sum() == counter(watched.client, "TcpExt", "TCPSynRetrans")
+    assert rows["syn_timeouts"].sum() == kernel_counter(watched.client, "TcpExt", "TCPSynRetrans")
     assert rows["failed"].sum() == TIMES * len(answers)
     assert rows["opened"].sum() == 0
 
