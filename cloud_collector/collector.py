@@ -75,22 +75,27 @@ class CloudCollector:
         return "\n".join(wrong) or None
 
     async def _read_and_tell(self, stopping: asyncio.Event) -> None:
+        """Read at intervals; what hangs in one reading keeps nothing else from being read and told in the next."""
         telling: asyncio.Task[None] | None = None
         ending = asyncio.create_task(stopping.wait())
-        while not stopping.is_set():
-            reading = asyncio.create_task(self._reader.read())
-            await asyncio.wait((reading, ending), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                break
-            reading.result()
-            self._tell()
-            if telling is None:
-                telling = asyncio.create_task(self._client.run())
-                telling.add_done_callback(lambda _: stopping.set())
-            await set_within(stopping, self._settings.poll_interval_s)
+        readings = {asyncio.create_task(self._read())}
+        await asyncio.wait((*readings, ending), return_when=asyncio.FIRST_COMPLETED)
+        if not stopping.is_set():
+            telling = asyncio.create_task(self._client.run())
+            telling.add_done_callback(lambda _: stopping.set())
+        while not await set_within(stopping, self._settings.poll_interval_s):
+            for reading in [each for each in readings if each.done()]:
+                readings.remove(reading)
+                reading.result()
+            readings.add(asyncio.create_task(self._read()))
+        for reading in readings:
+            reading.cancel()
         self._reader.close()
         await self._finish(telling)
+
+    async def _read(self) -> None:
+        await self._reader.read()
+        self._tell()
 
     def _tell(self) -> None:
         """Have the reducer told what has changed; a connection that begins is told all anyway."""

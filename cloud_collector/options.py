@@ -34,7 +34,7 @@ class Settings:
         intake: where the reducer is, and what it is told of this collector.
         hostname: the collector's name.
         providers: those that are asked, by name.
-        poll_interval_s: from one reading of all scopes to the next.
+        poll_interval_s: from when one reading of all scopes begins to when the next does.
         timeout_s: of one question to a provider.
         aws_regions: of AWS; none: all that are enabled.
         aws_roles: ARNs of roles that are assumed, each for an account that is read as well.
@@ -118,7 +118,7 @@ collector_options = options(
         type=click.IntRange(1000, 3_600_000),
         default=DEFAULT_POLL_INTERVAL_MS,
         show_default=True,
-        help="From one reading of everything to the next, milliseconds.",
+        help="How often all is read, milliseconds; what is still being read then is left out.",
     ),
     click.option(
         "--timeout-ms",

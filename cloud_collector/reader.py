@@ -43,23 +43,25 @@ class Reader:
         self.reads = self.failed = 0
         self._providers = providers
         self._inventory = inventory
+        self._asked: set[Scope] = set()  # what has not been answered yet
         self._waited: Counter[Scope] = Counter()  # readings that were not taken since names were not to be had
         self._threads = ThreadPoolExecutor(MOST_THREADS, "provider")
 
     async def read(self) -> None:
-        """Read everything once; what fails keeps what it had."""
+        """Read everything once, but what is still being read; what fails keeps what it had."""
         await asyncio.gather(*(self._read_provider(provider) for provider in self._providers))
 
     def close(self) -> None:
         """Start nothing more; what is under way ends by its time-out."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _ask(self, question: Callable[[], _Answer]) -> _Answer:
-        """Return a provider's answer.
+    async def _ask(self, scope: Scope, question: Callable[[], _Answer]) -> _Answer:
+        """Return a provider's answer about a scope.
 
         What its library raises beside its own errors, of answers that are none or of files that it cannot read, is a
         failure like those: it must not keep the others from being read.
         """
+        self._asked.add(scope)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, question)
         except ProviderError:
@@ -68,12 +70,17 @@ class Reader:
             _LOGGER.debug("a provider's library failed", exc_info=True)
             text = " ".join(str(error).split())
             raise ProviderError(Cause.OTHER, f"{type(error).__name__}: {text[:_LONGEST_TEXT]}") from error
+        finally:
+            self._asked.remove(scope)
 
     async def _read_provider(self, provider: Provider) -> None:
+        every = Scope(provider.name, "", "")
+        if every in self._asked:
+            return
         try:
-            scopes = await self._ask(provider.scopes)
+            scopes = await self._ask(every, provider.scopes)
         except ProviderError as error:
-            self._note_failure(Scope(provider.name, "", ""), error)
+            self._note_failure(every, error)
             return
         self._keep(scopes, provider.name)
         for account, reason in scopes.unknown.items():
@@ -93,10 +100,13 @@ class Reader:
             elif self.failures.pop(scope, None):
                 _LOGGER.info("%s is gone", scope)
             self.lacking.pop(scope, None)
+            del self._waited[scope]
 
     async def _read_scope(self, provider: Provider, scope: Scope) -> None:
+        if scope in self._asked:
+            return
         try:
-            found = await self._ask(partial(provider.read, scope))
+            found = await self._ask(scope, partial(provider.read, scope))
         except ProviderError as error:
             self._note_failure(scope, error)
             return

@@ -9,8 +9,9 @@ import google.auth
 from ebpf_net.v1 import intake_pb2
 from google.api_core import exceptions
 from google.api_core.retry import Retry, if_exception_type
-from google.auth.exceptions import GoogleAuthError
+from google.auth.exceptions import GoogleAuthError, TransportError
 from google.cloud import compute_v1
+from requests.exceptions import RequestException
 
 from cloud_collector.provider import Cause, Found, ProviderError, Scope, Scopes
 from intake.addresses import packed, packed_all
@@ -186,6 +187,9 @@ def _asking(permission: str, where: str) -> Iterator[None]:
     """Turn the errors of Google's libraries into one that says what to do."""
     try:
         yield
+    except (TransportError, RequestException) as error:
+        text = f"Google Cloud cannot be reached {where}".rstrip()
+        raise ProviderError(Cause.NETWORK, f"{text}: {_first_line(error)}") from error
     except GoogleAuthError as error:
         raise ProviderError(
             Cause.CREDENTIALS,

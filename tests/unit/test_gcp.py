@@ -149,6 +149,12 @@ def test_what_has_no_server_just_now_is_asked_again_for_a_while_alone(api):
     assert api.asked[f"{ROOT}/aggregated/instances"] > 1
 
 
+def test_an_api_that_cannot_be_reached_is_no_matter_of_credentials(api):
+    with pytest.raises(ProviderError, match="cannot be reached in project my-project: ") as error:
+        Gcp(Options(endpoint="http://127.0.0.1:9", timeout_s=1)).read(SCOPE)
+    assert error.value.cause is Cause.NETWORK
+
+
 @pytest.mark.parametrize("kind", ["instances", "forwardingRules"])
 def test_a_zone_that_is_not_reached_is_not_taken_for_empty(gcp, api, kind):
     warning = {"code": "UNREACHABLE", "message": "it is down"}

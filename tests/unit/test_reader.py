@@ -1,5 +1,7 @@
 import asyncio
 import logging
+import threading
+from collections import Counter
 
 import pytest
 from ebpf_net.v1 import intake_pb2
@@ -160,6 +162,40 @@ def test_names_and_interfaces_that_are_lacking_for_a_moment_are_those_of_before(
     twin.regions["east"] = ["a"], (DENIED,)  # that passes not by itself
     assert read(reader, inventory) == {"a", "d"}
     assert not reader.failures
+
+
+def test_what_is_still_being_read_is_not_asked_for_again_and_keeps_nothing_else():
+    asked, begun, answers = Counter(), threading.Event(), threading.Event()
+    twin, inventory, reader = setup(east=["a"], west=["b"])
+    told = twin.read
+
+    def slowly(scope):
+        asked[scope.region] += 1
+        if scope.region == "east":
+            begun.set()
+            assert answers.wait(60)
+        return told(scope)
+
+    twin.read = slowly
+
+    async def scenario():
+        hanging = asyncio.create_task(reader.read())
+        await asyncio.to_thread(begun.wait, 60)
+        for _ in range(3):
+            await reader.read()
+        assert asked["east"] == 1
+        assert asked["west"] >= 3
+        assert len(inventory) == 1
+        answers.set()
+        await hanging
+        await reader.read()
+        assert asked["east"] == 2
+        assert len(inventory) == 2
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        answers.set()
 
 
 def test_what_a_library_raises_beside_its_own_errors_is_a_failure_of_one_region():
