@@ -161,7 +161,8 @@ manifests() {
     GOBIN=$PWD/.cache/helm-$helm_version go install "helm.sh/helm/v3/cmd/helm@v$helm_version"
   fi
   for daemon in k8s-collector kernel-collector reducer; do
-    manifest=$("$helm" template ebpf-net "$chart" --namespace ebpf-net --show-only "templates/$daemon.yaml")
+    # One that Go has built takes Kubernetes for 1.20.
+    manifest=$("$helm" template ebpf-net "$chart" --kube-version 1.30 --namespace ebpf-net --show-only "templates/$daemon.yaml")
     say "deploy/kubernetes/$daemon.yaml"
     echo "$manifest" >"deploy/kubernetes/$daemon.yaml"
   done

@@ -8,7 +8,7 @@
 
 {{- define "ebpf-net.selector" -}}
 app.kubernetes.io/name: {{ index . 1 }}
-app.kubernetes.io/instance: {{ (first .).Release.Name }}
+app.kubernetes.io/instance: {{ (first .).Release.Name | quote }}
 {{- end }}
 
 {{/* Metadata of what is of no namespace. */}}
@@ -22,7 +22,7 @@ labels:
 
 {{- define "ebpf-net.metadata" -}}
 {{ include "ebpf-net.clusterMetadata" . }}
-namespace: {{ (first .).Release.Namespace }}
+namespace: {{ (first .).Release.Namespace | quote }}
 {{- end }}
 
 {{- define "ebpf-net.podMetadata" -}}
@@ -60,11 +60,11 @@ automountServiceAccountToken: false
 
 {{/* Where a pod goes, and what it is there. */}}
 {{- define "ebpf-net.pod" -}}
-serviceAccountName: {{ include "ebpf-net.accountName" . }}
+serviceAccountName: {{ include "ebpf-net.accountName" . | quote }}
 {{- with (first .).Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- range $key := list "nodeSelector" "affinity" "tolerations" }}
@@ -91,13 +91,16 @@ resources:
 {{- define "ebpf-net.collectorEnv" -}}
 {{- $root := first . }}
 {{- with $root.Values.intake }}
+{{- if and .host $root.Values.reducer.enabled }}
+{{- fail "intake.host is of a reducer outside of this release: set reducer.enabled=false, or leave it out" }}
+{{- end }}
 - name: EBPF_NET_INTAKE_HOST
 {{- if $root.Values.reducer.enabled }}
   value: {{ include "ebpf-net.name" (list $root "reducer") }}.{{ $root.Release.Namespace }}.svc
 - name: EBPF_NET_INTAKE_PORT
   value: "8000"
 {{- else }}
-  value: {{ required "reducer.enabled is false: intake.host has to say where the reducer is" .host }}
+  value: {{ required "reducer.enabled is false: intake.host has to say where the reducer is" .host | quote }}
 - name: EBPF_NET_INTAKE_PORT
   value: {{ .port | quote }}
 {{- end }}
@@ -149,15 +152,15 @@ resources:
 {{- with (first .).Values.intake }}
 {{- with .tls.authoritySecret }}
 - name: authority
-  secret: {secretName: {{ . }}, items: [{key: ca.crt, path: ca.crt}]}
+  secret: {secretName: {{ . | quote }}, items: [{key: ca.crt, path: ca.crt}]}
 {{- end }}
 {{- with index $ 1 }}
 - name: certificate
-  secret: {secretName: {{ . }}}
+  secret: {secretName: {{ . | quote }}}
 {{- end }}
 {{- with .tokenSecret }}
 - name: token
-  secret: {secretName: {{ . }}}
+  secret: {secretName: {{ . | quote }}}
 {{- end }}
 {{- end }}
 {{- with (last .).extraVolumes }}
