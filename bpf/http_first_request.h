@@ -3,7 +3,8 @@
  * Where each request has a connection of its own, sockets have no other, and what http_socket.h keeps of one costs more
  * to make and to free than all else that is done for it. So a socket has that from its second request on. Before, a
  * request that is whole and alone in its packet has a place in a table, from where any other packet that looks like a
- * head, but for its response, leads on to there. A socket whose place another one has goes there at once. */
+ * head, but for its response, leads on to there. A socket whose place another one has goes there at once, unless all of
+ * the other one was told long ago. */
 #pragma once
 
 #include "http_steps.h"
@@ -11,6 +12,9 @@
 #define PLACES_BITS 12
 #define SPREAD 0x9e3779b97f4a7c15ULL /* 2^64 / the golden ratio: cookies in a row come to lie far from each other */
 #define MOST_LONE_CHUNKS 32
+
+/* For so long after its request a socket keeps its place though all was told; tests set it before load. */
+const volatile u64 http_place_kept_ns = 3600 * 1000000000ULL;
 
 u64 http_places_taken; /* sockets whose first request found its place taken */
 
@@ -31,6 +35,7 @@ struct http_first_request {
 	u64 exchange; /* 0: there is nothing yet, or no more */
 	u32 asks; /* sequence number where the next request begins */
 	u32 answers; /* and where the response does */
+	u64 asked_ns;
 	struct http_record record; /* how it is told; the cookie is 0 where nobody has the place */
 };
 
@@ -93,6 +98,18 @@ __attribute__((noinline)) int http_lone_method(struct __sk_buff *skb, u32 offset
 	return search.offset + search.length == end ? method : 0;
 }
 
+/* Gives a socket a place; returns whether it has it. One whose request was answered, and told, may hold it no more: the
+ * kernel runs no program while it runs already on the same processor, so that the ends of some sockets are not seen. */
+static __always_inline bool take_place(struct http_first_request *place, u64 cookie, u64 now)
+{
+	u64 holder = __sync_val_compare_and_swap(&place->record.cookie, 0, cookie);
+
+	if (!holder)
+		return 1;
+	return place->exchange == told(FIRST_ANSWERED) && now > place->asked_ns + http_place_kept_ns &&
+	       __sync_val_compare_and_swap(&place->record.cookie, holder, cookie) == holder;
+}
+
 /* Gives a request a place; returns whether it has one. */
 static __always_inline bool take_first_request(struct __sk_buff *skb, struct bpf_sock *sk, struct http_packet *packet,
 					       struct http_first_request *place, u64 cookie)
@@ -106,7 +123,8 @@ static __always_inline bool take_first_request(struct __sk_buff *skb, struct bpf
 	tcp = bpf_skc_to_tcp_sock(sk);
 	if (!tcp)
 		return 0;
-	if (__sync_val_compare_and_swap(&place->record.cookie, 0, cookie)) {
+	asked = time_of_packet(skb, packet) & ~(u64)FIRST_MARKS;
+	if (!take_place(place, cookie, asked)) {
 		__sync_fetch_and_add(&http_places_taken, 1);
 		return 0;
 	}
@@ -114,7 +132,7 @@ static __always_inline bool take_first_request(struct __sk_buff *skb, struct bpf
 	place->answers = packet->acknowledged;
 	write_ends(&place->record, tcp);
 	place->record.client = packet->sent;
-	asked = time_of_packet(skb, packet) & ~(u64)FIRST_MARKS;
+	place->asked_ns = asked;
 	__sync_lock_test_and_set(&place->exchange, method == METHOD_HEAD ? asked | FIRST_HEAD : asked);
 	return 1;
 }

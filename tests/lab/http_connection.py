@@ -65,11 +65,11 @@ class Connection:
 
 
 @contextlib.contextmanager
-def opened_probe(host):
-    """Open a probe that is limited to the host."""
+def opened_probe(host, **constants):
+    """Open a probe that is limited to the host; *constants* are those of its programs."""
     with (
         NetworkNamespace(host.namespace) as namespace,
-        Packets(Path("/proc"), ("http",), frozenset([namespace.inode])) as packets,
+        Packets(Path("/proc"), ("http",), frozenset([namespace.inode]), constants) as packets,
         contextlib.closing(HttpProbe(packets)) as probe,
     ):
         yield probe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 
 import pytest
@@ -66,6 +67,12 @@ def socket_with_place(host, number):
                 return opened
             opened.close()
     raise AssertionError(f"no socket has the place {number}")
+
+
+def with_same_place(connection, other):
+    """Return how many sockets of a connection have the place of one of another's: that of the server often as well."""
+    places = [place(each) for each in (other.client_cookie, other.server_cookie)]
+    return sum(place(each) in places for each in (connection.client_cookie, connection.server_cookie))
 
 
 def test_request_and_response_are_told_by_the_poll_after_each(probe, connection):
@@ -203,7 +210,31 @@ def test_two_sockets_with_the_same_place(host, probe, connection):
             assert found[each] == Told(2, {200: 1, 404: 1}, 2)
         for each in (connection.client_cookie, connection.server_cookie):
             assert found[each] == Told(1, {200: 1}, 1)
-    assert probe.grown("places_taken") == 1
+    assert probe.grown("places_taken") == with_same_place(displaced, connection) > 0
+
+
+@pytest.mark.parametrize("told_before", [True, False])
+def test_a_place_of_which_all_was_told_long_ago_is_another_sockets(host, told_before):
+    """So those do not stay taken of whose end the kernel did not tell."""
+    with opened_probe(host, http_place_kept_ns=struct.pack("Q", 1)) as probe, contextlib.ExitStack() as stack:
+        first = stack.enter_context(contextlib.closing(Connection(host)))
+        first.ask(GET)
+        first.answer(OK)
+        if told_before:
+            assert both(probe, first) == Told(1, {200: 1}, 1)
+        client = socket_with_place(host, place(first.client_cookie))
+        second = stack.enter_context(contextlib.closing(Connection(host, client=client)))
+        for connection in (second, first):
+            connection.ask(GET)
+            connection.answer(NO_CONTENT)
+        found = told(probe)
+        for each in (second.client_cookie, second.server_cookie):
+            assert found[each] == Told(1, {204: 1}, 1)
+        for each in (first.client_cookie, first.server_cookie):
+            assert found[each] == (Told(1, {204: 1}, 1) if told_before else Told(2, {200: 1, 204: 1}, 2))
+        assert (
+            probe.places_taken == with_same_place(second, first) > 0
+        )  # told: by the first one, which has them no more
 
 
 def test_what_overtakes_its_response_is_none(host, probe, connection):
