@@ -116,6 +116,15 @@ def test_commands_take_the_arguments_and_variables_that_values_give(
             COMMANDS[name].make_context(name, list(container["args"]))  # raises where it does not
 
 
+def test_ports_are_open_on_all_addresses_of_a_pod_also_where_it_has_none_of_ipv4() -> None:
+    for name, pod in pods(rendered(ALL)).items():
+        container = pod["spec"]["containers"][0]
+        opened = {f":{each['containerPort']}" for each in container.get("ports", ()) if each["name"] != "intake"}
+        assert opened == set(re.findall(r"^--(?:internal-)?prom=(\S*)$", "\n".join(container["args"]), re.MULTILINE)), (
+            name
+        )
+
+
 def test_what_is_mounted_is_where_the_arguments_say_and_no_key_is_where_it_is_not_needed() -> None:
     for name, pod in pods(rendered(ALL)).items():
         container = pod["spec"]["containers"][0]
