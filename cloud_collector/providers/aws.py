@@ -13,7 +13,7 @@ from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshabl
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    EndpointConnectionError,
+    ConnectionError,  # noqa: A004 - botocore's
     HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
@@ -318,7 +318,7 @@ def _error(error: BotoCoreError | ClientError, permission: str, where: str) -> P
             Cause.CREDENTIALS,
             "there are no credentials for AWS: give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run it with a role",
         )
-    if isinstance(error, (HTTPClientError, EndpointConnectionError)):
+    if isinstance(error, (HTTPClientError, ConnectionError)):
         return ProviderError(Cause.NETWORK, f"AWS cannot be reached {where}: {error}")
     return ProviderError(Cause.OTHER, f"AWS {where}: {' '.join(str(error).split())}")
 

@@ -6,7 +6,13 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError, ServiceRequestError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
 from azure.core.rest import HttpRequest
 from azure.identity import DefaultAzureCredential
 from azure.mgmt.compute import ComputeManagementClient
@@ -240,7 +246,7 @@ def _asking(permission: str, where: str) -> Iterator[None]:
         ) from error
     except HttpResponseError as error:
         raise _refusal(error, permission, where) from error
-    except ServiceRequestError as error:
+    except (ServiceRequestError, ServiceResponseError) as error:
         raise ProviderError(Cause.NETWORK, f"Azure cannot be reached {where}: {_first_line(error)}") from error
     except AzureError as error:
         raise ProviderError(Cause.OTHER, f"Azure {where}: {_first_line(error)}") from error

@@ -9,7 +9,13 @@ from pathlib import Path
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    ProxyConnectionError,
+    ReadTimeoutError,
+)
 from moto.ec2.models import ec2_backends
 from moto.server import ThreadedMotoServer
 
@@ -247,6 +253,13 @@ def test_without_credentials(monkeypatch):
     with pytest.raises(ProviderError, match="there are no credentials for AWS") as error:
         read()
     assert error.value.cause is Cause.CREDENTIALS
+
+
+@pytest.mark.parametrize("kind", [ConnectTimeoutError, ReadTimeoutError, ConnectionClosedError, ProxyConnectionError])
+def test_what_a_network_does_passes(kind):
+    with pytest.raises(ProviderError, match="AWS cannot be reached here") as error, _asking("", "here"):
+        raise kind(endpoint_url="https://ec2", proxy_url="http://proxy", error="")
+    assert error.value.cause.passes
 
 
 def test_an_endpoint_that_is_not_there(monkeypatch):

@@ -4,9 +4,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from azure.core.exceptions import ServiceRequestError, ServiceResponseTimeoutError
 
 from cloud_collector.provider import Cause, ProviderError, Scope
-from cloud_collector.providers.azure import Azure, Options
+from cloud_collector.providers.azure import Azure, Options, _asking
 from tests.cloud_apis import serving
 from tests.rows import packed
 
@@ -176,6 +177,13 @@ def test_without_a_permission_the_rest_is_told(azure, api):
     assert [each.role for each in found.interfaces] == ["web"]
     (lack,) = found.lacking
     assert "Microsoft.Compute/virtualMachines/read" in str(lack)
+
+
+@pytest.mark.parametrize("kind", [ServiceRequestError, ServiceResponseTimeoutError])
+def test_what_a_network_does_passes(kind):
+    with pytest.raises(ProviderError, match="Azure cannot be reached here: slow") as error, _asking("", "here"):
+        raise kind("slow")
+    assert error.value.cause.passes
 
 
 def test_an_endpoint_that_is_not_there(api):
