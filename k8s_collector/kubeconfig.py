@@ -62,7 +62,7 @@ def read(paths: str, context: str = "") -> Chosen:
     """Return what a context of the files stands for; of two things with the same name the first counts.
 
     Args:
-        paths: of the files, with colons between; some may be missing, as to kubectl.
+        paths: of the files, with colons between; some may be missing or empty, as to kubectl.
         context: a name; empty: the current one.
 
     Raises:
@@ -78,7 +78,7 @@ def read(paths: str, context: str = "") -> Chosen:
     current = ""
     for path in files:
         with path.open() as file:  # of a text, errors would show the lines
-            content = yaml.safe_load(file)
+            content = yaml.safe_load(file) or {}
         current = current or content.get("current-context") or ""
         for name, having in found.items():
             key = name.removesuffix("s")

@@ -236,14 +236,17 @@ def test_a_context_means_nothing_in_a_pod():
         find_access("", "red", {"KUBERNETES_SERVICE_HOST": "fd00::1"})
 
 
-def test_of_several_files_some_may_be_missing(written, tmp_path):
+def test_of_several_files_some_may_be_missing_or_empty(written, tmp_path):
     path = written({"token": "t"})
-    absent = tmp_path / "absent"
-    assert asyncio.run(load(Access(f"{absent}:{path}"))).api_key == {"BearerToken": "Bearer t"}
+    absent, empty = tmp_path / "absent", tmp_path / "empty"
+    empty.touch()
+    assert asyncio.run(load(Access(f"{absent}:{empty}:{path}"))).api_key == {"BearerToken": "Bearer t"}
+    assert error_of(Access(f"{empty}")).endswith("has no current context: see to --context; it has none")
+    assert "Is a directory" in error_of(Access(f"{tmp_path}"))
     assert error_of(Access(f"{absent}")) == f"kubeconfig {absent} does not exist: see to --kubeconfig or KUBECONFIG"
 
 
-@pytest.mark.parametrize("content", ["", "- a list", "contexts: 1"])
+@pytest.mark.parametrize("content", ["text", "- a list", "contexts: 1"])
 def test_a_file_that_is_no_kubeconfig(tmp_path, content):
     path = tmp_path / "kubeconfig"
     path.write_text(content)
