@@ -13,7 +13,6 @@ import yaml
 
 from k8s_collector.election import LEASE_S, RETRY_S
 from k8s_collector.resources import WATCHED
-from k8s_collector.watch import DENIED_RETRY_S
 from tests.api_proxy import Fault
 from tests.lab.k8s_collector import (
     MANIFEST,
@@ -97,7 +96,7 @@ def test_a_server_that_asks_to_wait_is_waited_for(
         lambda: len(asked) == len(WATCHED) and min(map(len, asked.values())) > 1, 60, "each resource to be listed"
     )
     for first, second, *_ in asked.values():
-        assert 2 <= second - first < DENIED_RETRY_S
+        assert 2 <= second - first < 4
 
 
 def test_a_token_that_expires_is_read_again(
@@ -171,7 +170,7 @@ def test_one_of_two_replicas_tells(
     assert leader.stop() == 0
     [lease] = control_plane.list("Lease", NAMESPACE)  # which the other need not wait for
     assert not lease["spec"]["holderIdentity"].startswith(f"{leader.name}_")
-    wait_until(lambda: len(sink.hellos) == 2, 60, "the other to take over")
+    wait_until(lambda: len(sink.hellos) == 2, 10, "the other to take over at once")
     assert sink.hellos[1].host.name == standby.name
     wait_until_equal(sink, control_plane)
     assert standby.stop() == 0
@@ -225,8 +224,8 @@ def test_when_the_one_that_tells_is_killed_the_other_takes_over_within_the_lease
     [after] = control_plane.list("Lease", NAMESPACE)
     times = [(before, "renewTime"), (after, "acquireTime")]
     renewed, taken = (datetime.fromisoformat(lease["spec"][name]).timestamp() for lease, name in times)
-    # By its own clock: it may have seen the last renewal RETRY_S later, looks each RETRY_S, and both take a while.
-    assert LEASE_S <= taken - renewed < LEASE_S + 2 * RETRY_S + 10
+    # By its own clock: it may have seen the last renewal RETRY_S later, and looks each RETRY_S.
+    assert LEASE_S <= taken - renewed < LEASE_S + 3 * RETRY_S
     assert sink.hellos[1].host.name == standby.name
     wait_until_running(control_plane, namespace, 2)
     wait_until_equal(sink, control_plane)

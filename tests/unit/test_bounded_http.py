@@ -42,8 +42,8 @@ def test_silence_ends_at_the_deadline(backlog):
             silent.listen(backlog)
         started = time.monotonic()
         with pytest.raises(OSError, match=r"timed out|refused"):
-            Service(silent.getsockname()).fetch("/", started + 2)
-        assert time.monotonic() - started < 8
+            Service(silent.getsockname()).fetch("/", started + 0.3)
+        assert time.monotonic() - started < 1
 
 
 def test_a_deadline_that_is_over():

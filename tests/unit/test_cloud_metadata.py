@@ -130,7 +130,7 @@ def test_a_hostile_service_is_an_error_in_time(name, ask):
     started = time.monotonic()
     with served(HOSTILE[name]) as service, pytest.raises((OSError, AnswerError)):
         ask(service, started + 0.5)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 2
 
 
 def test_hostile_values_are_cut_and_addresses_checked():
@@ -171,5 +171,5 @@ def test_nothing_is_waited_for(monkeypatch):
     with served(slow) as service:
         started = time.monotonic()
         assert CloudMetadata(service).take() is None
-        assert time.monotonic() - started < 8
+        assert time.monotonic() - started < 1
         looked.set()

@@ -205,7 +205,7 @@ def test_finish_sends_what_is_left_without_waiting_out_the_pause(rig: Rig, sink:
         await running
         return time.monotonic() - started
 
-    assert asyncio.run(main()) < 8
+    assert asyncio.run(main()) < 0.9
     assert rig.safe == [{SESSION: 1}]
     assert len(sink.requests) == 2
 
@@ -218,11 +218,11 @@ def test_finish_does_not_wait_for_a_receiver_that_does_not_answer(rig: Rig, sink
         running = asyncio.create_task(rig.exporter.run())
         await until(lambda: sink.seen > 0)
         started = time.monotonic()
-        rig.exporter.finish(2.0)
+        rig.exporter.finish(0.5)
         await running
         return time.monotonic() - started
 
-    assert 1.9 < asyncio.run(main()) < 8
+    assert 0.4 < asyncio.run(main()) < 2.0
     assert rig.safe == []
     assert rig.store.statistics().requests == 1
 
@@ -250,9 +250,9 @@ def test_finish_gives_up_in_time(rig: Rig, sink: OtlpSink) -> None:
         running = asyncio.create_task(rig.exporter.run())
         await asyncio.sleep(0.1)
         started = time.monotonic()
-        rig.exporter.finish(2.0)
+        rig.exporter.finish(1.0)
         await running
         return time.monotonic() - started
 
-    assert 1.9 < asyncio.run(main()) < 8
+    assert 0.9 < asyncio.run(main()) < 2.0
     assert rig.store.statistics().requests == 1

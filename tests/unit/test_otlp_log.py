@@ -175,8 +175,8 @@ def test_the_end_does_not_wait_for_a_receiver_that_is_down():
         async with running(sink.port) as client:
             submit(client, 1)
             started = time.monotonic()
-            assert not await client.finish(2)
-            assert time.monotonic() - started < 8
+            assert not await client.finish(0.3)
+            assert time.monotonic() - started < 2
 
     asyncio.run(scenario())
 
@@ -236,10 +236,10 @@ def test_tls(tmp_path: Path):
 
 
 def test_an_answer_that_drips_is_cut_off_in_time(monkeypatch):
-    monkeypatch.setattr(log_receiver, "TIMEOUT_S", 2)
-    with server_that_answers([b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 600], 0.1) as port:
+    monkeypatch.setattr(log_receiver, "TIMEOUT_S", 0.5)
+    with server_that_answers([b"HTTP/1.1 200 OK\r\nX: ", *[b"x"] * 60], 0.1) as port:
         receiver = LogReceiver("127.0.0.1", port, ClientCredentials())
         began = time.monotonic()
         assert receiver.send(b"") == Unavailable("timed out")
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 4
         receiver.close()

@@ -177,7 +177,7 @@ def test_wrong_path_is_refused(sink: OtlpSink) -> None:
 def test_settings_of_the_environment(sink: OtlpSink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "api-key=secret")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     for protocol, endpoint in ((GrpcTransport, sink.grpc_endpoint), (HttpTransport, sink.http_endpoint)):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
         transport: Transport = protocol()
@@ -186,7 +186,7 @@ def test_settings_of_the_environment(sink: OtlpSink, monkeypatch: pytest.MonkeyP
         sink.answers.append(Answer(delay_s=30))
         started = time.monotonic()
         assert isinstance(transport.send(request()), Unavailable)
-        assert time.monotonic() - started < 9  # its own would be 10 s
+        assert time.monotonic() - started < 3
         transport.close()
     assert request(1000) in sink.requests
     assert sink.headers[-2]["content-encoding"] == "gzip"
