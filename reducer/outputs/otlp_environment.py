@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 from daemon.errors import StartupError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
     from reducer.outputs.request import Signal
 
@@ -91,6 +91,14 @@ def warn_of_other_protocols(signals: Iterable[Signal], protocol: str) -> None:
     for variable, asked in dict(_variable(signal, "PROTOCOL") for signal in signals).items():
         if asked not in {"", protocol}:
             _LOGGER.warning("%s is %r, which does nothing here: the options ask for %s", variable, asked, protocol)
+
+
+def named_values(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield places, names and values of what is NAME=VALUE between commas, percent-encoded; no name without a `=`."""
+    for place, entry in enumerate(text.split(","), 1):
+        if entry.strip():
+            name, equals, value = entry.partition("=")
+            yield place, unquote(name).strip() if equals else "", unquote(value).strip()
 
 
 def http_endpoint(signal: Signal) -> str:
@@ -198,12 +206,9 @@ def _variable(signal: Signal, what: str, default: str = "") -> tuple[str, str]:
 
 def _headers(variable: str, text: str, protocol: str) -> dict[str, str]:
     headers = {}
-    for place, entry in enumerate(text.split(","), 1):
-        if not entry.strip():
-            continue
-        name, equals, value = entry.partition("=")
-        name, value = unquote(name).strip().lower(), unquote(value).strip()
-        if not equals or not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+    for place, cased, value in named_values(text):
+        name = cased.lower()
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
             raise StartupError(
                 f"{variable} must be NAME=VALUE, with commas between several; number {place} is not: in values write a "
                 "comma as %2C, and what else is no plain ASCII in the same way"

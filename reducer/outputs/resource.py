@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
 
 from daemon.errors import StartupError
 from daemon.protobuf import attributes, field
 from daemon.version import VERSION
+from reducer.outputs.otlp_environment import named_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,11 +31,8 @@ def encoded_resource(variables: Mapping[str, str]) -> bytes:
 
 def _told(text: str) -> dict[str, str]:
     told = {}
-    for place, entry in enumerate(text.split(","), 1):
-        name, equals, value = (unquote(part).strip() for part in entry.partition("="))
-        if not equals and not name:
-            continue
-        if not equals or not name.isprintable() or not name:
+    for place, name, value in named_values(text):
+        if not name or not name.isprintable():
             raise StartupError(
                 f"{_ATTRIBUTES} must be NAME=VALUE, with commas between several; number {place} is not: in names and "
                 "values write a comma as %2C and = as %3D"

@@ -90,6 +90,20 @@ def test_metrics_and_logs_are_of_the_resource_that_the_variables_name(sink, monk
     assert ("service.instance.id", "east") in [(each.key, each.value.string_value) for each in logs.resource.attributes]
 
 
+def test_its_own_metrics_are_of_that_resource_as_well(sink, monkeypatch):
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=east")
+
+    async def main():
+        reducer = Reducer(settings_for(sink))
+        telling = asyncio.create_task(reducer._own_metrics.export(reducer._own_transport, 0.01))
+        await asyncio.to_thread(sink.wait, lambda sink: sink.requests)
+        telling.cancel()
+        await reducer.close()
+
+    asyncio.run(main())
+    assert {point.resource["service.instance.id"] for point in sink.points()} == {"east"}
+
+
 def test_no_logs_are_sent_where_nobody_asked(sink):
     asyncio.run(run(settings_for(sink)))
     assert (len(sink.requests), sink.log_requests) == (1, [])

@@ -217,14 +217,17 @@ def test_proxies_of_the_environment_are_used(sink: OtlpSink, monkeypatch: pytest
     transport.close()
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    directory = tmp_path_factory.mktemp("tls")
+def made_certificate(directory: Path, of_host: str) -> tuple[Path, Path]:
     certificate, key = directory / "cert.pem", directory / "key.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    names = ["-addext", f"subjectAltName={of_host}"]
     subprocess.run([*command.split(), *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     return certificate, key
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return made_certificate(tmp_path_factory.mktemp("tls"), "IP:127.0.0.1")
 
 
 @pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
@@ -248,6 +251,23 @@ def test_tls(protocol: type[Transport], certificate: tuple[Path, Path], monkeypa
         assert sink.seen == 1
         assert outcome.reason.endswith("the endpoint must have a name that the certificate has")
         misnamed.close()
+
+
+@pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
+def test_address_that_the_certificate_has_not(
+    protocol: type[Transport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = made_certificate(tmp_path, "DNS:localhost")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", str(certificate[0]))
+    with OtlpSink(tls=certificate) as sink:
+        endpoint = sink.grpc_endpoint if protocol is GrpcTransport else sink.http_endpoint
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+        transport = protocol()
+        outcome = transport.send(request())
+        assert isinstance(outcome, Unavailable)
+        assert outcome.reason.endswith("the endpoint must have a name that the certificate has")
+        assert sink.seen == 0
+        transport.close()
 
 
 @pytest.mark.parametrize("protocol", [GrpcTransport, HttpTransport])
