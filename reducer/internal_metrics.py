@@ -93,6 +93,7 @@ TABLE = (
     _gauge("pipeline", "flows", "{flow}", "Flows remembered."),
     _counter("pipeline", "flows_untracked", "{flow}", "Flows forgotten early since there were too many."),
     _counter("pipeline", "balances_cut", "{count}", "Counts that a flow's two ends differed in beyond belief."),
+    _counter("pipeline", "addresses_unwatched", "{address}", "Machines' addresses whose flows may count again."),
     _counter("pipeline", "flows_of_docker_proxy", "{flow}", "Flows of docker-proxy to containers, which are left out."),
     _counter("pipeline", "ends_unknown", "{end}", "Ends of windows' flows that have no name, by `reason`."),
     _counter("pipeline", "ends_rolled_up", "{end}", "Ends not told apart by address since there were too many."),

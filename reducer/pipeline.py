@@ -231,6 +231,7 @@ class Pipeline:
                 flows=len(self._matcher.flows),
                 flows_untracked=self._matcher.flows.untracked,
                 balances_cut=self._matcher.limit.cut,
+                addresses_unwatched=self._matcher.addresses_unwatched,
                 flows_of_docker_proxy=self._proxies.flows,
                 ends_unknown=self._parties.counts(),
                 ends_rolled_up=self._names.ends_rolled_up,

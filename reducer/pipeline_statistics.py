@@ -19,6 +19,7 @@ class PipelineStatistics:
         flows: remembered now.
         balances_cut: balances of flows and of requests whose two ends differed by more than is believed.
         flows_untracked: flows that were forgotten early since there were too many.
+        addresses_unwatched: addresses of machines whose collectors were away that were left out of a window: too many.
         flows_of_docker_proxy: flows of Docker's proxy to its containers, which are left out.
         ends_unknown: ends of windows' flows that have no name, by reason.
         ends_rolled_up: ends that were not told apart by address since there were too many.
@@ -49,6 +50,7 @@ class PipelineStatistics:
     flows: int
     flows_untracked: int
     balances_cut: int
+    addresses_unwatched: int
     flows_of_docker_proxy: int
     ends_unknown: dict[str, int]
     ends_rolled_up: int

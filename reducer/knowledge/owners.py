@@ -96,12 +96,18 @@ class OwnersView:
         silent: np.ndarray = (self.session != 0) & (self.watermark_ns[self.session] < since_ns)
         return silent
 
-    def addresses(self, owners: np.ndarray) -> np.ndarray:
-        """Return the addresses of the machines of *owners*, (n, 2) uint64: those that others see them by."""
+    def addresses(self, owners: np.ndarray) -> tuple[np.ndarray, int]:
+        """Find the addresses of the machines of *owners*: those that others see them by.
+
+        Returns:
+            Addresses, (n, 2) uint64, and how many more were left out.
+
+        """
         hosts = [self.hosts[session] for session in np.unique(self.session[owners]).tolist()]
         told = ((*host.addresses, *(pair.public for pair in host.cloud.addresses)) for host in hosts if host)
-        most = itertools.islice(itertools.chain.from_iterable(told), MOST_ADDRESSES)
-        return np.frombuffer(b"".join(most), np.uint64).reshape(-1, 2)
+        addresses = itertools.chain.from_iterable(told)
+        taken = b"".join(itertools.islice(addresses, MOST_ADDRESSES))
+        return np.frombuffer(taken, np.uint64).reshape(-1, 2), sum(1 for _ in addresses)
 
 
 class Owners:

@@ -128,6 +128,7 @@ class Matcher:
         requests: the balances of requests.
         agreement: of the two ends of flows.
         receivers: of flows to many, those whose word counts.
+        addresses_unwatched: addresses of machines whose collectors were away that were left out of a window: too many.
 
     """
 
@@ -137,6 +138,7 @@ class Matcher:
         self.requests = RequestBalances(self.limit)
         self.agreement = Agreement()
         self.receivers = SharedReceivers()
+        self.addresses_unwatched = 0
         self.seed = secrets.randbits(64)
 
     @property
@@ -355,8 +357,9 @@ class Matcher:
         at = by_side(idle)
         at_away = away[self.flows.owner[at]]
         unseen = np.flatnonzero(self.flows.owner[at] == UNKNOWN_OWNER)
-        address = addresses(self.flows.keys(idle))[unseen]
-        at_away[unseen] = np.isin(place_of(address), place_of(owners.addresses(np.flatnonzero(away))))
+        of_machines, left_out = owners.addresses(np.flatnonzero(away))
+        self.addresses_unwatched += left_out
+        at_away[unseen] = np.isin(place_of(addresses(self.flows.keys(idle))[unseen]), place_of(of_machines))
         if not at_away.any():
             return idle[:0]
         behind = np.isin(at, self.requests.at)

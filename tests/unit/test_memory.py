@@ -2,6 +2,7 @@ import pytest
 from ebpf_net.v1 import intake_pb2
 
 from intake.addresses import packed
+from reducer.knowledge import owners
 from tests.flow_rows import CLIENT, Feed, acceptor_row, connector_row, series_of
 
 
@@ -71,16 +72,8 @@ def test_what_a_collector_that_was_away_tells_of_an_idle_flow_is_not_counted_aga
     assert feed.pipeline.statistics().flows == 1, "nothing is awaited any more"
 
 
-@pytest.mark.parametrize(
-    "host",
-    [
-        intake_pb2.Host(addresses=[packed("10.9.9.9"), packed(CLIENT)]),
-        intake_pb2.Host(
-            cloud=intake_pb2.Cloud(addresses=[intake_pb2.PublicAddress(private=bytes(16), public=packed(CLIENT))])
-        ),
-    ],
-)
-def test_what_came_and_went_while_a_collector_was_away_is_not_counted_again(host):
+def came_and_went(host):
+    """Let a flow begin and end at *host* while its collector is away; return what it tells then counts for."""
     feed = Feed()
     feed.session(0, "wget", host=host)
     feed.session(1, "-", "nginx")
@@ -91,8 +84,29 @@ def test_what_came_and_went_while_a_collector_was_away_is_not_counted_again(host
         feed.take(1, index * 30 + 3, acceptor_row(remote_port=2, bytes_received=1, socket=3))
         feed.seal(index, heard=(1,))
     feed.take(0, 34, connector_row(bytes_sent=70, opened=1, closed=1))
-    told = series_of(feed.seal(30, heard=(0, 1)))
+    return feed, series_of(feed.seal(30, heard=(0, 1)))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        intake_pb2.Host(addresses=[packed("10.9.9.9"), packed(CLIENT)]),
+        intake_pb2.Host(
+            cloud=intake_pb2.Cloud(addresses=[intake_pb2.PublicAddress(private=bytes(16), public=packed(CLIENT))])
+        ),
+    ],
+)
+def test_what_came_and_went_while_a_collector_was_away_is_not_counted_again(host):
+    feed, told = came_and_went(host)
     assert not any(values.get(name) for values in told.values() for name in ("bytes", "opened", "closed"))
+    assert feed.pipeline.statistics().addresses_unwatched == 0
+
+
+def test_addresses_beyond_the_bound_are_left_out_and_counted(monkeypatch):
+    monkeypatch.setattr(owners, "MOST_ADDRESSES", 1)
+    feed, told = came_and_went(intake_pb2.Host(addresses=[packed("10.9.9.9"), packed(CLIENT)]))
+    assert sum(values.get("bytes", 0) for values in told.values()) == 70
+    assert feed.pipeline.statistics().addresses_unwatched > 0
 
 
 def test_a_collector_is_not_awaited_for_ever():
