@@ -126,10 +126,12 @@ def test_another_protocol_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: 
     warn_of_other_protocols([Signal.METRICS], "grpc")
     assert not caplog.text
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", " ")  # as if it were not set
-    warn_of_other_protocols([Signal.METRICS, Signal.LOGS], "grpc")
-    assert [record.message for record in caplog.records] == [
-        "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json', which does nothing here: the options ask for grpc"
-    ]
+    for signals in ([Signal.METRICS], [Signal.METRICS, Signal.LOGS]):
+        caplog.clear()
+        warn_of_other_protocols(signals, "grpc")
+        assert [record.message for record in caplog.records] == [
+            "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json', which does nothing here: the options ask for grpc"
+        ]
 
 
 @pytest.mark.parametrize(
