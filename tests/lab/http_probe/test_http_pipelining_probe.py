@@ -2,48 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
-import pytest
-
-from tests.lab.http_connection import (
-    CHUNKED,
-    GET,
-    NO_CONTENT,
-    OK,
-    PIPELINED,
-    Connection,
-    Since,
-    Told,
-    both,
-    opened_probe,
-    tables,
-)
-from tests.lab.network import Network
-
-
-@pytest.fixture(scope="module")
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture(scope="module")
-def shared_probe(host):
-    with opened_probe(host) as opened:
-        yield opened
-
-
-@pytest.fixture
-def probe(shared_probe):
-    return Since(shared_probe)
-
-
-@pytest.fixture
-def connection(host, probe):
-    with contextlib.closing(Connection(host)) as opened:
-        yield opened
+from tests.lab.http_connection import CHUNKED, GET, NO_CONTENT, OK, PIPELINED, Told, both, tables
 
 
 def test_pipelining_in_one_packet(probe, connection):

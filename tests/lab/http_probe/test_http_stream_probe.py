@@ -2,48 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 
 import pytest
 
-from tests.lab.http_connection import (
-    CHUNKED,
-    GET,
-    NO_CONTENT,
-    OK,
-    Connection,
-    Since,
-    Told,
-    both,
-    opened_probe,
-    sent_again,
-)
-from tests.lab.network import Network
+from tests.lab.http_connection import CHUNKED, GET, NO_CONTENT, OK, Told, both, sent_again
 from tests.lab.waiting import wait_until
-
-
-@pytest.fixture(scope="module")
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture(scope="module")
-def shared_probe(host):
-    with opened_probe(host) as opened:
-        yield opened
-
-
-@pytest.fixture
-def probe(shared_probe):
-    return Since(shared_probe)
-
-
-@pytest.fixture
-def connection(host, probe):
-    with contextlib.closing(Connection(host)) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 11, 12, 13, 20])

@@ -18,7 +18,6 @@ from tests.lab.http_connection import (
     NO_CONTENT,
     OK,
     Connection,
-    Since,
     Told,
     both,
     nobodys,
@@ -26,30 +25,6 @@ from tests.lab.http_connection import (
     tables,
     told,
 )
-from tests.lab.network import Network
-
-
-@pytest.fixture(scope="module")
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture(scope="module")
-def shared_probe(host):
-    with opened_probe(host) as opened:
-        yield opened
-
-
-@pytest.fixture
-def probe(shared_probe):
-    return Since(shared_probe)
-
-
-@pytest.fixture
-def connection(host, probe):
-    with contextlib.closing(Connection(host)) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize("address", LOOPBACK.values(), ids=LOOPBACK)

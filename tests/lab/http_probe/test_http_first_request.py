@@ -10,48 +10,13 @@ import time
 import pytest
 
 from kernel_collector.bpf.libbpf import ITERATOR_READ_BYTES
-from tests.lab.http_connection import (
-    GET,
-    NO_CONTENT,
-    OK,
-    Connection,
-    Since,
-    Told,
-    both,
-    opened_probe,
-    sent_again,
-    told,
-)
-from tests.lab.network import Network
+from tests.lab.http_connection import GET, NO_CONTENT, OK, Connection, Told, both, opened_probe, sent_again, told
 from tests.lab.sockets import cookie
 
 PLACES_BITS = 12
 SPREAD = 0x9E3779B97F4A7C15
 MOST_COOKIES = 1 << 18
 HEAD = b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def host():
-    with contextlib.closing(Network()) as network:
-        yield network.centre
-
-
-@pytest.fixture(scope="module")
-def shared_probe(host):
-    with opened_probe(host) as opened:
-        yield opened
-
-
-@pytest.fixture
-def probe(shared_probe):
-    return Since(shared_probe)
-
-
-@pytest.fixture
-def connection(host, probe):
-    with contextlib.closing(Connection(host)) as opened:
-        yield opened
 
 
 def place(number):
