@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import subprocess
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.lab.daemons import script
@@ -50,6 +51,12 @@ def start_collector(
         *("--kubeconfig", str(kubeconfig), "--intake-port", f"{sink.port}", "--intake-host", "127.0.0.1", *options),
         env={"K8S_COLLECTOR_DELETE_TTL_SECS": "2"},
     )
+
+
+def once(kubeconfig: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run `k8s-collector --once`."""
+    command = (script("k8s-collector"), "--once", "--no-log-file", "--kubeconfig", str(kubeconfig), *options)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 def expected_pods(control_plane: ControlPlane, namespace: str = "") -> dict[str, Told]:
@@ -159,6 +166,24 @@ def bare_pod(name: str, **metadata: Any) -> Object:
     containers = [{"name": "main", "image": "registry/bare:1"}]
     spec = {"nodeName": NODES[1], "terminationGracePeriodSeconds": 1, "containers": containers}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, **metadata}, "spec": spec}
+
+
+def service(name: str, **spec: Any) -> Object:
+    """Return a service that selects nothing, unless *spec* says so."""
+    ports = [{"name": "sql", "port": 80, "targetPort": 5432, "protocol": "TCP"}]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": ports} | spec}
+
+
+def endpoint_slice(name: str, service_name: str, *addresses: str) -> Object:
+    """Return a slice as people make them by hand."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": service_name}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [address]} for address in addresses],
+        "ports": [{"name": "sql", "port": 5432, "protocol": "TCP"}],
+    }
 
 
 def _without_node(pods: Object) -> Object:
