@@ -30,12 +30,9 @@ if TYPE_CHECKING:
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 ACCEPTED_SETTINGS = bytes([0, 0, 0, 4, 1, 0, 0, 0, 0])
 ONE_BYTE_OF_ANSWER = bytes([0, 0, 1, 0, 0, 0, 0, 0, 1, 0])
-
-
-def head_of_answer() -> bytes:
-    """Return the HEADERS of an answer: status 200 and the content type of gRPC (RFC 7541)."""
-    fields = b"\x88\x5f\x10application/grpc"
-    return bytes([0, 0, len(fields), 1, 4, 0, 0, 0, 1]) + fields
+# The HEADERS of an answer (RFC 7541): status 200 and the content type of gRPC.
+HEADER_FIELDS = b"\x88\x5f\x10application/grpc"
+HEAD_OF_ANSWER = bytes([0, 0, len(HEADER_FIELDS), 1, 4, 0, 0, 0, 1]) + HEADER_FIELDS
 
 
 def request(size: int = 1) -> bytes:
@@ -343,31 +340,27 @@ def test_http_endpoint_without_scheme() -> None:
         HttpTransport("localhost:4318")
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\nX: ", HEAD])
-def test_an_answer_that_drips_is_cut_off_in_time(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")
-    with server_that_answers([head, *[b"x"] * 600], 0.1) as port:
-        transport = HttpTransport(f"http://127.0.0.1:{port}/v1/metrics")
-        began = time.monotonic()
-        outcome = transport.send(request())
-        assert time.monotonic() - began < 8
-        assert isinstance(outcome, Unavailable)
-        assert "timed out" in outcome.reason
-        transport.close()
-
-
-def test_grpc_is_not_held_for_longer_than_the_time_out_by_a_receiver_that_drips(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("protocol", "head", "byte", "reason"),
+    [
+        (HttpTransport, b"HTTP/1.1 200 OK\r\nX: ", b"x", "timed out"),
+        (HttpTransport, HEAD, b"x", "timed out"),
+        (GrpcTransport, SETTINGS + ACCEPTED_SETTINGS + HEAD_OF_ANSWER, ONE_BYTE_OF_ANSWER, "DEADLINE_EXCEEDED"),
+    ],
+    ids=["http-head", "http-body", "grpc"],
+)
+def test_an_answer_that_drips_is_cut_off_in_time(
+    protocol: type[Transport], head: bytes, byte: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "2000")
-    answer = SETTINGS + ACCEPTED_SETTINGS + head_of_answer()
-    with server_that_answers([answer, *[ONE_BYTE_OF_ANSWER] * 600], 0.1) as port:
-        transport = GrpcTransport(f"http://127.0.0.1:{port}")
+    with server_that_answers([head, *[byte] * 600], 0.1) as port:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+        transport = protocol()
         began = time.monotonic()
         outcome = transport.send(request())
         assert time.monotonic() - began < 8
         assert isinstance(outcome, Unavailable)
-        assert "DEADLINE_EXCEEDED" in outcome.reason
+        assert reason in outcome.reason
         transport.close()
 
 
