@@ -339,6 +339,8 @@ def test_a_pod_whose_addresses_change_again_and_again_takes_no_room(told):
     for at_s in range(100, 400):
         told.learn(0, at_s, pods=[pod("a", f"10.1.{at_s % 256}.1")])
     assert len(told.directory._timelines["pods"]) <= module.MOST_PAST_CLAIMS + 1
+    [record] = told.directory._records.values()
+    assert len(record.later) == len(record.claims) == 1
 
 
 def test_a_node_that_registers_again_keeps_its_zone_when_the_former_one_is_forgotten(told):
