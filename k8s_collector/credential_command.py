@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _LONGEST_S = 60.0
 _LONGEST_TEXT = 500
+_MOST_BYTES = 1 << 20
 _EXTENSION = "client.authentication.k8s.io/exec"
 
 
@@ -79,7 +80,8 @@ async def _output(command: Object, asked: Object) -> bytes:
         raise StartupError(f"{error}{hint}") from error
     try:
         async with asyncio.timeout(_LONGEST_S):
-            output, said = await process.communicate()
+            output, said = await asyncio.gather(_last(process.stdout), _last(process.stderr))
+            await process.wait()
     except TimeoutError as error:
         await _end(process)
         raise StartupError(f"{name} gave none within {_LONGEST_S:g} s") from error
@@ -89,7 +91,20 @@ async def _output(command: Object, asked: Object) -> bytes:
     if process.returncode:
         text = " ".join(said.decode(errors="replace").split())[-_LONGEST_TEXT:]
         raise StartupError(f"{name} ended with {process.returncode}: {text}")
+    if len(output) >= _MOST_BYTES:
+        raise StartupError(
+            f"{name} wrote {_MOST_BYTES >> 20} MiB or more, which is no ExecCredential: see what it writes"
+        )
     return output
+
+
+async def _last(pipe: asyncio.StreamReader | None) -> bytes:
+    """Read to the end; return what was read last, `_MOST_BYTES` at most."""
+    kept = bytearray()
+    while pipe and (read := await pipe.read(_MOST_BYTES)):
+        kept += read
+        del kept[:-_MOST_BYTES]
+    return bytes(kept)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -140,6 +140,17 @@ def test_who_has_no_such_command_is_told_how_to_get_it(written):
     )
 
 
+def test_a_command_that_writes_more_than_credentials_may_be(written):
+    script = """head -c 1048576 /dev/zero | tr '\\0' ' '; echo '{"status": {"token": "t"}}'"""
+    error = error_of(Access(written(command("sh", "-c", script))))
+    assert error.endswith("sh wrote 1 MiB or more, which is no ExecCredential: see what it writes")
+
+
+def test_what_a_command_that_fails_said_last(written):
+    script = "head -c 2000000 /dev/zero | tr '\\0' ' ' >&2; echo sign in first >&2; exit 3"
+    assert error_of(Access(written(command("sh", "-c", script)))).endswith("sh ended with 3: sign in first")
+
+
 def test_a_command_that_wants_a_terminal(written):
     user = command("true")
     user["exec"]["interactiveMode"] = "Always"
