@@ -385,6 +385,23 @@ def test_grpc_connects_anew_where_the_receiver_went_without_a_word(
     transport.close()
 
 
+def test_grpc_has_a_connection_of_its_own_whoever_else_speaks_with_the_receiver() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(60)
+        transports = [GrpcTransport(f"http://127.0.0.1:{listener.getsockname()[1]}") for _ in range(2)]
+        sending = [threading.Thread(target=transport.send, args=(request(),)) for transport in transports]
+        connections = []
+        for each in sending:
+            each.start()
+            connections.append(listener.accept()[0])
+            connections[-1].sendall(SETTINGS + ACCEPTED_SETTINGS)
+    for connection in connections:
+        connection.close()
+    for transport, each in zip(transports, sending, strict=True):
+        each.join()
+        transport.close()
+
+
 def test_an_answer_that_is_too_long_is_not_read() -> None:
     with server_that_answers([HEAD, *[bytes(1 << 20)] * 10]) as port:
         transport = HttpTransport(f"http://127.0.0.1:{port}/v1/metrics")
